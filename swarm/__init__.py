@@ -1,0 +1,1 @@
+"""swarm: volunteers' machines together run language models that none of them could hold."""

@@ -1,0 +1,225 @@
+"""The nouns every room shares. Pure values: no I/O, no clock, no torch, no wire format.
+
+A model is an ordered list of *components*: `embed` is component 0, transformer layer i is component i + 1, and `head` (final norm, LM head, sampler) is the
+last one, so a model of L layers has L + 2 components. Everything that speaks of "which part" uses component indices; only people are shown layer numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers
+
+PeerId = str
+"""Base58 text of a libp2p peer id; ours are Ed25519, so the public key is inside it."""
+
+SessionId = bytes
+"""Sixteen random bytes, drawn by the client."""
+
+CLIENT = -1
+"""The hop index that stands for the client: it is the predecessor of hop 0."""
+
+
+class Epoch(NamedTuple):
+    """Which version of a session's past a frame belongs to. Compared as a pair: a new chain outranks any draft."""
+
+    chain: int
+    draft: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """Contiguous components [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"a span needs 0 <= start < stop, got [{self.start}, {self.stop})")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __contains__(self, component: object) -> bool:
+        return isinstance(component, int) and self.start <= component < self.stop
+
+    def covers(self, other: Span) -> bool:
+        return self.start <= other.start and other.stop <= self.stop
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One peer's part of one chain: any sub-span of what it holds. `addrs` are multiaddrs at which the peer may be dialled."""
+
+    peer: PeerId
+    start: int
+    stop: int
+    addrs: tuple[str, ...] = ()
+
+    @property
+    def span(self) -> Span:
+        return Span(self.start, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the head draws a token. `temperature` 0 is greedy. Draws are keyed by (seed, position), so one seed gives one answer.
+
+    `stop_ids` end the generation with the token that stops included in neither text nor count; an empty tuple goes on to the end. `logprobs` is how many
+    alternatives are reported beside each drawn token, None for no report at all. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 mean "off".
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidSampling, also when it comes from the wire. Written as `not (inside)` so that NaN fails too."""
+        if not 0 <= self.temperature <= 100:
+            raise InvalidSampling(f"temperature must be between 0 (greedy) and 100, not {self.temperature}")
+        if not 0 <= self.top_k <= 2**31:
+            raise InvalidSampling(f"top_k must be 0 (off) or a positive number of tokens, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise InvalidSampling(f"top_p must be above 0 and at most 1 (off), not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise InvalidSampling(f"min_p must be between 0 (off) and 1, not {self.min_p}")
+        if not 0 < self.repetition_penalty <= 100:
+            raise InvalidSampling(f"repetition_penalty must be above 0 and at most 100 (1 is off), not {self.repetition_penalty}")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidSampling(f"seed must be between 0 and 2**63 - 1, not {self.seed}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 20:
+            raise InvalidSampling(f"logprobs must be between 0 and 20 alternatives, not {self.logprobs}")
+        if len(self.stop_ids) > 256:
+            raise InvalidSampling(f"at most 256 stop token ids are possible, not {len(self.stop_ids)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What planning and reserving need to know of a model, without its weights. Sizes in bytes are those of the checkpoint's tensors as served."""
+
+    name: str
+    layers: int
+    hidden: int
+    vocab: int
+    max_length: int
+    config_hash: str
+    component_bytes: tuple[int, ...] = ()
+    kv_bytes_per_token: tuple[int, ...] = ()
+
+    @property
+    def components(self) -> int:
+        return self.layers + 2
+
+    @property
+    def head(self) -> int:
+        return self.layers + 1
+
+
+def whole(components: int) -> Span:
+    return Span(0, components)
+
+
+_RANGE = re.compile(r"(\d+):(\d+)")
+
+
+def parse_layers(text: str, layers: int) -> tuple[Span, ...]:
+    """Read what `--layers` accepts: `0:12`, `embed`, `head`, or several joined by commas, into sorted, merged spans of components.
+
+    A range of layers takes `embed` along where it begins at layer 0 and `head` where it ends at the last layer, unless either is spelled out anywhere in
+    the text, in which case it is taken literally.
+
+    Raises MalformedLayers for text that is none of this, LayersOutOfRange for layers the model does not have.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    spelled_out = "embed" in parts or "head" in parts
+    spans = []
+    for part in parts:
+        if part == "embed":
+            spans.append(Span(0, 1))
+        elif part == "head":
+            spans.append(Span(layers + 1, layers + 2))
+        elif match := _RANGE.fullmatch(part):
+            start, stop = int(match[1]), int(match[2])
+            if start >= stop:
+                raise MalformedLayers(part)
+            if stop > layers:
+                raise LayersOutOfRange(part, layers)
+            first = 0 if start == 0 and not spelled_out else start + 1
+            last = layers + 2 if stop == layers and not spelled_out else stop + 1
+            spans.append(Span(first, last))
+        else:
+            raise MalformedLayers(part)
+    return merge_spans(spans)
+
+
+def format_layers(spans: Iterable[Span], layers: int) -> str:
+    """Spell spans as `--layers` does, so that `parse_layers` gives them back."""
+    merged = merge_spans(spans)
+    parts = [_format_span(span, layers) for span in merged]
+    short = ",".join(text for text in (_short(span, layers) for span in merged) if text)
+    if short and "," not in short and parse_layers(short, layers) == merged:
+        return short
+    return ",".join(parts)
+
+
+def _short(span: Span, layers: int) -> str:
+    start, stop = max(span.start - 1, 0), min(span.stop - 1, layers)
+    return f"{start}:{stop}" if start < stop else ""
+
+
+def _format_span(span: Span, layers: int) -> str:
+    parts = []
+    if 0 in span:
+        parts.append("embed")
+    if short := _short(span, layers):
+        parts.append(short)
+    if layers + 1 in span:
+        parts.append("head")
+    return ",".join(parts)
+
+
+def merge_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Sort spans and join those that touch or overlap."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        if merged and span.start <= merged[-1].stop:
+            merged[-1] = Span(merged[-1].start, max(merged[-1].stop, span.stop))
+        else:
+            merged.append(span)
+    return tuple(merged)
+
+
+def missing_spans(spans: Iterable[Span], wanted: Span) -> tuple[Span, ...]:
+    """The parts of `wanted` that no span covers, in order."""
+    holes, at = [], wanted.start
+    for span in merge_spans(spans):
+        if span.stop <= at:
+            continue
+        if span.start >= wanted.stop:
+            break
+        if span.start > at:
+            holes.append(Span(at, span.start))
+        at = span.stop
+    if at < wanted.stop:
+        holes.append(Span(at, wanted.stop))
+    return tuple(holes)
+
+
+def check_cover(hops: Sequence[Hop], components: int) -> None:
+    """Raise ValueError unless the hops cover every component once, in order."""
+    at = 0
+    for hop in hops:
+        if hop.start != at or hop.stop <= hop.start:
+            raise ValueError(f"hop of {hop.peer} covers [{hop.start}, {hop.stop}) where {at} comes next")
+        at = hop.stop
+    if at != components:
+        raise ValueError(f"the hops end at component {at} of {components}")

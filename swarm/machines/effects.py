@@ -1,0 +1,77 @@
+"""What a machine asks its shell to do. The shell does them in order and decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from swarm.core import PeerId
+from swarm.wire import Blob, Logprobs, SessionMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    peer: PeerId
+    message: SessionMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run the hop's components over positions [start, start + len(tokens)). `draw` are the offsets whose next token the head draws; `history` holds every
+    token before `start` where the sampling needs it. Jobs and truncations of one hop are done in the order they were asked for; a job that a later Truncate
+    voids (`start` at or above its length) may be skipped. `serial` comes back with the result.
+    """
+
+    serial: int
+    start: int
+    tokens: tuple[int, ...]
+    hidden: Blob | None
+    draw: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Cut the cache to `length` positions before any job asked for later."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The hop is over: free its cache and reservation."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """A token of the answer, for the caller. `finish` is "stop" or "length" on the last one."""
+
+    position: int
+    token: int
+    logprobs: Logprobs | None = None
+    finish: str | None = None
+    micros: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """The chain broke at hop `hop`; the session waits for `open` with a new route."""
+
+    hop: int
+    peer: PeerId
+    reason: str
+    detail: str
+
+
+Effect = Union[Send, Compute, Truncate, Forget, Deliver, Reroute]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The head's answer for one asked offset: the token of `position`."""
+
+    position: int
+    token: int
+    logprobs: Logprobs | None = None

@@ -1,0 +1,371 @@
+"""One hop of one session: the rule that tells an ordinary step, a resend, a replay, a late frame and a rolled-back draft apart by one comparison.
+
+Knows its neighbours in the chain, which positions it holds, and what its successor has. Knows nothing of sockets, tensors, clocks or which peer it lives on
+besides itself: every event is a method that returns what should happen next.
+
+A hop's positions come in four lengths, each at most the one before:
+
+    accepted    appended in order and handed to the engine
+    computed    answered by the engine, outputs in the journal
+    sent        forwarded to the successor
+    acked       known to be computed by the successor
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
+from swarm.machines.journal import Journal
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, SessionMessage, Step
+
+
+@dataclass(frozen=True, slots=True)
+class HopLimits:
+    chunk: int = 256
+    """Positions computed or sent at once: what a prompt is cut into, so that all hops work at the same time."""
+    window: int = 1024
+    """Positions a hop sends beyond what its successor has acknowledged."""
+    ack_every: int = 32
+    """A stream of single tokens is acknowledged this seldom; acknowledgements only move the window."""
+    journal_bytes: int = 256 * 2**20
+    lease: float = 30.0
+    """Seconds of silence after which a hop forgets a session. The client renews every 10 s, so three renewals must be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    serial: int
+    start: int
+    count: int
+    micros: tuple[int, ...]
+
+
+class HopSession:
+    """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0"."""
+
+    def __init__(self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True) -> None:
+        self.session = session
+        self.limits = limits
+        self.epoch = Epoch(-1, 0)
+        self.tokens: list[int] = []
+        self.computed = 0
+        self.sent = 0
+        self.acked = 0
+        self.lease_ends = float("inf")
+        self._rewindable = rewindable
+        self._order: Open | None = None
+        self._journal = Journal(limits.journal_bytes)
+        self._pending: deque[_Pending] = deque()
+        self._serial = 0
+        self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+        self._next_ready = False
+        self._asked = False
+        self._until = 0
+        self._held: dict[int, int] = {}
+        self._halted = False
+        self._drawn: tuple[int, int] | None = None
+        self._astray = False
+
+    # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def order(self) -> Open:
+        """The OPEN this hop follows."""
+        if self._order is None:
+            raise RuntimeError("a hop without an OPEN has no neighbours")
+        return self._order
+
+    @property
+    def index(self) -> int:
+        return self.order.to
+
+    @property
+    def route(self) -> tuple[Hop, ...]:
+        return self.order.route
+
+    @property
+    def accepted(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == len(self.route) - 1
+
+    @property
+    def _prev(self) -> tuple[PeerId, int]:
+        return self.order.sender, self.index - 1
+
+    @property
+    def _next(self) -> tuple[PeerId, int]:
+        return self.route[self.index + 1].peer, self.index + 1
+
+    # --- events -------------------------------------------------------------------------------------------------------------------------------------------
+
+    def open(self, order: Open, now: float) -> list[Effect]:
+        """A checked OPEN from our predecessor. A lower chain is dropped; the same one is answered again; a higher one is obeyed."""
+        if order.chain < self.epoch.chain:
+            return []
+        self._renew(now)
+        if order.chain == self.epoch.chain:
+            return [self._have(resend=True)]
+        keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
+        self._order = order
+        self.epoch = Epoch(order.chain, 0)
+        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
+        effects: list[Effect] = self._truncate(keep)
+        self._drawn, self._astray = None, False
+        effects.append(self._have(resend=True))
+        if not self.is_last:
+            effects.append(self._to_next(_readdressed(order, self.index + 1)))
+        return effects
+
+    def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
+        """Tokens, and off the first hop activations, from our predecessor."""
+        epoch = Epoch(message.chain, message.draft)
+        if sender != self._prev[0] or message.chain != self.epoch.chain or epoch < self.epoch:
+            return []
+        if message.start + len(message.tokens) > self.order.limit:
+            return []
+        if not message.tokens or (message.hidden is None) != self.is_first or (message.hidden is not None and len(message.hidden) != len(message.tokens)):
+            return []
+        self._renew(now)
+        effects: list[Effect] = []
+        if epoch > self.epoch:
+            self.epoch = epoch
+            effects += self._truncate(message.start)
+        if message.start > self.accepted:
+            return effects + self._ask()
+        known = self.accepted - message.start
+        if known >= len(message.tokens):
+            return effects
+        self._asked = False
+        hidden = message.hidden[known:] if message.hidden is not None else None
+        return effects + self._append(message.tokens[known:], hidden, message.micros) + self._take_held()
+
+    def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
+        """The engine finished a job: its output rows, or at the head the drawn tokens. The result of a voided job is dropped."""
+        if not self._pending or serial != self._pending[0].serial:
+            return []
+        job = self._pending.popleft()
+        self.computed += job.count
+        effects: list[Effect] = []
+        if job.count > 1 or self.computed % self.limits.ack_every == 0:
+            effects.append(self._have())
+        spent = (*job.micros, micros)
+        if self.is_last:
+            return effects + self._emit(draws, spent)
+        if rows is not None:
+            self._journal.append(rows)
+        self._last = (job.start, self.computed, spent)
+        return effects + self._forward()
+
+    def have(self, sender: PeerId, message: Have) -> list[Effect]:
+        """Our successor says how far it is, and perhaps where we must send from."""
+        if self.is_last or sender != self._next[0] or (message.chain, message.draft) != self.epoch:
+            return []
+        if not message.resend:
+            self.acked = max(self.acked, min(message.length, self.sent))
+            return self._forward()
+        self._next_ready = True
+        self.acked = self.sent = message.length
+        return self._forward()
+
+    def drawn(self, sender: PeerId, message: Drawn, now: float) -> list[Effect]:
+        """At the first hop: the head's tokens come home, go on to the client, and start the next step if the client's credit allows."""
+        if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
+            return []
+        self._renew(now)
+        effects: list[Effect] = [Send(self.order.client, _readdressed(message, CLIENT))]
+        for position, token in enumerate(message.tokens, message.start):
+            if position < self.accepted and self.tokens[position] != token:
+                effects += self.retract(position)
+            if position >= self.accepted:
+                self._held[position] = token
+        if message.finish is not None:
+            self._halted = True
+        return effects + self._take_held()
+
+    def grant(self, sender: PeerId, message: Grant, now: float) -> list[Effect]:
+        if not self.is_first or sender != self.order.client or message.chain != self.epoch.chain:
+            return []
+        self._renew(now)
+        self._until = message.until
+        return self._take_held()
+
+    def keep(self, sender: PeerId, message: Keep, now: float) -> list[Effect]:
+        if sender != self._prev[0] or message.chain != self.epoch.chain:
+            return []
+        self._renew(now)
+        return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+
+    def close(self, sender: PeerId, message: Close) -> list[Effect]:
+        if sender != self._prev[0] or message.chain < self.epoch.chain:
+            return []
+        onward: list[Effect] = [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+        return [*onward, Forget("closed")]
+
+    def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
+        """Bad news from further down; it travels to the client."""
+        if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
+            return []
+        return [self._to_prev(_readdressed(message, self.index - 1))]
+
+    def lost(self, peer: PeerId) -> list[Effect]:
+        """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report."""
+        if self.is_last or peer != self._next[0]:
+            return []
+        self._next_ready = False
+        return [self._report(self.index + 1, "lost", "")]
+
+    def failed(self, reason: str, detail: str) -> list[Effect]:
+        """This hop itself cannot go on (engine error, leaving)."""
+        return [self._report(self.index, reason, detail)]
+
+    def tick(self, now: float) -> list[Effect]:
+        return [Forget("lease ran out")] if now >= self.lease_ends else []
+
+    # --- drafts: the first hop guesses ahead ----------------------------------------------------------------------------------------------------------------
+
+    def guess(self, tokens: Sequence[int]) -> list[Effect]:
+        """Append drafted tokens at the first hop, ahead of the head's. Wrong ones are taken back when the head's token comes home."""
+        room = max(min(self._until, self.order.limit - 1) - self.accepted, 0)
+        return self._append(tuple(tokens[:room]), None, ()) if self.is_first and tokens[:room] else []
+
+    def retract(self, length: int) -> list[Effect]:
+        """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
+        self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
+        self._held = {position: token for position, token in self._held.items() if position < length}
+        return self._truncate(length)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
+        effects: list[Effect] = []
+        for at in range(0, len(tokens), self.limits.chunk):
+            part = tuple(tokens[at : at + self.limits.chunk])
+            start = self.accepted
+            self.tokens.extend(part)
+            self._serial += 1
+            self._pending.append(_Pending(self._serial, start, len(part), micros))
+            rows = hidden[at : at + len(part)] if hidden is not None else None
+            draw, history = self._wanted(start, part)
+            effects.append(Compute(self._serial, start, part, rows, draw, history))
+        return effects
+
+    def _wanted(self, start: int, part: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """At the head: which offsets of this job to draw after, and the history that the sampling asks for."""
+        if not self.is_last:
+            return (), ()
+        draw = tuple(range(max(self.order.emit_from - 1 - start, 0), len(part)))
+        return draw, tuple(self.tokens[:start]) if draw and self.order.sampling.repetition_penalty != 1 else ()
+
+    def _emit(self, draws: Sequence[Draw], micros: tuple[int, ...]) -> list[Effect]:
+        """Send drawn tokens home. A token already here that differs from the drawn one was a wrong guess: what follows it is astray until it is taken back."""
+        effects: list[Effect] = []
+        for draw in draws:
+            if draw.position < self.order.emit_from:
+                continue
+            if self._drawn is not None and draw.position - 1 == self._drawn[0] and self.tokens[draw.position - 1] != self._drawn[1]:
+                self._astray = True
+            if self._astray:
+                break
+            self._drawn = (draw.position, draw.token)
+            finish = None
+            if draw.token in self.order.sampling.stop_ids:
+                finish = "stop"
+            elif draw.position + 1 >= self.order.limit:
+                finish = "length"
+            logprobs = (draw.logprobs,) if draw.logprobs is not None else ()
+            message = Drawn(self.session, self.epoch.chain, 0, self.epoch.draft, draw.position, (draw.token,), finish, logprobs, micros)
+            effects.append(Send(self.route[0].peer, message))
+            if finish is not None:
+                self._astray = True
+                break
+        return effects
+
+    def _take_held(self) -> list[Effect]:
+        """Start the positions whose tokens came home and whose credit is there."""
+        effects: list[Effect] = []
+        while not self._halted and self.accepted < self._until and self.accepted in self._held:
+            effects += self._append((self._held.pop(self.accepted),), None, ())
+        self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
+        return effects
+
+    def _forward(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._next_ready and self.sent < self.computed and self.sent < self.acked + self.limits.window:
+            if self.sent < self._journal.start:
+                return effects + self._rewind(self.sent)
+            stop = min(self.computed, self.sent + self.limits.chunk, self.acked + self.limits.window)
+            micros = self._last[2] if (self.sent, stop) == self._last[:2] else ()
+            message = Step(
+                self.session,
+                self.epoch.chain,
+                self.index + 1,
+                self.epoch.draft,
+                self.sent,
+                tuple(self.tokens[self.sent : stop]),
+                self._journal.rows(self.sent, stop),
+                micros,
+            )
+            effects.append(self._to_next(message))
+            self.sent = stop
+        return effects
+
+    def _rewind(self, length: int) -> list[Effect]:
+        """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor."""
+        effects = self._truncate(length)
+        return effects + [self._have(resend=True)]
+
+    def _truncate(self, length: int) -> list[Effect]:
+        """Keep positions below `length`. Jobs in the engine that reach beyond are void; those below it go on."""
+        if length >= self.accepted:
+            return []
+        keep = min([length, *(job.start for job in self._pending if job.start + job.count > length)]) if self._rewindable else 0
+        while self._pending and self._pending[-1].start >= keep:
+            self._pending.pop()
+        del self.tokens[keep:]
+        self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
+        self._journal.truncate(self.computed)
+        self._asked = False
+        if self._drawn is None or self._drawn[0] > keep:
+            self._drawn = None
+        self._astray = False
+        return [Truncate(keep)]
+
+    def _ask(self) -> list[Effect]:
+        """Ask for what is missing, once: one request outstanding until something useful arrives."""
+        if self._asked:
+            return []
+        self._asked = True
+        return [self._have(resend=True)]
+
+    def _have(self, *, resend: bool = False) -> Effect:
+        length = self.accepted if resend else self.computed
+        return self._to_prev(Have(self.session, self.epoch.chain, self.index - 1, self.epoch.draft, length, resend))
+
+    def _report(self, hop: int, reason: str, detail: str) -> Effect:
+        return self._to_prev(Broken(self.session, self.epoch.chain, self.index - 1, hop, reason, detail))
+
+    def _to_prev(self, message: SessionMessage) -> Effect:
+        return Send(self._prev[0], message)
+
+    def _to_next(self, message: SessionMessage) -> Effect:
+        return Send(self._next[0], message)
+
+    def _renew(self, now: float) -> None:
+        self.lease_ends = now + self.limits.lease
+
+
+def _readdressed(message: SessionMessage, to: int) -> SessionMessage:
+    return msgspec.structs.replace(message, to=to)

@@ -1,0 +1,244 @@
+"""The hop room: every hop of every session that this process serves, whoever it serves them for.
+
+Checks each OPEN against what is really held, hands each frame to its machine, and carries out what the machine answers. A serving peer has one; so has a client
+that keeps its own ends. Synchronous: it runs inside the event loop, never waits, and does not know which network or engine it stands between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from swarm.core import Hop, PeerId, SessionId, Span, check_cover
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
+from swarm.machines.hop import HopLimits, HopSession
+from swarm.machines.ledger import CacheLedger
+from swarm.ports import Links
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Message, Open, SessionMessage, Step
+
+log = logging.getLogger(__name__)
+
+
+class HopKey(NamedTuple):
+    """A session's hop at this peer. The span, not the hop's number, is the key: a repair may put more hops before it without costing it its cache."""
+
+    session: SessionId
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this process holds, and so what it can agree to serve."""
+
+    revision: str
+    numerics: str
+    components: int
+    spans: tuple[Span, ...]
+    max_length: int
+    rewindable: bool = True
+
+    @property
+    def layers(self) -> int:
+        """Held components that keep a cache: all but embed and head."""
+        return sum(layers_of(span.start, span.stop, self.components) for span in self.spans)
+
+
+def layers_of(start: int, stop: int, components: int) -> int:
+    return max(min(stop, components - 1) - max(start, 1), 0)
+
+
+class HopEngine(Protocol):
+    """Where jobs are computed. Results come back through `HopRoom.finished` and `HopRoom.failed`."""
+
+    def open(self, key: HopKey, order: Open) -> None:
+        """A hop begins, or follows a new order."""
+
+    def submit(self, key: HopKey, job: Compute) -> None: ...
+
+    def truncate(self, key: HopKey, length: int) -> None: ...
+
+    def free(self, key: HopKey) -> None: ...
+
+
+class HopRoom:
+    def __init__(
+        self,
+        links: Links,
+        engine: HopEngine,
+        offer: Offer,
+        ledger: CacheLedger,
+        *,
+        clock: Callable[[], float],
+        verify: Callable[[PeerId, bytes, bytes], bool],
+        limits: HopLimits = HopLimits(),
+    ) -> None:
+        self.offer = offer
+        self.ledger = ledger
+        self.leaving = False
+        self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
+        self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
+
+    @property
+    def sessions(self) -> int:
+        return len(self._hops)
+
+    # --- from the network -------------------------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, message: Message) -> None:
+        """A message for a hop of ours. Anything else is none of this room's business."""
+        if not isinstance(message, SessionMessage) or message.to < 0:
+            return
+        if isinstance(message, Open):
+            self._open(sender, message)
+            return
+        found = self._find(message)
+        if found is None:
+            self._unknown(sender, message)
+            return
+        key, hop = found
+        now = self._clock()
+        if isinstance(message, Step):
+            effects = hop.step(sender, message, now)
+        elif isinstance(message, Drawn):
+            effects = hop.drawn(sender, message, now)
+        elif isinstance(message, Have):
+            effects = hop.have(sender, message)
+        elif isinstance(message, Grant):
+            effects = hop.grant(sender, message, now)
+        elif isinstance(message, Keep):
+            effects = hop.keep(sender, message, now)
+        elif isinstance(message, Broken):
+            effects = hop.broken(sender, message)
+        elif isinstance(message, Close):
+            effects = hop.close(sender, message)
+        else:
+            return
+        self._do(key, effects)
+
+    def lost(self, peer: PeerId) -> None:
+        for key, hop in self._all():
+            self._do(key, hop.lost(peer))
+
+    # --- from the engine --------------------------------------------------------------------------------------------------------------------------------------
+
+    def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None:
+        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._do(key, hop.finished(serial, rows, draws, micros))
+
+    def failed(self, key: HopKey, detail: str) -> None:
+        """The engine cannot go on with this hop. The client hears that it failed, not why: the detail stays in our log."""
+        log.warning("a hop over components [%d, %d) failed: %s", key.start, key.stop, detail)
+        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._do(key, [*hop.failed("failed", "the peer's engine failed"), Forget(detail)])
+
+    # --- from the owner ---------------------------------------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Forget sessions whose lease ran out. Call it about once a second."""
+        now = self._clock()
+        for key, hop in self._all():
+            self._do(key, hop.tick(now))
+
+    def leave(self) -> None:
+        """Take no more orders, and tell every session's client to find somebody else while we still answer."""
+        self.leaving = True
+        for key, hop in self._all():
+            self._do(key, hop.failed("leaving", "the peer is leaving"))
+
+    # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _open(self, sender: PeerId, order: Open) -> None:
+        if (reason := self._objection(sender, order)) is not None:
+            kind, detail = reason
+            log.info("refused a session: %s (%s)", kind, detail)
+            self._links.send(sender, Broken(order.session, order.chain, order.to - 1, order.to, kind, detail))
+            return
+        key = HopKey(order.session, order.hop.start, order.hop.stop)
+        hops = self._hops.setdefault(order.session, {})
+        if any(order.chain < hop.epoch.chain for hop in hops.values()):
+            return
+        hop = hops.get(key)
+        if hop is None:
+            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable)
+        for old in [other for other in hops if other not in self._keys(order)]:
+            self._forget(old)
+        self.ledger.reserve(key, order.limit, self._layers(key))
+        self._learn(order.route)
+        self._engine.open(key, order)
+        self._do(key, hop.open(order, self._clock()))
+
+    def _objection(self, sender: PeerId, order: Open) -> tuple[str, str] | None:
+        """Why this OPEN cannot be obeyed, as (reason, detail), or None."""
+        if order.to >= len(order.route) or order.hop.peer != self._links.peer or sender != order.sender:
+            return "refused", "this order is not for this peer"
+        if order.revision != self.offer.revision or order.numerics != self.offer.numerics:
+            return "refused", "the peer serves another revision of the model"
+        try:
+            check_cover(order.route, self.offer.components)
+        except ValueError:
+            return "refused", "the route does not cover the model"
+        if not any(span.covers(order.hop.span) for span in self.offer.spans):
+            return "refused", "the peer does not hold these layers"
+        if order.reply != "loop":
+            return "refused", f"the peer does not know the reply kind {order.reply!r}"
+        if not self._verify(order.client, order.signed_part(), order.signature):
+            return "refused", "the order's signature is not its client's"
+        hops = self._hops.get(order.session, {})
+        if any(hop.order.client != order.client for hop in hops.values()):
+            return "refused", "the session belongs to another client"
+        key = HopKey(order.session, order.hop.start, order.hop.stop)
+        if self.leaving and key not in hops:
+            return "leaving", "the peer is leaving"
+        if order.limit > self.offer.max_length:
+            return "refused", f"the peer takes at most {self.offer.max_length} positions"
+        if not self.ledger.can_reserve(key, order.limit, self._layers(key)):
+            return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
+        return None
+
+    def _keys(self, order: Open) -> set[HopKey]:
+        return {HopKey(order.session, hop.start, hop.stop) for hop in order.route if hop.peer == self._links.peer}
+
+    def _layers(self, key: HopKey) -> int:
+        return layers_of(key.start, key.stop, self.offer.components)
+
+    def _learn(self, route: Iterable[Hop]) -> None:
+        for hop in route:
+            if hop.addrs and hop.peer != self._links.peer:
+                self._links.learn(hop.peer, hop.addrs)
+
+    def _find(self, message: SessionMessage) -> tuple[HopKey, HopSession] | None:
+        for key, hop in self._hops.get(message.session, {}).items():
+            if hop.epoch.chain == message.chain and hop.index == message.to:
+                return key, hop
+        return None
+
+    def _unknown(self, sender: PeerId, message: SessionMessage) -> None:
+        """Say so to whoever feeds us, unless the frame is merely late."""
+        late = any(hop.epoch.chain > message.chain for hop in self._hops.get(message.session, {}).values())
+        if not late and isinstance(message, (Step, Grant, Keep)):
+            self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, "unknown", "the peer does not know this session"))
+
+    def _all(self) -> list[tuple[HopKey, HopSession]]:
+        return [pair for hops in list(self._hops.values()) for pair in list(hops.items())]
+
+    def _do(self, key: HopKey, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._links.send(effect.peer, effect.message)
+            elif isinstance(effect, Compute):
+                self._engine.submit(key, effect)
+            elif isinstance(effect, Truncate):
+                self._engine.truncate(key, effect.length)
+            elif isinstance(effect, Forget):
+                self._forget(key)
+
+    def _forget(self, key: HopKey) -> None:
+        hops = self._hops.get(key.session, {})
+        if hops.pop(key, None) is not None:
+            self._engine.free(key)
+            self.ledger.release(key)
+        if not hops:
+            self._hops.pop(key.session, None)

@@ -1,0 +1,269 @@
+"""What peers say to one another, and the only place where their bytes become values.
+
+Every message is a frozen msgspec struct, encoded as a msgpack array that opens with the message's number. Readers ignore extra trailing fields and fill
+missing ones with defaults, so versions N−1, N and N+1 understand one another as long as fields are only ever added at the end. Decoding checks types, ranges and
+sizes; whatever fails is a ProtocolError and never anything else. No message can make a reader run code or allocate more than it received.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Union
+
+import msgspec
+from msgspec import Meta
+
+from swarm.core import Hop, PeerId, Sampling
+from swarm.errors import ProtocolError
+
+VERSION = 1
+
+MAX_MESSAGE = 64 * 2**20
+"""Bytes of one encoded message: 1024 positions × hidden 8192 × float32 = 32 MiB, with room to spare."""
+
+Count = Annotated[int, Meta(ge=0, le=2**40)]
+Index = Annotated[int, Meta(ge=-1, le=2**12)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31)]
+Text = Annotated[str, Meta(max_length=512)]
+Session = Annotated[bytes, Meta(min_length=16, max_length=16)]
+TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=2**20)]
+
+ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of one number for every dtype that may travel; anything else is refused."""
+
+
+class Blob(msgspec.Struct, frozen=True, array_like=True):
+    """Rows of activations as they travel: row-major `rows × width` numbers of `dtype`. Slicing by rows copies nothing."""
+
+    dtype: str
+    width: Annotated[int, Meta(ge=1, le=2**20)]
+    data: memoryview
+
+    def __post_init__(self) -> None:
+        item = ITEM_SIZE.get(self.dtype)
+        if item is None:
+            raise ValueError(f"dtype {self.dtype!r} does not travel")
+        if self.data.nbytes % (item * self.width):
+            raise ValueError(f"{self.data.nbytes} bytes are no whole rows of {self.width} {self.dtype}")
+
+    @property
+    def row_bytes(self) -> int:
+        return ITEM_SIZE[self.dtype] * self.width
+
+    def __len__(self) -> int:
+        return self.data.nbytes // self.row_bytes
+
+    def __getitem__(self, rows: slice) -> Blob:
+        start, stop, _ = rows.indices(len(self))
+        return Blob(self.dtype, self.width, self.data[start * self.row_bytes : stop * self.row_bytes])
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability (natural log) of the drawn token, and the `top` alternatives, likeliest first."""
+
+    drawn: float
+    top: tuple[tuple[TokenId, float], ...] = ()
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Something one peer says to another over their link."""
+
+
+class SessionMessage(Message, frozen=True, array_like=True):
+    """About one session. `to` is the index of the hop it is addressed to in the session's chain, −1 for the client."""
+
+    session: Session
+    chain: Count
+    to: Index
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Open(SessionMessage, frozen=True, array_like=True, tag=10):
+    """Every change of route. Travels hop to hop along the new chain; each hop learns its neighbours and answers its predecessor with a Have.
+
+    `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
+    start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
+    not start (credit). `limit` is the length the session will not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
+    `signature` is the client's, over everything but `to`.
+    """
+
+    client: PeerId
+    revision: Text
+    numerics: Text
+    starts: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1, max_length=64)]
+    emit_from: Count
+    until: Count
+    limit: Count
+    sampling: Sampling
+    route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
+    reply: Text = "loop"
+    signature: bytes = b""
+
+    def signed_part(self) -> bytes:
+        return encode(msgspec.structs.replace(self, to=0, signature=b""))
+
+    @property
+    def hop(self) -> Hop:
+        return self.route[self.to]
+
+    @property
+    def sender(self) -> PeerId:
+        """Who hands this OPEN to hop `to`: its predecessor, or the client."""
+        return self.route[self.to - 1].peer if self.to > 0 else self.client
+
+
+class Step(SessionMessage, frozen=True, array_like=True, tag=11):
+    """The tokens, and off the first hop the activations, of positions [start, start + len(tokens)). `micros` is what each earlier hop spent on it."""
+
+    draft: Count
+    start: Count
+    tokens: TokenIds
+    hidden: Blob | None = None
+    micros: tuple[Count, ...] = ()
+
+
+class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):
+    """Tokens the head drew for positions [start, …): head to first hop, first hop to client. `finish` is "stop" or "length" when nothing follows."""
+
+    draft: Count
+    start: Count
+    tokens: TokenIds
+    finish: Text | None = None
+    logprobs: tuple[Logprobs, ...] = ()
+    micros: tuple[Count, ...] = ()
+
+
+class Have(SessionMessage, frozen=True, array_like=True, tag=13):
+    """From a hop to its predecessor: "I hold positions [0, length)". With `resend`: "send from there"."""
+
+    draft: Count
+    length: Count
+    resend: bool = False
+
+
+class Grant(SessionMessage, frozen=True, array_like=True, tag=14):
+    """From the client to the first hop: the ring may start positions below `until`. The latest grant counts, so a lower one halts the ring."""
+
+    until: Count
+
+
+class Keep(SessionMessage, frozen=True, array_like=True, tag=15):
+    """The client's sign of life for an idle session; travels along the chain."""
+
+
+class Close(SessionMessage, frozen=True, array_like=True, tag=16):
+    """The session is over; travels along the chain, and every hop forgets it."""
+
+
+class Broken(SessionMessage, frozen=True, array_like=True, tag=17):
+    """Travels backwards to the client: hop number `hop` is gone or says no. `reason` is one of REASONS; `detail` is for people."""
+
+    hop: Index
+    reason: Text
+    detail: Text = ""
+
+
+REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed")
+
+# --- links ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, array_like=True, tag=1):
+    """First frame each way."""
+
+    version: Count
+    software: Text = ""
+
+
+class Ping(Message, frozen=True, array_like=True, tag=2):
+    stamp: Count
+
+
+class Pong(Message, frozen=True, array_like=True, tag=3):
+    stamp: Count
+
+
+class End(Message, frozen=True, array_like=True, tag=4):
+    """The explicit end of a link: end of file without it is a failure."""
+
+    reason: Text = ""
+
+
+AnyMessage = Union[Open, Step, Drawn, Have, Grant, Keep, Close, Broken, Hello, Ping, Pong, End]
+
+# --- directory --------------------------------------------------------------------------------------------------------------------------------------------
+
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
+
+
+class Announcement(msgspec.Struct, frozen=True, array_like=True):
+    """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
+    head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement.
+    """
+
+    version: Count
+    peer: Text
+    addrs: Annotated[tuple[Text, ...], Meta(max_length=16)]
+    model: Text
+    config_hash: Text
+    revision: Text
+    numerics: Text
+    components: Count
+    spans: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1, max_length=64)]
+    decode: Seconds
+    prefill: Seconds
+    cache_tokens: Count
+    free_tokens: Count
+    max_length: Count
+    state: Text
+    sequence: Count
+    time: Annotated[float, Meta(ge=0)]
+    name: Text = ""
+    sessions: Count = 0
+    head_weight: Annotated[float, Meta(ge=0, le=1e4)] = 1.0
+    rtts: dict[Text, Seconds] = {}
+
+
+STATES = ("joining", "online", "leaving")
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True):
+    """A record and its owner's Ed25519 signature over exactly these bytes; the key is the one inside the peer id under which it is stored."""
+
+    record: bytes
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+# --- coding -----------------------------------------------------------------------------------------------------------------------------------------------
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+_signed_decoder = msgspec.msgpack.Decoder(Signed)
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    return _encoder.encode(value)
+
+
+def decode(data: bytes | memoryview) -> AnyMessage:
+    """One message from bytes. Raises ProtocolError whatever the bytes are."""
+    return _decode(_message_decoder, data, MAX_MESSAGE)
+
+
+def decode_announcement(data: bytes | memoryview) -> Announcement:
+    return _decode(_announcement_decoder, data, 4096)
+
+
+def decode_signed(data: bytes | memoryview) -> Signed:
+    return _decode(_signed_decoder, data, 4352)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder, data: bytes | memoryview, limit: int):
+    if len(data) > limit:
+        raise ProtocolError(f"a message of {len(data)} bytes is over the limit of {limit}")
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"undecodable message: {error}") from error

@@ -1,0 +1,67 @@
+"""The promise of the session rules: whatever happens on the way, the tokens are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.core import Span
+from tests.machines.world import COMPONENTS, VOCAB, World, true_tokens
+
+SPANS = {
+    "a1": Span(0, 2),
+    "a2": Span(0, 3),
+    "b1": Span(2, 4),
+    "b2": Span(1, 5),
+    "c1": Span(4, 6),
+    "c2": Span(3, 6),
+    "w": Span(0, 6),
+}
+
+
+def converse(world: World) -> None:
+    """Several turns; each answer must be what the toy model says of the whole history before it."""
+    history: list[int] = []
+    for _ in range(world.random.randint(1, 3)):
+        prompt = [world.random.randrange(VOCAB) for _ in range(world.random.randint(1, 12))]
+        history += prompt
+        count = world.random.randint(1, 12)
+        answer = world.turn(prompt, count)
+        assert answer == true_tokens(history, count)
+        history += answer
+        if world.random.random() < 0.5:
+            kept = len(history) - world.random.randint(0, count - 1)
+            world.do(world.client.cut(kept))
+            del history[kept:]
+        assert world.client.history == history
+
+
+def test_without_trouble_nothing_is_rerouted_or_computed_twice():
+    world = World(0, SPANS, trouble=0)
+    world.limits  # noqa: B018
+    assert world.turn([1, 2, 3, 4, 5], 10) == true_tokens([1, 2, 3, 4, 5], 10)
+    assert world.reroutes == 0 and world.client.chain == 1
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_any_interleaving_gives_the_same_tokens(block):
+    for seed in range(block * 60, block * 60 + 60):
+        world = World(seed, SPANS, trouble=(0.0, 0.01, 0.03, 0.08)[seed % 4])
+        try:
+            converse(world)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_a_client_that_keeps_its_own_ends_is_the_same_case():
+    for seed in range(60):
+        converse(World(seed, {"b1": Span(1, 3), "b2": Span(1, 5), "b3": Span(3, 5), "b4": Span(2, 6)}, trouble=0.02, own_ends=True))
+
+
+def test_caches_that_cannot_be_cut_start_again_from_zero():
+    for seed in range(60):
+        converse(World(seed, SPANS, trouble=0.02, rewindable=False))
+
+
+def test_one_peer_may_be_several_hops():
+    for seed in range(40):
+        converse(World(seed, {"a": Span(0, COMPONENTS), "b": Span(1, 5)}, trouble=0.02))

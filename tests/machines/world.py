@@ -1,0 +1,312 @@
+"""A world without sockets or tensors for the real hop room and client machine: a network that loses, repeats, delays and cuts, and a model made of hashes.
+
+The toy model's output at a position depends on every input up to it, so a cache that holds one wrong row gives wrong tokens from there on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from swarm.core import CLIENT, Hop, PeerId, Sampling, Span
+from swarm.machines.client import ClientSession
+from swarm.machines.effects import Compute, Deliver, Draw, Reroute, Send
+from swarm.machines.hop import HopLimits
+from swarm.machines.ledger import CacheLedger
+from swarm.peer.hops import HopKey, HopRoom, Offer
+from swarm.wire import Blob, Broken, Drawn, Have, Message, Open, SessionMessage, decode, encode
+
+COMPONENTS = 6
+VOCAB = 50
+CLIENT_PEER = "client"
+
+
+def digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"|".join(parts), digest_size=8).digest()
+
+
+def true_tokens(prompt: Sequence[int], count: int) -> list[int]:
+    """What the whole toy model answers, one component after the other, without caches."""
+    history = list(prompt)
+    for _ in range(count):
+        rows = [str(token).encode() for token in history]
+        for component in range(COMPONENTS - 1):
+            state, out = str(component).encode(), []
+            for row in rows:
+                state = digest(state, row)
+                out.append(state)
+            rows = out
+        history.append(head_draw(rows))
+    return history[len(prompt) :]
+
+
+def head_draw(rows: Sequence[bytes]) -> int:
+    state = b"head"
+    for row in rows:
+        state = digest(state, row)
+    return int.from_bytes(state, "big") % VOCAB
+
+
+class ToyEngine:
+    """Jobs and cuts done in order, one at a time, when the world says so. `caches` holds, per component of a hop, its state after every position."""
+
+    def __init__(self, room_of: dict[PeerId, HopRoom], peer: PeerId) -> None:
+        self._rooms, self._peer = room_of, peer
+        self.queue: deque = deque()
+        self.caches: dict[HopKey, list[list[bytes]]] = {}
+
+    def open(self, key: HopKey, order: Open) -> None:
+        self.caches.setdefault(key, [[] for _ in range(key.start, key.stop)])
+
+    def submit(self, key: HopKey, job: Compute) -> None:
+        self.queue.append((key, job))
+
+    def truncate(self, key: HopKey, length: int) -> None:
+        self.queue.append((key, length))
+
+    def free(self, key: HopKey) -> None:
+        self.caches.pop(key, None)
+        self.queue = deque((other, job) for other, job in self.queue if other != key)
+
+    def work(self) -> None:
+        key, job = self.queue.popleft()
+        cache = self.caches[key]
+        if isinstance(job, int):
+            for states in cache:
+                del states[job:]
+            return
+        assert all(len(states) == job.start for states in cache), f"{key} runs {job.start} on a cache of {[len(states) for states in cache]}"
+        rows = [str(token).encode() for token in job.tokens]
+        if key.start > 0:
+            assert job.hidden is not None
+            rows = [bytes(job.hidden[at : at + 1].data) for at in range(len(job.hidden))]
+        draws: list[Draw] = []
+        for component, states in zip(range(key.start, key.stop), cache, strict=True):
+            head = component == COMPONENTS - 1
+            state = states[-1] if states else (b"head" if head else str(component).encode())
+            out = []
+            for row in rows:
+                state = digest(state, row)
+                states.append(state)
+                out.append(state)
+            rows = out
+            if head:
+                draws = [Draw(job.start + at + 1, int.from_bytes(out[at], "big") % VOCAB) for at in job.draw]
+        blob = None if key.stop == COMPONENTS else Blob("float32", 2, memoryview(b"".join(rows)))
+        self._rooms[self._peer].finished(key, job.serial, blob, draws, 1)
+
+
+class WorldLinks:
+    def __init__(self, world: World, peer: PeerId) -> None:
+        self._world, self.peer = world, peer
+
+    def learn(self, peer: PeerId, addrs: Sequence[str]) -> None: ...
+
+    def send(self, peer: PeerId, message: Message) -> None:
+        self._world.post(self.peer, peer, message)
+
+
+class World:
+    """Peers that hold spans, one client, and everything that can go wrong, drawn from one generator."""
+
+    def __init__(self, seed: int, spans: dict[PeerId, Span], *, trouble: float = 0.02, own_ends: bool = False, rewindable: bool = True) -> None:
+        self.random = random.Random(seed)
+        self.spans = spans
+        self.trouble = trouble
+        self.own_ends = own_ends
+        self.now = 0.0
+        self.mail: dict[tuple[PeerId, PeerId], deque[bytes]] = defaultdict(deque)
+        self.rooms: dict[PeerId, HopRoom] = {}
+        self.engines: dict[PeerId, ToyEngine] = {}
+        self.down: set[PeerId] = set()
+        self.frozen: set[PeerId] = set()
+        self.limits = HopLimits(
+            chunk=self.random.choice([1, 3, 8]),
+            window=self.random.choice([8, 20]),
+            ack_every=2,
+            journal_bytes=self.random.choice([24, 80, 10_000]),
+            lease=1e9,
+        )
+        self.rewindable = rewindable
+        for peer in spans:
+            self.start(peer)
+        if own_ends:
+            self.spans = {**spans, CLIENT_PEER: Span(0, COMPONENTS)}
+            self.start(CLIENT_PEER)
+        self.client = ClientSession(b"s" * 16, CLIENT_PEER, "rev", "float32", credit=self.random.choice([2, 5, 64]))
+        self.delivered: list[int] = []
+        self.finish: str | None = None
+        self.reroutes = 0
+
+    # --- peers ------------------------------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, peer: PeerId) -> None:
+        span = self.spans[peer]
+        spans = (span,) if peer != CLIENT_PEER else (Span(0, 1), Span(COMPONENTS - 1, COMPONENTS))
+        self.engines[peer] = ToyEngine(self.rooms, peer)
+        self.rooms[peer] = HopRoom(
+            WorldLinks(self, peer),
+            self.engines[peer],
+            Offer("rev", "float32", COMPONENTS, spans, 10_000, self.rewindable),
+            CacheLedger(100_000, 10),
+            clock=lambda: self.now,
+            verify=lambda *_: True,
+            limits=self.limits,
+        )
+
+    def post(self, sender: PeerId, to: PeerId, message: Message) -> None:
+        if sender in self.down or (to in self.down):
+            return
+        self.mail[sender, to].append(encode(message))
+
+    def cut(self, peer: PeerId, *, keep_mail: bool) -> None:
+        """Everybody else's links to a peer are gone; with `keep_mail`, what was on the way still arrives one day."""
+        for other in [*self.rooms, CLIENT_PEER]:
+            if other == peer or other in self.down:
+                continue
+            if not keep_mail:
+                self.mail[peer, other].clear()
+                self.mail[other, peer].clear()
+            if other in self.rooms:
+                self.rooms[other].lost(peer)
+            if other == CLIENT_PEER:
+                self.do(self.client.lost(peer))
+
+    def kill(self, peer: PeerId, *, restart: bool) -> None:
+        if restart and peer not in self.down:
+            self.start(peer)
+        elif not restart:
+            self.down.add(peer)
+            self.engines[peer].queue.clear()
+        self.cut(peer, keep_mail=False)
+
+    # --- the client's shell -----------------------------------------------------------------------------------------------------------------------------------
+
+    def do(self, effects) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.post(CLIENT_PEER, effect.peer, effect.message)
+            elif isinstance(effect, Deliver):
+                self.delivered.append(effect.token)
+                self.finish = effect.finish
+            elif isinstance(effect, Reroute):
+                self.reroutes += 1
+                self.do(self.client.open(self.route()))
+
+    def route(self) -> list[Hop]:
+        """Any cover by peers that are not known to be gone, cut anywhere."""
+        hops, at = [], 0
+        ends = {0: 1, COMPONENTS - 1: COMPONENTS} if self.own_ends else {}
+        while at < COMPONENTS:
+            if at in ends:
+                hops.append(Hop(CLIENT_PEER, at, ends[at]))
+                at = ends[at]
+                continue
+            holders = sorted(p for p, s in self.spans.items() if at in s and p not in self.down and p != CLIENT_PEER)
+            good = [p for p in holders if p not in self.frozen] or holders
+            peer = self.random.choice(good)
+            stop = min(self.spans[peer].stop, COMPONENTS - 1 if self.own_ends else COMPONENTS)
+            if self.random.random() < 0.3:
+                stop = self.random.randint(at + 1, stop)
+            if hops and hops[-1].peer == peer:
+                hops[-1] = Hop(peer, hops[-1].start, stop)
+            else:
+                hops.append(Hop(peer, at, stop))
+            at = stop
+        return hops
+
+    def client_receives(self, sender: PeerId, message: SessionMessage) -> None:
+        if isinstance(message, Have):
+            self.do(self.client.have(sender, message))
+        elif isinstance(message, Drawn):
+            self.do(self.client.drawn(sender, message))
+        elif isinstance(message, Broken):
+            self.do(self.client.broken(sender, message))
+
+    # --- time ---------------------------------------------------------------------------------------------------------------------------------------------------
+
+    def turn(self, prompt: Sequence[int], count: int) -> list[int]:
+        """One turn of the conversation, to its end, whatever happens meanwhile."""
+        self.delivered, self.finish = [], None
+        self.client.begin(prompt, Sampling(), count)
+        self.do(self.client.open(self.client.route if self.client.route and self.random.random() < 0.7 and self.healthy() else self.route()))
+        for _ in range(20_000):
+            if self.finish is not None:
+                return self.delivered
+            self.tick()
+        raise AssertionError(f"no end: {len(self.delivered)} of {count} tokens, route {self.client.route}")
+
+    def healthy(self) -> bool:
+        return all(hop.peer not in self.down for hop in self.client.route)
+
+    def tick(self) -> None:
+        """One thing happens."""
+        self.now += 0.01
+        if self.random.random() < self.trouble:
+            self.misfortune()
+        choices: list = [("mail", pair) for pair, box in sorted(self.mail.items()) if box and pair[0] not in self.frozen and pair[1] not in self.frozen]
+        choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
+        if not choices:
+            self.thaw_all()
+            self.do(self.client.open(self.route()))
+            return
+        kind, what = self.random.choice(choices)
+        if kind == "work":
+            self.engines[what].work()
+            return
+        sender, to = what
+        body = self.mail[what].popleft()
+        if to in self.down:
+            return
+        message = decode(body)
+        if to == CLIENT_PEER and message.to == CLIENT:
+            self.client_receives(sender, message)
+        else:
+            self.rooms[to].receive(sender, message)
+
+    def misfortune(self) -> None:
+        peers = sorted(peer for peer in self.spans if peer != CLIENT_PEER)
+        boxes = sorted(pair for pair, box in self.mail.items() if box)
+        kind = self.random.choice(["restart", "death", "freeze", "thaw", "evict", "drop", "repeat", "cut", "guess", "guess", "guess"])
+        peer = self.random.choice(peers)
+        if kind == "restart" and peer not in self.frozen | self.down:
+            self.kill(peer, restart=True)
+        elif kind == "death" and self.covered_without(peer):
+            self.kill(peer, restart=False)
+        elif kind == "freeze" and len(self.frozen) < 2:
+            self.frozen.add(peer)
+            self.cut(peer, keep_mail=True)
+        elif kind == "thaw":
+            self.thaw_all()
+        elif kind == "evict":
+            for key, _ in self.rooms[peer]._all():
+                self.rooms[peer]._forget(key)
+        elif kind == "drop" and boxes:
+            self.mail[self.random.choice(boxes)].popleft()
+        elif kind == "repeat" and boxes:
+            box = self.mail[self.random.choice(boxes)]
+            box.append(self.random.choice(list(box)))
+        elif kind == "cut" and peer not in self.down:
+            self.cut(peer, keep_mail=self.random.random() < 0.5)
+        elif kind == "guess":
+            self.guess()
+
+    def guess(self) -> None:
+        """The first hop guesses ahead, sometimes rightly."""
+        for peer, room in sorted(self.rooms.items()):
+            for key, hop in room._all():
+                if peer in self.down or not hop.is_first or hop.accepted < len(self.client.history) or hop.epoch.chain != self.client.chain:
+                    continue
+                right = true_tokens(hop.tokens, 2)
+                guesses = [token if self.random.random() < 0.7 else self.random.randrange(VOCAB) for token in right]
+                room._do(key, hop.guess(guesses))
+
+    def thaw_all(self) -> None:
+        self.frozen.clear()
+
+    def covered_without(self, peer: PeerId) -> bool:
+        alive = [span for other, span in self.spans.items() if other not in self.down and other != peer and other != CLIENT_PEER]
+        wanted = range(1, COMPONENTS - 1) if self.own_ends else range(COMPONENTS)
+        return all(any(component in span for span in alive) for component in wanted)
