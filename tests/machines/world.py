@@ -130,6 +130,7 @@ class World:
             lease=1e9,
         )
         self.rewindable = rewindable
+        self.guessing = self.random.choice([0.0, 0.1, 0.3])
         for peer in spans:
             self.start(peer)
         if own_ends:
@@ -246,6 +247,8 @@ class World:
         self.now += 0.01
         if self.random.random() < self.trouble:
             self.misfortune()
+        if self.random.random() < self.guessing:
+            self.guess()
         choices: list = [("mail", pair) for pair, box in sorted(self.mail.items()) if box and pair[0] not in self.frozen and pair[1] not in self.frozen]
         choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
         if not choices:
@@ -269,7 +272,7 @@ class World:
     def misfortune(self) -> None:
         peers = sorted(peer for peer in self.spans if peer != CLIENT_PEER)
         boxes = sorted(pair for pair, box in self.mail.items() if box)
-        kind = self.random.choice(["restart", "death", "freeze", "thaw", "evict", "drop", "repeat", "cut", "guess", "guess", "guess"])
+        kind = self.random.choice(["restart", "death", "freeze", "thaw", "evict", "drop", "repeat", "cut"])
         peer = self.random.choice(peers)
         if kind == "restart" and peer not in self.frozen | self.down:
             self.kill(peer, restart=True)
@@ -290,8 +293,6 @@ class World:
             box.append(self.random.choice(list(box)))
         elif kind == "cut" and peer not in self.down:
             self.cut(peer, keep_mail=self.random.random() < 0.5)
-        elif kind == "guess":
-            self.guess()
 
     def guess(self) -> None:
         """The first hop guesses ahead, sometimes rightly."""

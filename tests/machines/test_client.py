@@ -1,0 +1,97 @@
+"""The client's end: what it says of the past, what it counts, how it pays out credit."""
+
+from __future__ import annotations
+
+from swarm.core import Hop, Sampling
+from swarm.machines.client import PAST, ClientSession
+from swarm.machines.effects import Deliver, Reroute, Send
+from swarm.wire import Broken, Drawn, Grant, Have, Open, Step
+
+S = b"s" * 16
+ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4))
+
+
+def begun(prompt=(1, 2, 3), count=10, credit=64) -> tuple[ClientSession, Open]:
+    client = ClientSession(S, "me", "rev", "float32", credit=credit)
+    client.begin(prompt, Sampling(), count)
+    (send,) = client.open(ROUTE)
+    return client, send.message
+
+
+def test_a_first_open_keeps_nothing_forces_the_prompt_and_ends_at_the_goal():
+    _, opened = begun()
+    assert (opened.chain, opened.starts, opened.emit_from, opened.limit, opened.until) == (1, ((1, 0),), 3, 13, 12)
+
+
+def test_the_history_is_fed_from_where_the_first_hop_asks():
+    client, _ = begun()
+    (send,) = client.have("a", Have(S, 1, -1, 0, 1, True))
+    assert send == Send("a", Step(S, 1, 0, 0, 1, (2, 3)))
+    assert client.have("b", Have(S, 1, -1, 0, 1, True)) == []
+    assert client.have("a", Have(S, 1, -1, 0, 2)) == []
+
+
+def test_only_what_continues_the_history_is_delivered():
+    client, _ = begun()
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 4, (9,))) == []
+    assert client.drawn("b", Drawn(S, 1, -1, 0, 3, (9,))) == []
+    assert client.drawn("a", Drawn(S, 0, -1, 0, 3, (9,))) == []
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 3, (9,))) == [Deliver(3, 9)]
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 3, (9,))) == []
+    assert client.history == [1, 2, 3, 9]
+
+
+def test_an_answer_ends_at_its_goal_whatever_the_head_says():
+    client, _ = begun(count=2)
+    client.drawn("a", Drawn(S, 1, -1, 0, 3, (9,)))
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 4, (9,))) == [Deliver(4, 9, finish="length")]
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 5, (9,))) == []
+
+
+def test_a_repair_keeps_all_but_the_last_token_and_a_cut_keeps_less():
+    client, _ = begun()
+    client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 8)))
+    (send,) = client.open(ROUTE)
+    assert send.message.starts == ((1, 0), (2, 4)) and send.message.emit_from == 5
+    client.cut(4)
+    client.begin((5, 6), Sampling(), 4)
+    (send,) = client.open(ROUTE)
+    assert send.message.starts == ((1, 0), (3, 4))
+
+
+def test_a_long_conversation_does_not_grow_its_open_and_never_claims_too_much():
+    client, _ = begun()
+    everything = {1: 0}
+    for turn in range(100):
+        client.begin((turn,), Sampling(), 1)
+        (send,) = client.open(ROUTE)
+        everything[send.message.chain] = send.message.starts[-1][1]
+    starts = send.message.starts
+    assert len(starts) <= PAST
+    for last in range(1, 101):
+        claimed = min(start for chain, start in starts if chain > last)
+        assert claimed <= min(start for chain, start in everything.items() if chain > last)
+
+
+def test_credit_is_topped_up_once_half_is_used():
+    client, opened = begun(count=100, credit=8)
+    assert opened.until == 11
+    grants = []
+    for position in range(3, 13):
+        effects = client.drawn("a", Drawn(S, 1, -1, 0, position, (1,)))
+        grants += [effect.message for effect in effects if isinstance(effect, Send)]
+    assert grants == [Grant(S, 1, 0, 15), Grant(S, 1, 0, 19)]
+
+
+def test_a_cut_halts_the_ring():
+    client, _ = begun()
+    assert client.cut(3) == [Send("a", Grant(S, 1, 0, 0))]
+
+
+def test_broken_chains_ask_for_a_new_route_once_they_are_ours():
+    client, _ = begun()
+    assert client.broken("a", Broken(S, 1, -1, 1, "lost")) == [Reroute(1, "b", "lost", "")]
+    assert client.broken("a", Broken(S, 0, -1, 1, "lost")) == []
+    assert client.broken("b", Broken(S, 1, -1, 1, "lost")) == []
+    assert client.broken("a", Broken(S, 1, -1, 7, "lost")) == []
+    assert client.lost("b") == [] and client.lost("a") == [Reroute(0, "a", "lost", "")]

@@ -1,0 +1,192 @@
+"""The hop's rule, one guard at a time. `test_sessions` shows that together they keep the tokens; here each is seen to do its part."""
+
+from __future__ import annotations
+
+import struct
+
+from swarm.core import CLIENT, Hop, Sampling
+from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
+from swarm.machines.hop import HopLimits, HopSession
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Step
+
+S = b"s" * 16
+ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
+
+
+def order(to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None) -> Open:
+    return Open(S, chain, to, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route)
+
+
+def rows(*values: float) -> Blob:
+    return Blob("float32", 1, memoryview(struct.pack(f"{len(values)}f", *values)))
+
+
+def opened(to: int, limits: HopLimits = HopLimits(), **kwargs) -> HopSession:
+    hop = HopSession(S, limits)
+    hop.open(order(to, **kwargs), now=0)
+    return hop
+
+
+def run(hop: HopSession, effects) -> list:
+    """Answer every Compute at once, as an engine would; returns the effects that follow."""
+    out = []
+    for effect in effects:
+        if isinstance(effect, Compute):
+            produced = None if hop.is_last else rows(*[1.0] * len(effect.tokens))
+            draws = [Draw(effect.start + at + 1, 7) for at in effect.draw]
+            out += hop.finished(effect.serial, produced, draws, 5)
+    return out
+
+
+def sent(effects, kind):
+    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
+
+
+def test_open_answers_the_predecessor_and_travels_on():
+    effects = HopSession(S).open(order(1), now=0)
+    assert sent(effects, Have) == [Have(S, 1, 0, 0, 0, True)]
+    (onward,) = sent(effects, Open)
+    assert onward.to == 2 and onward.route == ROUTE
+    assert [effect.peer for effect in effects if isinstance(effect, Send)] == ["a", "c"]
+
+
+def test_a_lower_chain_is_dropped_and_the_same_one_answered_again():
+    hop = opened(1, chain=5, starts=((5, 0),))
+    assert hop.open(order(1, chain=4), now=0) == []
+    again = hop.open(order(1, chain=5), now=0)
+    assert sent(again, Have) and not sent(again, Open)
+
+
+def test_only_frames_of_the_predecessor_count():
+    hop = opened(1)
+    step = Step(S, 1, 1, 0, 0, (4,), rows(1))
+    assert hop.step("stranger", step, 0) == []
+    assert hop.step("c", step, 0) == []
+    assert any(isinstance(effect, Compute) for effect in hop.step("a", step, 0))
+
+
+def test_a_late_frame_of_an_older_draft_is_dropped_even_where_it_would_fit():
+    hop = opened(1)
+    run(hop, hop.step("a", Step(S, 1, 1, 1, 0, (4,), rows(1)), 0))
+    assert hop.step("a", Step(S, 1, 1, 0, 1, (9,), rows(2)), 0) == []
+    assert hop.tokens == [4]
+
+
+def test_a_higher_draft_cuts_to_its_start_and_keeps_jobs_below_it():
+    hop = opened(1)
+    first = hop.step("a", Step(S, 1, 1, 0, 0, (4,), rows(1)), 0)
+    hop.step("a", Step(S, 1, 1, 0, 1, (5,), rows(1)), 0)
+    effects = hop.step("a", Step(S, 1, 1, 1, 1, (6,), rows(1)), 0)
+    assert Truncate(1) in effects and hop.tokens == [4, 6]
+    run(hop, first)
+    assert hop.computed == 1
+
+
+def test_a_gap_is_asked_for_once_and_overlap_is_cut_off():
+    hop = opened(1)
+    assert sent(hop.step("a", Step(S, 1, 1, 0, 2, (6,), rows(1)), 0), Have) == [Have(S, 1, 0, 0, 0, True)]
+    assert hop.step("a", Step(S, 1, 1, 0, 3, (7,), rows(1)), 0) == []
+    hop.step("a", Step(S, 1, 1, 0, 0, (4, 5), rows(1, 1)), 0)
+    assert hop.step("a", Step(S, 1, 1, 0, 0, (4,), rows(1)), 0) == []
+    (job,) = hop.step("a", Step(S, 1, 1, 0, 1, (5, 6), rows(1, 2)), 0)
+    assert job.start == 2 and job.tokens == (6,) and bytes(job.hidden.data) == struct.pack("f", 2)
+
+
+def test_a_step_beyond_the_reservation_is_dropped():
+    assert opened(1, limit=4).step("a", Step(S, 1, 1, 0, 0, (1, 2, 3, 4, 5), rows(1, 1, 1, 1, 1)), 0) == []
+
+
+def test_forwarding_waits_for_the_successor_begins_where_it_says_and_respects_the_window():
+    hop = opened(1, HopLimits(chunk=2, window=4))
+    assert sent(run(hop, hop.step("a", Step(S, 1, 1, 0, 0, tuple(range(8)), rows(*range(8))), 0)), Step) == []
+    steps = sent(hop.have("c", Have(S, 1, 1, 0, 1, True)), Step)
+    assert [(step.start, len(step.tokens)) for step in steps] == [(1, 2), (3, 2)]
+    steps = sent(hop.have("c", Have(S, 1, 1, 0, 3)), Step)
+    assert [(step.start, len(step.tokens)) for step in steps] == [(5, 2)]
+
+
+def test_outputs_gone_from_the_journal_are_asked_of_the_predecessor():
+    hop = opened(1, HopLimits(journal_bytes=8))
+    for position in range(6):
+        run(hop, hop.step("a", Step(S, 1, 1, 0, position, (position,), rows(1)), 0))
+    effects = hop.have("c", Have(S, 1, 1, 0, 1, True))
+    assert effects == [Truncate(1), Send("a", Have(S, 1, 0, 0, 1, True))]
+
+
+def test_the_past_that_holds_depends_on_when_the_hop_last_took_part():
+    for last, kept in [(1, 2), (3, 5)]:
+        hop = HopSession(S)
+        hop.open(order(1, chain=last, starts=((last, 0),)), now=0)
+        run(hop, hop.step("a", Step(S, last, 1, 0, 0, tuple(range(8)), rows(*range(8))), 0))
+        effects = hop.open(order(1, chain=4, starts=((2, 2), (4, 5))), now=0)
+        assert sent(effects, Have)[0].length == kept
+
+
+def test_the_head_draws_from_emit_from_on_and_says_why_it_ends():
+    head = opened(2, emit_from=3, limit=5)
+    effects = run(head, head.step("b", Step(S, 1, 2, 0, 0, (1, 2, 3), rows(1, 1, 1)), 0))
+    (drawn,) = sent(effects, Drawn)
+    assert (drawn.to, drawn.start, drawn.tokens, drawn.finish) == (0, 3, (7,), None)
+    (drawn,) = sent(run(head, head.step("b", Step(S, 1, 2, 0, 3, (7,), rows(1)), 0)), Drawn)
+    assert (drawn.start, drawn.finish) == (4, "length")
+
+
+def test_a_stop_token_ends_the_ring():
+    head = opened(2, emit_from=1, sampling=Sampling(stop_ids=(7,)))
+    (drawn,) = sent(run(head, head.step("b", Step(S, 1, 2, 0, 0, (1,), rows(1)), 0)), Drawn)
+    assert drawn.finish == "stop"
+    first = opened(0)
+    first.step("client", Step(S, 1, 0, 0, 0, (1,)), 0)
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 1, (7,), "stop"), 0)
+    assert [type(effect) for effect in effects] == [Send] and effects[0].peer == "client"
+    assert first.grant("client", Grant(S, 1, 0, 50), 0) == []
+
+
+def test_a_draw_asked_under_an_older_order_is_not_sent_again():
+    """Tokens delivered before a repair are forced: the head must not draw them, even from a job that was asked to."""
+    head = opened(2, emit_from=2)
+    jobs = head.step("b", Step(S, 1, 2, 0, 0, (1, 2, 7, 8), rows(1, 1, 1, 1)), 0)
+    head.open(order(2, chain=2, starts=((1, 0), (2, 4)), emit_from=5), now=0)
+    assert sent(run(head, jobs), Drawn) == []
+
+
+def test_behind_a_wrong_guess_the_head_is_silent_until_it_is_taken_back():
+    head = opened(2, emit_from=1)
+    (drawn,) = sent(run(head, head.step("b", Step(S, 1, 2, 0, 0, (1, 9, 9), rows(1, 1, 1)), 0)), Drawn)
+    assert drawn.start == 1
+    assert sent(run(head, head.step("b", Step(S, 1, 2, 0, 3, (9,), rows(1)), 0)), Drawn) == []
+    (drawn,) = sent(run(head, head.step("b", Step(S, 1, 2, 1, 1, (7,), rows(1)), 0)), Drawn)
+    assert (drawn.draft, drawn.start) == (1, 2)
+
+
+def test_the_first_hop_starts_the_next_step_only_on_credit():
+    first = opened(0, until=1)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1,)), 0))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 1, (5,)), 0)
+    assert sent(effects, Drawn)[0].to == CLIENT and first.accepted == 1
+    assert first.drawn("b", Drawn(S, 1, 0, 0, 2, (6,)), 0) == []
+    assert first.grant("stranger", Grant(S, 1, 0, 9), 0) == []
+    (job,) = first.grant("client", Grant(S, 1, 0, 9), 0)
+    assert (job.start, job.tokens) == (1, (5,))
+
+
+def test_bad_news_and_lost_successors_travel_back():
+    hop = opened(1)
+    assert sent(hop.lost("c"), Broken) == [Broken(S, 1, 0, 2, "lost", "")]
+    assert hop.lost("a") == []
+    assert sent(hop.broken("c", Broken(S, 1, 1, 2, "overloaded", "full")), Broken) == [Broken(S, 1, 0, 2, "overloaded", "full")]
+    assert hop.broken("a", Broken(S, 1, 1, 2, "overloaded", "full")) == []
+
+
+def test_leases_are_renewed_along_the_chain_and_run_out():
+    hop = opened(1)
+    assert hop.tick(29.9) == []
+    assert sent(hop.keep("a", Keep(S, 1, 1), 20.0), Keep) == [Keep(S, 1, 2)]
+    assert hop.tick(49.9) == []
+    assert hop.tick(50.0) == [Forget("lease ran out")]
+
+
+def test_close_travels_on_and_only_from_the_predecessor():
+    hop = opened(1)
+    assert hop.close("c", Close(S, 1, 1)) == []
+    assert hop.close("a", Close(S, 1, 1)) == [Send("c", Close(S, 1, 2)), Forget("closed")]
