@@ -49,6 +49,7 @@ class ClientSession:
 
     def open(self, route: Sequence[Hop]) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The last token is always fed again, so that the head draws."""
+        dismissed = self._dismiss(route)
         self.route = tuple(route)
         self.chain += 1
         start = min(self._valid, len(self.history) - 1)
@@ -73,7 +74,7 @@ class ClientSession:
             sampling=self._sampling,
             route=self.route,
         )
-        return [self._to_first(order)]
+        return [self._to_first(order), *dismissed]
 
     def cut(self, length: int) -> list[Effect]:
         """End the turn at `length` tokens, dropping what overshot, and halt the ring."""
@@ -138,6 +139,12 @@ class ClientSession:
         return [Reroute(0, peer, "lost", "")]
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _dismiss(self, route: Sequence[Hop]) -> list[Effect]:
+        """A first hop that is no longer needed hears it from us; every other one from its predecessor."""
+        if not self.route or any((hop.peer, hop.span) == (self.route[0].peer, self.route[0].span) for hop in route):
+            return []
+        return [Send(self.route[0].peer, Close(self.session, self.chain, 0))]
 
     def _credit_end(self) -> int:
         """Positions below it may be started; the last token wanted is drawn from position goal − 2."""

@@ -119,6 +119,7 @@ class HopSession:
         if order.chain == self.epoch.chain:
             return [self._have(resend=True)]
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
+        dismissed = self._dismiss(order)
         self._order = order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
@@ -127,7 +128,7 @@ class HopSession:
         effects.append(self._have(resend=True))
         if not self.is_last:
             effects.append(self._to_next(_readdressed(order, self.index + 1)))
-        return effects
+        return effects + dismissed
 
     def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
         """Tokens, and off the first hop activations, from our predecessor."""
@@ -248,6 +249,15 @@ class HopSession:
         return self._truncate(length)
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _dismiss(self, order: Open) -> list[Effect]:
+        """Tell our old successor that it is not needed any more, so that it need not wait for its lease to run out."""
+        if self._order is None or self.is_last:
+            return []
+        old = self.route[self.index + 1]
+        if any((hop.peer, hop.span) == (old.peer, old.span) for hop in order.route):
+            return []
+        return [Send(old.peer, Close(self.session, self.epoch.chain, self.index + 1))]
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []

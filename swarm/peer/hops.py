@@ -74,11 +74,13 @@ class HopRoom:
         clock: Callable[[], float],
         verify: Callable[[PeerId, bytes, bytes], bool],
         limits: HopLimits = HopLimits(),
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
+        self._changed = changed
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
 
     @property
@@ -242,3 +244,4 @@ class HopRoom:
             self.ledger.release(key)
         if not hops:
             self._hops.pop(key.session, None)
+            self._changed()

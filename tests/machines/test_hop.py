@@ -190,3 +190,10 @@ def test_close_travels_on_and_only_from_the_predecessor():
     hop = opened(1)
     assert hop.close("c", Close(S, 1, 1)) == []
     assert hop.close("a", Close(S, 1, 1)) == [Send("c", Close(S, 1, 2)), Forget("closed")]
+
+
+def test_a_successor_that_is_no_longer_needed_is_told_so():
+    hop = opened(1)
+    spare = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("d", 4, 6))
+    assert Send("c", Close(S, 1, 2)) in hop.open(order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
+    assert sent(hop.open(order(1, chain=3, starts=((1, 0), (3, 0)), route=spare), now=0), Close) == []

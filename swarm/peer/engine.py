@@ -1,0 +1,216 @@
+"""The engine of a peer: schedule, run, send. One compute thread does all tensor work; the event loop stays free for the network.
+
+Knows the span model, caches and the sampler. Does not know what a chain is: it gets jobs with a key and gives results back under that key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from swarm.core import Sampling
+from swarm.machines.effects import Compute, Draw
+from swarm.peer.hops import HopKey
+from swarm.peer.schedule import Waiting, schedule
+from swarm.wire import Blob, Open
+
+if TYPE_CHECKING:
+    from swarm.model.cache import KVCache
+    from swarm.model.span import SpanModel
+
+log = logging.getLogger(__name__)
+
+
+class Results(Protocol):
+    def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None: ...
+
+    def failed(self, key: HopKey, detail: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to."""
+
+    sampling: Sampling
+    cache: KVCache
+    queue: deque[Compute | int] = field(default_factory=deque)
+    arrived: int = 0
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    key: HopKey
+    serial: int
+    rows: Blob | None = None
+    draws: tuple[Draw, ...] = ()
+    micros: int = 0
+    error: str = ""
+
+
+class Engine:
+    """Implements `hops.HopEngine`. `run()` is its one task; give it a parent."""
+
+    def __init__(self, model: SpanModel, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.model = model
+        self.results: Results | None = None
+        self.steps = 0
+        self.tokens = 0
+        self._clock = clock
+        self._slots: dict[HopKey, _Slot] = {}
+        self._arrivals = 0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
+
+    # --- HopEngine --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def open(self, key: HopKey, order: Open) -> None:
+        slot = self._slots.get(key)
+        if slot is None:
+            self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop))
+        else:
+            slot.sampling = order.sampling
+
+    def submit(self, key: HopKey, job: Compute) -> None:
+        slot = self._slots[key]
+        if not any(isinstance(entry, Compute) for entry in slot.queue):
+            self._arrivals += 1
+            slot.arrived = self._arrivals
+        slot.queue.append(job)
+        self._wake.set()
+
+    def truncate(self, key: HopKey, length: int) -> None:
+        queue = self._slots[key].queue
+        while queue and isinstance(queue[-1], Compute) and queue[-1].start >= length:
+            queue.pop()
+        queue.append(length)
+
+    def free(self, key: HopKey) -> None:
+        if (slot := self._slots.pop(key, None)) is not None:
+            slot.gone = True
+            slot.queue.clear()
+
+    # --- the loop ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while round_ := schedule(self._waiting()):
+                    for keys in round_:
+                        batch = self._take(keys)
+                        self._report(await loop.run_in_executor(self._thread, self._execute, batch))
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        return any(slot.queue for slot in self._slots.values())
+
+    def _waiting(self) -> list[Waiting[HopKey]]:
+        waiting = []
+        for key, slot in self._slots.items():
+            job = next((entry for entry in slot.queue if isinstance(entry, Compute)), None)
+            if job is not None:
+                waiting.append(Waiting(key, key.start, key.stop, len(job.tokens), slot.arrived))
+        return waiting
+
+    def _take(self, keys: Sequence[HopKey]) -> list[tuple[HopKey, _Slot, list[int], Compute]]:
+        """Pop each hop's oldest job, and the cuts before it. A hop that went meanwhile is skipped."""
+        batch = []
+        for key in keys:
+            slot = self._slots.get(key)
+            cuts: list[int] = []
+            while slot is not None and slot.queue:
+                entry = slot.queue.popleft()
+                if isinstance(entry, Compute):
+                    batch.append((key, slot, cuts, entry))
+                    self._arrivals += 1
+                    slot.arrived = self._arrivals
+                    break
+                cuts.append(entry)
+        return batch
+
+    def _report(self, done: Sequence[_Done]) -> None:
+        for result in done:
+            if result.key not in self._slots or self.results is None:
+                continue
+            if result.error:
+                self.results.failed(result.key, result.error)
+            else:
+                self.results.finished(result.key, result.serial, result.rows, result.draws, result.micros)
+
+    # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
+
+    def _execute(self, batch: Sequence[tuple[HopKey, _Slot, list[int], Compute]]) -> list[_Done]:
+        """Run one group. A row that cannot be run fails alone: the others get another try without it."""
+        began = self._clock()
+        ready = []
+        done: list[_Done] = []
+        for key, slot, cuts, job in batch:
+            try:
+                for length in cuts:
+                    slot.cache.truncate(length)
+                ready.append((key, slot, job, self._row(slot, job)))
+            except Exception as error:  # whatever a stranger's rows provoke stays this session's trouble
+                log.debug("a row could not be prepared", exc_info=True)
+                done.append(_Done(key, job.serial, error=repr(error)))
+        if not ready:
+            return done
+        try:
+            done += self._run(ready, began)
+        except Exception as error:
+            if len(ready) == 1:
+                log.debug("a row could not be run", exc_info=True)
+                return [*done, _Done(ready[0][0], ready[0][2].serial, error=repr(error))]
+            for key, slot, job, _ in ready:
+                slot.cache.truncate(job.start)
+                done += self._execute([(key, slot, [], job)])
+        return done
+
+    def _row(self, slot: _Slot, job: Compute):
+        from swarm.model.blobs import from_blob
+        from swarm.model.span import Row
+
+        hidden = None if job.hidden is None else from_blob(job.hidden, device=self.model.device, dtype=self.model.dtype)
+        return Row(slot.cache, job.start, job.tokens, hidden, job.draw)
+
+    def _run(self, ready, began: float) -> list[_Done]:
+        from swarm.model.blobs import to_blob
+
+        start, stop = ready[0][0].start, ready[0][0].stop
+        outputs = self.model.run(start, stop, [row for *_, row in ready])
+        is_head = stop == self.model.components
+        draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
+        blobs = [None] * len(ready) if is_head else [to_blob(output) for output in outputs]
+        self.steps += 1
+        self.tokens += sum(len(job.tokens) for _, _, job, _ in ready)
+        micros = round((self._clock() - began) * 1e6)
+        return [_Done(key, job.serial, blob, tuple(drawn), micros) for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
+
+    def _draw(self, ready, outputs) -> list[list[Draw]]:
+        """Draw every token that was asked for, all sessions in one go."""
+        import torch
+
+        from swarm.model.sampling import DrawRequest, draw
+
+        requests, owners = [], []
+        for at, (_, slot, job, _) in enumerate(ready):
+            for offset in job.draw:
+                history = (*job.history, *job.tokens[: offset + 1]) if slot.sampling.repetition_penalty != 1 else ()
+                requests.append(DrawRequest(slot.sampling, job.start + offset + 1, history))
+                owners.append(at)
+        drawn: list[list[Draw]] = [[] for _ in ready]
+        if requests:
+            logits_KV = torch.cat([output for output, (_, _, job, _) in zip(outputs, ready, strict=True) if job.draw])
+            for owner, request, token in zip(owners, requests, draw(logits_KV, requests), strict=True):
+                drawn[owner].append(Draw(request.position, token.token, token.logprobs))
+        return drawn

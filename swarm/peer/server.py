@@ -1,0 +1,179 @@
+"""A serving node: a hop room, an engine, and the loops that tell the swarm about them. Does not know which network it is on, nor how its model was loaded.
+
+Owns the tasks of everything below it; whoever runs `serve` owns those of the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.core import PeerId
+from swarm.errors import PeerLost, RemoteError
+from swarm.machines.hop import HopLimits
+from swarm.machines.ledger import CacheLedger
+from swarm.peer.engine import Engine
+from swarm.peer.hops import HopRoom, Offer
+from swarm.ports import Directory, Links
+from swarm.wire import VERSION, Announcement
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_EVERY = 8.0
+"""Seconds. A record lives 25 s, so that two lost renewals in a row do not hide a peer."""
+
+MEASURE_EVERY = 30.0
+MEASURED_PEERS = 20
+"""Round trips to about twenty peers, beside the means of whole regions, cost a route 0.3 to 2.6 % against knowing every latency (routing.md, section 2)."""
+
+TICK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a peer says of itself and does not change while it serves. Costs as in `wire.Announcement`."""
+
+    model: str
+    config_hash: str
+    addrs: tuple[str, ...]
+    decode: float
+    prefill: float
+    head_weight: float
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A line for the person who serves."""
+
+    state: str
+    sessions: int
+    tokens: int
+    steps: int
+    free_tokens: int
+    peers: int
+
+
+class Peer:
+    def __init__(
+        self,
+        links: Links,
+        directory: Directory,
+        engine: Engine,
+        offer: Offer,
+        about: About,
+        *,
+        cache_tokens: int,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        verify: Callable[[PeerId, bytes, bytes], bool],
+        seed: int = 0,
+        limits: HopLimits = HopLimits(),
+    ) -> None:
+        self.state = "joining"
+        self._links, self._directory, self._engine, self._offer, self._about = links, directory, engine, offer, about
+        self._clock, self._wall, self._random = clock, wall, random.Random(seed)
+        self._ledger = CacheLedger(cache_tokens, offer.layers)
+        self._emptied = asyncio.Event()
+        self.room = HopRoom(links, engine, offer, self._ledger, clock=clock, verify=verify, limits=limits, changed=self._emptied.set)
+        self._sequence = 0
+        self._rtts: dict[PeerId, float] = {}
+        self._known = 0
+        engine.results = self.room
+        links.subscribe(self.room.receive, self.room.lost)
+
+    def status(self) -> Status:
+        return Status(self.state, self.room.sessions, self._engine.tokens, self._engine.steps, self._ledger.free_tokens, self._known)
+
+    async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Announce and answer until cancelled. `ready` is called once, when the swarm can see us."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._engine.run(), name="engine")
+            tasks.create_task(self._tick(), name="leases")
+            self.state = "online"
+            await self.announce()
+            ready()
+            tasks.create_task(self._keep_announcing(), name="announce")
+            tasks.create_task(self._keep_measuring(), name="measure")
+
+    async def drain(self, patience: float) -> bool:
+        """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind."""
+        self.state = "leaving"
+        self.room.leave()
+        try:
+            async with asyncio.timeout(patience):
+                await self.announce()
+                while self.room.sessions:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+        except TimeoutError:
+            log.info("%d sessions were still here when patience ran out", self.room.sessions)
+        return self.room.sessions == 0
+
+    async def announce(self) -> None:
+        self._sequence += 1
+        about = self._about
+        record = Announcement(
+            version=VERSION,
+            peer=self._links.peer,
+            addrs=about.addrs,
+            model=about.model,
+            config_hash=about.config_hash,
+            revision=self._offer.revision,
+            numerics=self._offer.numerics,
+            components=self._offer.components,
+            spans=tuple((span.start, span.stop) for span in self._offer.spans),
+            decode=about.decode,
+            prefill=about.prefill,
+            cache_tokens=self._ledger.tokens,
+            free_tokens=max(self._ledger.free_tokens, 0),
+            max_length=self._offer.max_length,
+            state=self.state,
+            sequence=self._sequence,
+            time=self._wall(),
+            name=about.name,
+            sessions=self.room.sessions,
+            head_weight=about.head_weight,
+            rtts=self._rtts,
+        )
+        await self._directory.announce(record)
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_EVERY)
+            try:
+                await self.announce()
+            except RemoteError as error:
+                log.warning("could not renew our announcement: %s", error)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self.room.tick()
+
+    async def _keep_measuring(self) -> None:
+        """Round trips to some peers of our model, so that whoever plans a route knows the distances between us."""
+        while True:
+            try:
+                records = await self._directory.read(self._about.config_hash)
+            except RemoteError as error:
+                log.info("could not read the directory: %s", error)
+                records = []
+            others = {record.peer: record for record in records if record.peer != self._links.peer and record.state == "online"}
+            self._known = len(others)
+            chosen = self._random.sample(sorted(others), min(MEASURED_PEERS, len(others)))
+            for peer in chosen:
+                self._links.learn(peer, others[peer].addrs)
+            measured = await asyncio.gather(*(self._measure(peer) for peer in chosen))
+            self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
+            await asyncio.sleep(MEASURE_EVERY)
+
+    async def _measure(self, peer: PeerId) -> float | None:
+        """The least of three: a busy moment makes a round trip longer, nothing makes it shorter."""
+        try:
+            return min([await self._links.measure(peer) for _ in range(3)])
+        except PeerLost:
+            return None

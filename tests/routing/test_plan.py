@@ -1,0 +1,313 @@
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.core import Hop, Span, check_cover
+from swarm.errors import MissingLayers, UsageError
+from swarm.routing import PeerView, Request, choose_class, plan, repair
+from swarm.routing.cover import cheapest_ring
+from tests.routing.worlds import brute_force, expected, layer_dp, owners, swarm
+
+SEEDS = range(60)
+
+
+def request_of(rng: random.Random, components: int, **more) -> Request:
+    rtts = {f"peer{n:04}": rng.uniform(0.001, 0.3) for n in range(6) if rng.random() < 0.5}
+    return Request(components, prompt=rng.choice([1, 30, 2000]), output=rng.choice([0, 1, 200]), source_rtts=rtts, **more)
+
+
+def own_ends(kind: str, components: int) -> tuple[Span, ...]:
+    embed, head = Span(0, 1), Span(components - 1, components)
+    return {"none": (), "embed": (embed,), "head": (head,), "both": (embed, head)}[kind]
+
+
+@pytest.mark.parametrize("own", ["none", "embed", "head", "both"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_route_is_the_cheapest_of_all_covers(seed, own):
+    rng = random.Random(seed)
+    components = rng.randint(3, 6)
+    peers = swarm(rng, rng.randint(1, 6), components, spans=rng.choice([1, 1, 2]))
+    request = request_of(rng, components, source="client", own=own_ends(own, components))
+    route = plan(peers, request)
+    fixed = {c: "client" for span in request.own for c in range(span.start, span.stop)}
+    assert route.cost == pytest.approx(brute_force(peers, request, fixed), rel=1e-9, abs=1e-9)
+    assert route.cost == pytest.approx(expected(owners(route), peers, request), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_in_larger_swarms_it_equals_the_plain_layer_dp(seed):
+    rng = random.Random(seed)
+    components = rng.choice([12, 24])
+    peers = swarm(rng, 30, components, known=rng.choice([0.0, 0.1, 0.5, 1.0]), spans=rng.choice([1, 3]))
+    request = request_of(rng, components)
+    assert plan(peers, request).cost == pytest.approx(layer_dp(peers, request), rel=1e-9)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(2, 8))
+@settings(max_examples=100, deadline=None)
+def test_a_route_uses_only_who_may_serve_what_it_holds(rng, count, components):
+    peers = [
+        replace(view, state=rng.choice([*["online"] * 3, "joining", "leaving"]), free_tokens=rng.choice([99, 100]), max_length=rng.choice([99, 999]))
+        for view in swarm(rng, count, components, holes=True)
+    ]
+    request = request_of(rng, components, tokens_needed=rng.choice([1, 100]), exclude=frozenset(view.peer for view in peers if rng.random() < 0.2))
+    fit = {
+        view.peer: view
+        for view in peers
+        if view.state == "online" and view.peer not in request.exclude and min(view.free_tokens, view.max_length) >= request.tokens_needed
+    }
+    covered = {c for view in fit.values() for span in view.spans for c in range(span.start, span.stop)}
+    try:
+        route = plan(peers, request)
+    except MissingLayers as error:
+        assert {c for span in error.spans for c in range(span.start, span.stop)} == set(range(components)) - covered != set()
+        return
+    check_cover(route.hops, components)
+    assert len(covered) == components
+    assert all(fit[hop.peer].holds(hop.span) and hop.addrs == fit[hop.peer].addrs for hop in route.hops)
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 6), st.integers(2, 8), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_reading_does_not_change_the_route(rng, count, components, alike):
+    peers = swarm(rng, count, components)
+    if alike:
+        peers = [replace(view, decode=0.01, prefill=0.001, head_weight=1.0, rtts={}) for view in peers]
+    request = request_of(rng, components)
+    shuffled = rng.sample(peers, len(peers))
+    assert plan(shuffled, request) == plan(peers, request)
+    assert choose_class(shuffled, None, components) == ("", "")
+
+
+def test_ties_fall_to_the_lowest_peer_id_and_the_fewest_hops():
+    peers = [PeerView(peer, spans=(Span(0, 4), Span(4, 8))) for peer in ("c", "a", "b")]
+    assert plan(peers, Request(8)).hops == (Hop("a", 0, 8),)
+
+
+def test_one_peer_may_be_several_hops():
+    peers = [PeerView("a", spans=(Span(0, 2), Span(4, 6)), decode=0.001), PeerView("b", spans=(Span(1, 5),), decode=1.0)]
+    assert plan(peers, Request(6)).hops == (Hop("a", 0, 2), Hop("b", 2, 4), Hop("a", 4, 6))
+
+
+def test_a_span_is_entered_and_left_in_the_middle():
+    near = {"a": 0.002, "b": 0.002, "c": 0.002}
+    peers = [
+        PeerView("a", spans=(Span(0, 6),), decode=0.02, rtts=near),
+        PeerView("b", spans=(Span(2, 8),), decode=0.001, rtts=near),
+        PeerView("c", spans=(Span(5, 12),), decode=0.01, rtts=near),
+    ]
+    assert plan(peers, Request(12)).hops == (Hop("a", 0, 2), Hop("b", 2, 8), Hop("c", 8, 12))
+
+
+def test_the_way_back_counts():
+    """Two heads: the nearer one to the middle is far from the first hop."""
+    peers = [
+        PeerView("first", spans=(Span(0, 4),), rtts={"far": 0.2, "near": 0.02}),
+        PeerView("far", spans=(Span(4, 8),), rtts={"first": 0.2}),
+        PeerView("near", spans=(Span(4, 8),), decode=0.011, rtts={"first": 0.02}),
+    ]
+    assert [hop.peer for hop in plan(peers, Request(8)).hops] == ["first", "near"]
+
+
+def test_the_client_that_keeps_everything_asks_nobody():
+    route = plan([], Request(4, source="me", own=(Span(0, 4),)))
+    assert route.hops == (Hop("me", 0, 4),) and route.cost == 0
+
+
+def test_predictions_and_their_explanation():
+    peers = [
+        PeerView("12D3KooWaaaaaaaa", spans=(Span(0, 3),), decode=0.010, prefill=0.001, rtts={"12D3KooWbbbbbbbb": 0.040}),
+        PeerView("12D3KooWbbbbbbbb", spans=(Span(3, 6),), decode=0.020, prefill=0.002, head_weight=2.0),
+    ]
+    route = plan(peers, Request(6, prompt=10, output=100, source_rtts={"12D3KooWaaaaaaaa": 0.030}))
+    assert route.compute == pytest.approx((0.0205, 0.080)) and route.network == pytest.approx((0.020, 0.020))
+    assert [leg.prefill for leg in route.legs] == pytest.approx([0.00205, 0.004])
+    assert route.approach == pytest.approx(0.030)
+    assert route.cost == pytest.approx(0.030 + 10 * (0.00205 + 0.004) + 100 * (0.0205 + 0.040) + 101 * 0.040 + 101 * 0.040)
+    assert route.explain() == [
+        "hop 0  …aaaaaaaa  layers 0:2     20.50 ms compute     20.00 ms to the next hop",
+        "hop 1  …bbbbbbbb  layers 2:4     80.00 ms compute     20.00 ms to the first hop",
+        "ring of 2: 140.50 ms per token predicted, 7.1 tokens/s",
+    ]
+
+
+def test_a_relay_of_one_layer_is_found_where_links_break_the_triangle_inequality():
+    """Where breakpoints alone would not look: `relay` begins before and ends after the layer at which passing through it is cheapest."""
+    near, far = 0.001, 1.0
+    peers = [
+        PeerView("a", spans=(Span(0, 6),), rtts={"b": far, "relay": near}),
+        PeerView("b", spans=(Span(6, 10),)),
+        PeerView("relay", spans=(Span(0, 10),), decode=0.1, rtts={"b": near}),
+    ]
+    route = plan(peers, Request(10))
+    assert route.cost == pytest.approx(layer_dp(peers, Request(10)), rel=1e-9)
+    assert "relay" in [hop.peer for hop in route.hops]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"free_tokens": 10}, "without free cache space for 64 positions"),
+        ({"max_length": 10}, "whose limit is below the 64 positions needed"),
+        ({"state": "leaving"}, "that are leaving"),
+        ({"state": "joining"}, "that are still joining"),
+        ({"peer": "gone"}, "that have just failed or refused"),
+    ],
+)
+def test_missing_layers_says_why_those_who_hold_them_are_out(change, reason):
+    peers = [PeerView("a", spans=(Span(0, 5),)), replace(PeerView("b", spans=(Span(3, 9),)), **change), PeerView("c", spans=(Span(9, 10),))]
+    with pytest.raises(MissingLayers) as caught:
+        plan(peers, Request(10, tokens_needed=64, exclude=frozenset({"gone"})))
+    assert str(caught.value).startswith(f"layers 4:8 are served only by peers {reason}; try again later")
+    assert caught.value.spans == (Span(5, 9),) and caught.value.layers == "4:8"
+
+
+def test_missing_layers_names_every_hole():
+    with pytest.raises(MissingLayers) as caught:
+        plan([PeerView("a", spans=(Span(1, 3), Span(5, 9)))], Request(10))
+    assert str(caught.value).startswith("layers embed,2:4,head are served by nobody; start a peer for them (swarm-serve")
+    assert caught.value.spans == (Span(0, 1), Span(3, 5), Span(9, 10)) and caught.value.layers == "embed,2:4,head"
+    with pytest.raises(MissingLayers, match="layers 0:8 are served by nobody"):
+        plan([], Request(10))
+
+
+def test_misuse_is_a_value_error():
+    with pytest.raises(ValueError, match="choose_class"):
+        plan([PeerView("a", spans=(Span(0, 4),), numerics="x"), PeerView("b", spans=(Span(0, 4),), numerics="y")], Request(4))
+    with pytest.raises(ValueError, match="two views"):
+        plan([PeerView("a", spans=(Span(0, 4),))] * 2, Request(4))
+    with pytest.raises(ValueError, match="peer id"):
+        Request(4, own=(Span(0, 1),))
+    for own in [(Span(1, 2),), (Span(3, 4), Span(0, 1)), (Span(0, 5),), (Span(0, 3), Span(2, 4))]:
+        with pytest.raises(ValueError, match="ends"):
+            Request(4, source="me", own=own)
+
+
+def classes() -> list[PeerView]:
+    both = (Span(0, 4),)
+    return [
+        PeerView("a", spans=both, revision="old", numerics="float32", decode=0.02),
+        PeerView("b", spans=both, revision="new", numerics="float32", decode=0.03),
+        PeerView("c", spans=both, revision="new", numerics="bfloat16", decode=0.01),
+        PeerView("d", spans=(Span(0, 2),), revision="new", numerics="int8", decode=0.001),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("revision", "numerics", "chosen"),
+    [
+        (None, None, ("new", "bfloat16")),
+        ("new", None, ("new", "bfloat16")),
+        ("new", "float32", ("new", "float32")),
+        (None, "float32", ("old", "float32")),
+        ("old", None, ("old", "float32")),
+    ],
+)
+def test_choose_class_takes_the_cheapest_that_covers(revision, numerics, chosen):
+    assert choose_class(classes(), revision, 4, numerics) == chosen
+
+
+def test_choose_class_respects_what_the_request_needs():
+    peers = [replace(view, free_tokens=10) if view.peer == "c" else view for view in classes()]
+    assert choose_class(peers, "new", 4, request=Request(4, tokens_needed=64)) == ("new", "float32")
+
+
+def test_choose_class_says_what_is_wrong():
+    with pytest.raises(UsageError, match=r"another revision of this model \(new, old\) than yours \(mine\)"):
+        choose_class(classes(), "mine", 4)
+    with pytest.raises(UsageError, match="no peer serves this model in float16; ask for one of these: bfloat16, float32, int8"):
+        choose_class(classes(), "new", 4, "float16")
+    with pytest.raises(MissingLayers, match="layers 1:2 are served by nobody"):
+        choose_class(classes(), "new", 4, "int8")
+    with pytest.raises(MissingLayers, match="layers 0:2 are served by nobody"):
+        choose_class([], None, 4)
+
+
+# --- repair -----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", ["none", "embed", "head", "both"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_repair_is_the_cheapest_that_keeps_the_survivors(seed, own):
+    rng = random.Random(1000 + seed)
+    components = rng.randint(3, 6)
+    peers = swarm(rng, rng.randint(2, 6), components)
+    request = request_of(rng, components, source="client", own=own_ends(own, components))
+    route = plan(peers, request)
+    serving = sorted({hop.peer for hop in route.hops} - {"client"})
+    lost = set(rng.sample(serving, rng.randint(1, len(serving))))
+    left = [view for view in peers if view.peer not in lost]
+    kept = [hop for hop in route.hops if hop.peer not in lost]
+    fixed = {c: hop.peer for hop in kept for c in range(hop.start, hop.stop)}
+    best = brute_force(left, request, fixed)
+    try:
+        mended = repair(left, request, route, lost)
+    except MissingLayers:
+        assert best == float("inf")
+        return
+    assert set(kept) <= set(mended.hops) and not lost & {hop.peer for hop in mended.hops}
+    assert mended.cost == pytest.approx(best, rel=1e-9, abs=1e-9)
+    assert mended.cost == pytest.approx(expected(owners(mended), left, request), rel=1e-9, abs=1e-9)
+
+
+def chain(*names: str, spare: bool = True) -> list[PeerView]:
+    peers = [PeerView(peer, spans=(Span(2 * at, 2 * at + 2),)) for at, peer in enumerate(names)]
+    return peers + [PeerView(f"{view.peer}2", spans=view.spans, decode=0.02) for view in peers] if spare else peers
+
+
+@pytest.mark.parametrize("lost", [{"a"}, {"b"}, {"d"}, {"a", "d"}, {"a", "b"}, {"a", "c"}, {"a", "b", "c", "d"}])
+def test_holes_anywhere_are_filled_and_nothing_else_moves(lost):
+    peers = chain("a", "b", "c", "d")
+    route = plan(peers, Request(8))
+    assert [hop.peer for hop in route.hops] == ["a", "b", "c", "d"]
+    mended = repair(peers, Request(8), route, lost)
+    assert mended.hops == tuple(Hop(hop.peer + "2" * (hop.peer in lost), hop.start, hop.stop) for hop in route.hops)
+
+
+def test_a_hole_across_the_seam_is_planned_as_one():
+    """Whoever has both ends spares the way back, although it is slower than the best of either end."""
+    peers = [*chain("a", "b", "c"), PeerView("ends", spans=(Span(0, 2), Span(4, 6)), decode=0.022)]
+    route = plan(peers, Request(6, exclude=frozenset({"ends"})))
+    assert repair(peers, Request(6), route, {"a", "c"}).hops == (Hop("ends", 0, 2), Hop("b", 2, 4), Hop("ends", 4, 6))
+
+
+def test_survivors_stay_when_full_leaving_or_no_longer_announced():
+    peers = chain("a", "b", "c")
+    route = plan(peers, Request(6, tokens_needed=64))
+    later = [replace(view, free_tokens=0) if view.peer == "a" else view for view in peers if view.peer != "c"]
+    mended = repair(later, Request(6, tokens_needed=64), route, {"b"})
+    assert [hop.peer for hop in mended.hops] == ["a", "b2", "c"]
+    assert mended.compute[2] == route.compute[2] > 0
+
+
+def test_survivors_that_moved_or_are_excluded_are_replaced():
+    peers = chain("a", "b", "c")
+    route = plan(peers, Request(6))
+    later = [replace(view, spans=(Span(2, 4),)) if view.peer == "a" else view for view in peers]
+    mended = repair(later, Request(6, exclude=frozenset({"c"})), route, {"b"})
+    assert [hop.peer for hop in mended.hops] == ["a2", "b2", "c2"]
+
+
+def test_a_hole_nobody_fills_is_named_without_blaming_full_survivors():
+    peers = [replace(view, free_tokens=0) for view in chain("a", "b", "c", spare=False)]
+    route = plan(peers, Request(6))
+    with pytest.raises(MissingLayers, match="layers 1:3 are served only by peers that have just failed or refused") as caught:
+        repair(peers, Request(6, tokens_needed=64), route, {"b"})
+    assert caught.value.layers == "1:3"
+
+
+def test_a_survivor_may_take_over_part_of_a_hole_as_a_hop_of_its_own():
+    peers = [PeerView("a", spans=(Span(0, 4),)), PeerView("b", spans=(Span(2, 4),), decode=0.0001, rtts={"a": 0.0}), PeerView("c", spans=(Span(4, 6),))]
+    route = plan(peers, Request(6))
+    assert [hop.peer for hop in route.hops] == ["a", "b", "c"]
+    assert repair(peers, Request(6), route, {"b"}).hops == (Hop("a", 0, 2), Hop("a", 2, 4), Hop("c", 4, 6))
+
+
+def test_the_ring_of_the_cover_room_alone():
+    import numpy as np
+
+    work = np.array([[1.0, np.inf], [np.inf, 1.0]])
+    assert cheapest_ring(work, np.array([[0.0, 3.0], [3.0, 0.0]])) == [0, 1]

@@ -1,0 +1,88 @@
+"""Random swarms for the routing tests, and slow, obvious planners to hold the fast one against. They share no arithmetic with `swarm.routing`."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from math import inf
+
+from swarm.core import Span
+from swarm.routing import Latencies, PeerView, Request
+
+
+def name(number: int) -> str:
+    return f"peer{number:04}"
+
+
+def swarm(rng: random.Random, peers: int, components: int, *, holes: bool = False, known: float = 0.6, spans: int = 1) -> list[PeerView]:
+    """Peers with random spans, speeds and round trips; no triangle inequality, as among real ones. Without `holes` every component has a peer."""
+    held = [sorted({_span(rng, components) for _ in range(rng.randint(1, spans))}) for _ in range(peers)]
+    if not holes:
+        for component in range(components):
+            if not any(component in span for mine in held for span in mine):
+                held[rng.randrange(peers)].append(Span(component, component + 1))
+    return [
+        PeerView(
+            name(number), (f"/ip4/10.0.0.{number % 250}",), tuple(sorted(mine)), decode=rng.uniform(0.001, 0.02), prefill=rng.uniform(0.0001, 0.002),
+            head_weight=rng.uniform(0.2, 4.0),
+            rtts={name(other): rng.uniform(0.001, 0.3) for other in range(peers) if other != number and rng.random() < known},
+        )
+        for number, mine in enumerate(held)
+    ]  # fmt: skip
+
+
+def _span(rng: random.Random, components: int) -> Span:
+    start = rng.randrange(components)
+    return Span(start, rng.randint(start + 1, components))
+
+
+def holders(peers: Sequence[PeerView], component: int) -> list[PeerView]:
+    return [view for view in peers if any(component in span for span in view.spans)]
+
+
+def work(view: PeerView, component: int, request: Request) -> float:
+    if component == request.components - 1:
+        return (1 + request.output) * view.decode * view.head_weight
+    layer = request.prompt * view.prefill + request.output * view.decode
+    return 0.05 * layer if component == 0 else layer
+
+
+def expected(owners: Sequence[str], peers: Sequence[PeerView], request: Request) -> float:
+    """Seconds for an answer when component c is run by owners[c]; the client's own components cost nothing."""
+    views, latencies = {view.peer: view for view in peers}, Latencies(peers, request.source, request.source_rtts)
+    own = [any(c in span for span in request.own) for c in range(request.components)]
+    total = sum(work(views[owner], c, request) for c, owner in enumerate(owners) if not own[c])
+    ways = [latencies.between(one, other) for one, other in zip(owners, [*owners[1:], owners[0]], strict=True) if one != other]
+    approach = 0.0 if own[0] else 2 * latencies.between(request.source, owners[0])
+    return total + (1 + request.output) * sum(ways) + approach
+
+
+def covers(peers: Sequence[PeerView], request: Request, fixed: dict[int, str]) -> Iterator[tuple[str, ...]]:
+    choices = [[fixed[c]] if c in fixed else [view.peer for view in holders(peers, c)] for c in range(request.components)]
+    return itertools.product(*choices)
+
+
+def brute_force(peers: Sequence[PeerView], request: Request, fixed: dict[int, str] | None = None) -> float:
+    """The least cost of all covers; `fixed` says who runs some components."""
+    return min((expected(owners, peers, request) for owners in covers(peers, request, fixed or {})), default=inf)
+
+
+def layer_dp(peers: Sequence[PeerView], request: Request) -> float:
+    """The cheapest ring, one plain DP over (component, peer) for each first peer."""
+    latencies = Latencies(peers, request.source, request.source_rtts)
+    way = {(one.peer, other.peer): (1 + request.output) * latencies.between(one.peer, other.peer) for one in peers for other in peers}
+    best = inf
+    for first in holders(peers, 0):
+        cost = {first.peer: 2 * latencies.between(request.source, first.peer) + work(first, 0, request)}
+        for component in range(1, request.components):
+            cost = {
+                view.peer: min(past + way[before, view.peer] for before, past in cost.items()) + work(view, component, request)
+                for view in holders(peers, component)
+            }
+        best = min([best, *(past + way[last, first.peer] for last, past in cost.items())])
+    return best
+
+
+def owners(route) -> list[str]:
+    return [leg.hop.peer for leg in route.legs for _ in range(leg.hop.start, leg.hop.stop)]
