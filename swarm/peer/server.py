@@ -114,8 +114,8 @@ class Peer:
         return self.room.sessions == 0
 
     async def announce(self) -> None:
-        self._sequence += 1
-        about = self._about
+        about, wall = self._about, self._wall()
+        self._sequence = max(self._sequence + 1, int(wall * 1000))  # by the clock, so that it rises across restarts too
         record = Announcement(
             version=VERSION,
             peer=self._links.peer,
@@ -133,7 +133,7 @@ class Peer:
             max_length=self._offer.max_length,
             state=self.state,
             sequence=self._sequence,
-            time=self._wall(),
+            time=wall,
             name=about.name,
             sessions=self.room.sessions,
             head_weight=about.head_weight,

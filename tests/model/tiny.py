@@ -41,9 +41,11 @@ def build(family: str, folder: Path, **changes: object) -> transformers.PreTrain
     config.attn_implementation = None
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # norms start as ones and biases as zeros, which would hide one left out
+        for path, parameter in model.named_parameters():  # norms start as ones and biases as zeros, which would hide one left out
             if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+                parameter.add_(torch.randn_like(parameter) * (0.05 if path.endswith("bias") else 0.5))
+        if config.tie_word_embeddings:  # a tied matrix that outweighs the layers answers every token with itself
+            model.get_input_embeddings().weight.mul_(0.1)
     model.save_pretrained(folder)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 

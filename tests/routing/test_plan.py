@@ -1,6 +1,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -277,7 +278,7 @@ def test_a_hole_across_the_seam_is_planned_as_one():
 def test_survivors_stay_when_full_leaving_or_no_longer_announced():
     peers = chain("a", "b", "c")
     route = plan(peers, Request(6, tokens_needed=64))
-    later = [replace(view, free_tokens=0) if view.peer == "a" else view for view in peers if view.peer != "c"]
+    later = [replace(view, free_tokens=0, state="leaving") if view.peer == "a" else view for view in peers if view.peer != "c"]
     mended = repair(later, Request(6, tokens_needed=64), route, {"b"})
     assert [hop.peer for hop in mended.hops] == ["a", "b2", "c"]
     assert mended.compute[2] == route.compute[2] > 0
@@ -307,7 +308,5 @@ def test_a_survivor_may_take_over_part_of_a_hole_as_a_hop_of_its_own():
 
 
 def test_the_ring_of_the_cover_room_alone():
-    import numpy as np
-
     work = np.array([[1.0, np.inf], [np.inf, 1.0]])
     assert cheapest_ring(work, np.array([[0.0, 3.0], [3.0, 0.0]])) == [0, 1]

@@ -1,4 +1,4 @@
-"""A peer to be killed and frozen: `python net_child.py [--identity FILE] [INITIAL_PEER ...]`. Prints who it is as one line of JSON, echoes session messages,
+"""A peer to be killed and frozen: `python child.py [--identity FILE] [INITIAL_PEER ...]`. Prints who it is as one line of JSON, echoes session messages,
 ends when its stdin does."""
 
 import asyncio

@@ -87,7 +87,7 @@ async def nodes(count: int, timing: Timing | None = None, **kwargs) -> AsyncIter
 
 
 class Child:
-    """A peer in a process of its own (`net_child.py`) that echoes session messages."""
+    """A peer in a process of its own (`child.py`) that echoes session messages."""
 
     def __init__(self, process: asyncio.subprocess.Process, said: dict) -> None:
         self.process, self.peer_id, self.addrs, self.p2pd = process, said["peer_id"], said["addrs"], said["p2pd"]
@@ -97,7 +97,7 @@ class Child:
         environment = os.environ | {"PYTHONPATH": str(Path(swarm.__file__).parents[1])}
         arguments = [*(["--identity", str(identity)] if identity else []), *initial_peers]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("net_child.py")), *arguments,
+            sys.executable, str(Path(__file__).with_name("child.py")), *arguments,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment,
         )  # fmt: skip
         assert process.stdout is not None

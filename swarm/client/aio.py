@@ -1,0 +1,255 @@
+"""The asyncio face of swarm: `Client` and what it owns. A client knows one model, reads the directory of its peers, and hands out sessions.
+
+Owns its network, its own hops if it keeps its ends, and the tasks that refresh the directory and renew leases; `close` ends them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from swarm.client.session import Session, Token
+from swarm.client.table import PeerTable
+from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
+from swarm.core import CLIENT, PeerId, SessionId, Span
+from swarm.errors import Closed, PeerLost, RemoteError
+from swarm.peer.hops import HopRoom
+from swarm.routing.plan import choose_class
+from swarm.routing.route import Request, Route
+from swarm.wire import Message, Open, SessionMessage
+
+__all__ = ["Client", "Session", "Token"]
+
+log = logging.getLogger(__name__)
+
+REFRESH_EVERY = 8.0
+"""Seconds between looks at the directory while sessions are open: as often as peers renew their records. A repair can then be planned at once."""
+
+KEEP_EVERY = 10.0
+"""Seconds between signs of life for every session; hops forget one after 30."""
+
+PATIENCE = 10.0
+"""Seconds to wait for somebody to serve missing layers before giving up."""
+
+
+class Client:
+    """Use it as `async with Client(model, initial_peers=[…]) as client`, or call `start` and `close`.
+
+    `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm. `dtype` asks for peers of one numerics class ("float32", …);
+    without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer sees tokens, only activations. `identity` is a
+    file with the client's key; without it every client is somebody new. `patience` is how long to wait, in seconds, for somebody to serve missing layers.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        initial_peers: Sequence[str] = (),
+        dtype: str | None = None,
+        own_ends: bool = False,
+        identity: str | None = None,
+        patience: float = PATIENCE,
+        token: str | None = None,
+    ) -> None:
+        self.model = str(model)
+        self.patience = patience
+        self.table = PeerTable()
+        self.own: tuple[Span, ...] = ()
+        self.own_addrs: tuple[str, ...] = ()
+        self._initial_peers, self._dtype, self._own_ends = tuple(initial_peers), dtype, own_ends
+        self._identity, self._token = identity, token
+        self._opened: OpenedModel | None = None
+        self._connection: Connection | None = None
+        self._sessions: dict[SessionId, Session] = {}
+        self._room: HopRoom | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Client:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> Client:
+        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, MalformedAddress, NoBootstrap."""
+        try:
+            self._opened = await open_model(self.model, token=self._token)
+            self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+            self._connection.links.subscribe(self._receive, self._lost)
+            await self.refresh()
+            if self._own_ends:
+                own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
+                self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
+                self._dtype = own.numerics
+            await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
+            await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Close every session and leave the network. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self._sessions.values()):
+            await session.close()
+        await self._stack.aclose()
+
+    # --- answers ----------------------------------------------------------------------------------------------------------------------------------------------
+
+    def session(self) -> Session:
+        """A conversation that keeps its caches between turns."""
+        if self._closed or self._opened is None:
+            raise Closed("this client is not open; use `async with`, or `await client.start()`")
+        revision, numerics = choose_class(self.table.views, self._opened.revision, self.components, self._dtype, self._class_request())
+        session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
+        self._sessions[session._machine.session] = session
+        return session
+
+    async def ready_session(self) -> Session:
+        """A session, after waiting up to `patience` seconds for somebody to serve every layer."""
+        give_up = self.clock() + self.patience
+        while True:
+            try:
+                return self.session()
+            except RemoteError:
+                if self.clock() >= give_up:
+                    raise
+            await self.refresh()
+            await asyncio.sleep(0.2)
+
+    async def generate(self, prompt: str, **options: Any) -> str:
+        """The answer to a prompt; options as for `Session.stream`."""
+        async with await self.ready_session() as session:
+            return await session.generate(prompt, **options)
+
+    async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
+        """The answer to a prompt, in pieces as they come."""
+        async with await self.ready_session() as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
+        """Token ids in, new token ids out; options as for `Session.stream_details`."""
+        async with await self.ready_session() as session:
+            return [token async for token in session.stream_tokens(tokens, **options)]
+
+    # --- what sessions need -----------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> PeerId:
+        return self._network.links.peer
+
+    @property
+    def components(self) -> int:
+        return self._model.shape.components
+
+    @property
+    def max_length(self) -> int:
+        return self._model.shape.max_length
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        return self._model.eos
+
+    @property
+    def text(self) -> Any:
+        return self._model.text
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def send(self, peer: PeerId, message: SessionMessage) -> None:
+        if isinstance(message, Open):
+            message = msgspec.structs.replace(message, signature=self._network.sign(message.signed_part()))
+        self._network.links.send(peer, message)
+
+    def learn(self, route: Route) -> None:
+        for hop in route.hops:
+            if hop.peer != self.peer:
+                self._network.links.learn(hop.peer, hop.addrs)
+
+    async def prepare(self, route: Route) -> None:
+        """With ends of our own: reach out to whoever must reach us, so that it works from behind a NAT."""
+        before_us = {one.peer for one, other in zip(route.hops, route.hops[1:], strict=False) if other.peer == self.peer and one.peer != self.peer}
+        for peer in sorted(before_us):
+            with contextlib.suppress(PeerLost):
+                await self._network.links.measure(peer)
+
+    async def refresh(self) -> None:
+        """Read the directory now. Concurrent callers share one reading; a failed one keeps what was known."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read(), name="directory")
+        await asyncio.shield(self._refreshing)
+
+    def forget(self, session: SessionId) -> None:
+        self._sessions.pop(session, None)
+
+    # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _network(self) -> Connection:
+        if self._connection is None:
+            raise Closed("this client is not open; use `async with`, or `await client.start()`")
+        return self._connection
+
+    @property
+    def _model(self) -> OpenedModel:
+        if self._opened is None:
+            raise Closed("this client is not open; use `async with`, or `await client.start()`")
+        return self._opened
+
+    def _class_request(self) -> Request:
+        return Request(self.components, source=self.peer if self.own else None, own=self.own, exclude=self.table.shunned(self.clock()))
+
+    async def _read(self) -> None:
+        try:
+            self.table.update(await self._network.directory.read(self._model.shape.config_hash))
+        except RemoteError as error:
+            log.info("could not read the directory: %s", error)
+
+    async def _keep_refreshing(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_EVERY)
+            if self._sessions:
+                await self.refresh()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_EVERY)
+            for session in list(self._sessions.values()):
+                session.keep()
+
+    def _receive(self, sender: PeerId, message: Message) -> None:
+        if self._room is not None:
+            self._room.receive(sender, message)
+        if isinstance(message, SessionMessage) and message.to == CLIENT and (session := self._sessions.get(message.session)) is not None:
+            session.receive(sender, message)
+
+    def _lost(self, peer: PeerId) -> None:
+        if self._room is not None:
+            self._room.lost(peer)
+        for session in list(self._sessions.values()):
+            session.lost(peer)
+
+
+@contextlib.asynccontextmanager
+async def _task(life, name: str) -> AsyncIterator[None]:
+    """A task that ends with its owner."""
+    task = asyncio.create_task(life, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,96 @@
+"""What a session can say of the route it takes: predicted when planned, measured as tokens come home. Pure values for people to look at."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from swarm.core import PeerId, format_layers
+from swarm.routing.route import Route
+
+RECENT = 64
+"""Tokens over which a hop's milliseconds are averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopReport:
+    """One hop. `start`, `stop` are component indices, `layers` as `--layers` spells them; `milliseconds` it takes per token, predicted until measured."""
+
+    peer_id: PeerId
+    start: int
+    stop: int
+    layers: str
+    milliseconds: float
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReport:
+    hops: tuple[HopReport, ...]
+    network_milliseconds: float
+    tokens_per_second: float
+    reroutes: int
+
+    def explain(self) -> str:
+        """A few lines: each hop, the network, the speed."""
+        wide = max(len(hop.layers) for hop in self.hops)
+        lines = [
+            f"hop {at}  {hop.peer_id[:8]}…{hop.peer_id[-6:]}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {'measured' if hop.measured else 'predicted'}"
+            for at, hop in enumerate(self.hops)
+        ]
+        lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
+        if self.reroutes:
+            lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
+        return "\n".join(lines)
+
+
+class Stopwatch:
+    """Collects what tokens tell about their way round the ring. Times are handed in, in seconds."""
+
+    def __init__(self) -> None:
+        self._micros: deque[tuple[int, ...]] = deque(maxlen=RECENT)
+        self._gaps: deque[float] = deque(maxlen=RECENT)
+        self._last: float | None = None
+        self.longest_gap = 0.0
+        self.reroutes = 0
+
+    def opened(self) -> None:
+        """A new chain: what earlier hops took says nothing any more."""
+        self._micros.clear()
+
+    def token(self, now: float, micros: Sequence[int]) -> None:
+        if self._last is not None:
+            gap = now - self._last
+            self._gaps.append(gap)
+            self.longest_gap = max(self.longest_gap, gap)
+        self._last = now
+        if micros:
+            self._micros.append(tuple(micros))
+
+    def pause(self) -> None:
+        """The turn is over: the time until the next token is nobody's fault."""
+        self._last = None
+
+    @property
+    def usual_gap(self) -> float:
+        return sorted(self._gaps)[len(self._gaps) // 2] if self._gaps else 0.0
+
+    def report(self, route: Route) -> RouteReport:
+        rows = [row for row in self._micros if len(row) == len(route.hops)]
+        layers = route.components - 2
+        hops = tuple(
+            HopReport(
+                leg.hop.peer,
+                leg.hop.start,
+                leg.hop.stop,
+                format_layers([leg.hop.span], layers),
+                fmean(row[at] for row in rows) / 1000 if rows else leg.compute * 1000,
+                bool(rows),
+            )
+            for at, leg in enumerate(route.legs)
+        )
+        computing = sum(hop.milliseconds for hop in hops) / 1000
+        cycle = self.usual_gap or route.seconds_per_token
+        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes)

@@ -1,0 +1,396 @@
+"""A session that drives a chain: text or tokens in, tokens out, whatever happens to the peers in between.
+
+The machine decides what the wire means; this shell finds routes, waits with deadlines, and turns tokens into an async stream. It does not know which network
+carries the frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from swarm.client.report import RouteReport, Stopwatch
+from swarm.client.stops import StopStrings
+from swarm.client.table import PeerTable
+from swarm.core import PeerId, Sampling, SessionId, Span
+from swarm.errors import Closed, EmptyPrompt, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
+from swarm.machines.client import ClientSession
+from swarm.machines.effects import Deliver, Effect, Reroute, Send
+from swarm.routing.plan import plan, repair
+from swarm.routing.route import Request, Route
+from swarm.wire import Broken, Drawn, Have, Logprobs, SessionMessage
+
+log = logging.getLogger(__name__)
+
+USUAL_ANSWER = 256
+"""New tokens when the caller names no number."""
+
+FIRST_TOKEN = 30.0
+"""Seconds to the first token of a chain beyond four times the prediction: queues and cold caches are not predicted."""
+
+NEXT_TOKEN = 5.0
+"""Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
+
+LOOK_AGAIN = 0.5
+"""Seconds between looks at the directory while nobody serves what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer. `finish` is "stop" or "length" on the last one; a stop token is the last one and not part of the text."""
+
+    id: int
+    logprobs: Logprobs | None = None
+    finish: str | None = None
+
+
+class Host(Protocol):
+    """What a session needs of its client."""
+
+    peer: PeerId
+    table: PeerTable
+    components: int
+    max_length: int
+    patience: float
+    own: tuple[Span, ...]
+    own_addrs: tuple[str, ...]
+    eos: tuple[int, ...]
+    text: Any
+    clock: Callable[[], float]
+
+    def send(self, peer: PeerId, message: SessionMessage) -> None: ...
+
+    def learn(self, route: Route) -> None: ...
+
+    async def prepare(self, route: Route) -> None: ...
+
+    async def refresh(self) -> None: ...
+
+    def forget(self, session: SessionId) -> None: ...
+
+
+class Session:
+    """Keeps the KV caches of a chain between turns. One turn at a time. Close it, or use it as `async with`."""
+
+    def __init__(self, host: Host, session: SessionId, revision: str, numerics: str, draw_seed: Callable[[], int]) -> None:
+        self._host = host
+        self._machine = ClientSession(session, host.peer, revision, numerics)
+        self._class = (revision, numerics)
+        self._route: Route | None = None
+        self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()
+        self._stopwatch = Stopwatch()
+        self._draw_seed = draw_seed
+        self._turn_running = False
+        self._sick: str | None = None
+        self._closed = False
+        self._last: tuple[Sampling, tuple[str, ...], int] | None = None
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- what a caller asks -----------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Every token of the conversation so far, prompts and answers."""
+        return tuple(self._machine.history)
+
+    @property
+    def route(self) -> RouteReport:
+        """The chain in use. Raises UsageError before the first turn."""
+        if self._route is None:
+            raise UsageError("this session has no route yet; generate something first")
+        return self._stopwatch.report(self._route)
+
+    @property
+    def longest_gap(self) -> float:
+        """Seconds between the two successive tokens of one turn that were furthest apart."""
+        return self._stopwatch.longest_gap
+
+    async def generate(self, prompt: str, **options: Any) -> str:
+        """The answer to a prompt, whole. Options as for `stream`."""
+        return "".join([piece async for piece in self.stream(prompt, **options)])
+
+    async def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] | str = (),
+        stop_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        chat: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[str]:
+        """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's message in the model's own chat format.
+
+        `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
+        when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
+        """
+        text = self._host.text
+        history = self._machine.history
+        ids = text.encode_chat([{"role": "user", "content": prompt}]) if chat else text.encode(prompt, continues=bool(history))
+        sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, None)
+        async for piece in self._text(ids, sampling, (stop,) if isinstance(stop, str) else tuple(stop), max_new_tokens, timeout):
+            yield piece
+
+    async def stream_tokens(self, tokens: Sequence[int], **options: Any) -> AsyncIterator[int]:
+        """Token ids in, new token ids out, the stop token included. Options as for `stream_details`."""
+        async with contextlib.aclosing(self.stream_details(tokens, **options)) as details:
+            async for token in details:
+                yield token.id
+
+    async def stream_details(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Token]:
+        """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
+        sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs)
+        async with contextlib.aclosing(self._turn(list(tokens), sampling, max_new_tokens, timeout)) as turn:
+            async for token in turn:
+                yield token
+
+    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncIterator[str]:
+        """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
+        if self._last is None:
+            raise UsageError("there is nothing to resume; generate something first")
+        sampling, stops, left = self._last
+        async for piece in self._text([], sampling, stops, max_new_tokens or left, timeout):
+            yield piece
+
+    async def close(self) -> None:
+        """End the session everywhere. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._do(self._machine.close())
+            self._host.forget(self._machine.session)
+
+    # --- what the client's shell hands on ---------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, message: SessionMessage) -> None:
+        if isinstance(message, Have):
+            self._do(self._machine.have(sender, message))
+        elif isinstance(message, Drawn):
+            self._do(self._machine.drawn(sender, message))
+        elif isinstance(message, Broken):
+            self._do(self._machine.broken(sender, message))
+
+    def lost(self, peer: PeerId) -> None:
+        self._do(self._machine.lost(peer))
+
+    def keep(self) -> None:
+        self._do(self._machine.keep())
+
+    # --- a turn -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _sampling(self, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs) -> Sampling:
+        ends = tuple(dict.fromkeys((*stop_ids, *(() if ignore_eos else self._host.eos))))
+        drawn = self._draw_seed() if seed is None else seed
+        return Sampling(temperature, top_k, top_p, min_p, repetition_penalty, drawn, ends, logprobs)
+
+    async def _text(self, ids: list[int], sampling: Sampling, stops: tuple[str, ...], max_new: int | None, timeout: float | None) -> AsyncIterator[str]:
+        """Tokens of a turn as text. A stop string ends the turn where the text before it ends; what overshot leaves the history."""
+        cutter, detokenizer = StopStrings(stops), self._host.text.detokenizer()
+        async with contextlib.aclosing(self._turn(ids, sampling, max_new, timeout, stops)) as turn:
+            async for token in turn:
+                if token.finish == "stop" and token.id in sampling.stop_ids:
+                    break
+                shown, stopped = cutter.feed(detokenizer.feed(token.id))
+                if shown:
+                    yield shown
+                if stopped:
+                    return
+            shown, stopped = cutter.feed(detokenizer.finish())
+            if shown := shown + ("" if stopped else cutter.finish()):
+                yield shown
+
+    async def _turn(
+        self, prompt: list[int], sampling: Sampling, max_new: int | None, timeout: float | None, stops: tuple[str, ...] = ()
+    ) -> AsyncIterator[Token]:
+        if self._closed:
+            raise Closed("this session is closed; open another")
+        if self._turn_running:
+            raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
+        max_new = self._check_length(prompt, max_new)
+        deadline = None if timeout is None else self._host.clock() + timeout
+        began, end = len(self._machine.history) + len(prompt), len(self._machine.history) + len(prompt)
+        self._turn_running = True
+        self._machine.begin(prompt, sampling, max_new)
+        try:
+            await self._open_turn(max_new, deadline)
+            while True:
+                effect = await self._next(deadline, began)
+                if isinstance(effect, Reroute):
+                    await self._reroute(effect, deadline)
+                    continue
+                end, self._sick = effect.position + 1, None
+                self._stopwatch.token(self._host.clock(), effect.micros)
+                yield Token(effect.token, effect.logprobs, effect.finish)
+                if effect.finish is not None:
+                    return
+        except (MissingLayers, PeerLost, TimedOut) as error:
+            error.partial = tuple(self._machine.history[began:])
+            end = len(self._machine.history)
+            raise
+        finally:
+            self._turn_running = False
+            self._stopwatch.pause()
+            if self._machine.running or len(self._machine.history) > end:
+                self._do(self._machine.cut(end))
+            self._last = (sampling, stops, max(began + max_new - end, 1))
+
+    def _check_length(self, prompt: Sequence[int], max_new: int | None) -> int:
+        length = len(self._machine.history) + len(prompt)
+        if not length:
+            raise EmptyPrompt
+        if max_new is not None and max_new < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, not {max_new}")
+        room = self._host.max_length - length
+        if room < 1 or (max_new or 0) > room:
+            raise PromptTooLong(length + (max_new or 1), self._host.max_length)
+        return max_new if max_new is not None else min(USUAL_ANSWER, room)
+
+    async def _open_turn(self, max_new: int, deadline: float | None) -> None:
+        """Take the route of the last turn again, unless it broke meanwhile."""
+        while not self._events.empty():
+            self._events.get_nowait()
+        if self._route is None or self._sick is not None:
+            self._sick = None
+            await self._find_route(deadline)
+        else:
+            await self._open(self._route)
+
+    async def _next(self, deadline: float | None, began: int) -> Deliver | Reroute:
+        """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
+        patience = self._silence_allowed(began)
+        until = patience + self._host.clock()
+        while True:
+            now = self._host.clock()
+            if deadline is not None and now >= deadline:
+                raise TimedOut("the time allowed for this answer is over; what was generated so far is in .partial")
+            try:
+                async with asyncio.timeout(min(until, deadline or until) - now):
+                    chain, effect = await self._events.get()
+            except TimeoutError:
+                if self._host.clock() < until:
+                    continue
+                return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
+            if chain == self._machine.chain or isinstance(effect, Deliver):
+                return effect  # type: ignore[return-value]
+
+    def _silence_allowed(self, began: int) -> float:
+        if len(self._machine.history) > began:
+            return NEXT_TOKEN + 10 * self._stopwatch.usual_gap
+        predicted = sum(leg.prefill for leg in self._route.legs) * len(self._machine.history) if self._route else 0.0
+        return FIRST_TOKEN + 4 * predicted
+
+    # --- routes -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _reroute(self, broken: Reroute, deadline: float | None) -> None:
+        """Replace what failed and go on. A hop that only forgot us is opened again; a silent chain is tried once more, then planned anew."""
+        self._stopwatch.reroutes += 1
+        log.info("the chain broke at hop %d (%s): %s %s", broken.hop, broken.peer, broken.reason, broken.detail)
+        again = broken.reason in ("unknown", "silent")
+        if again and self._sick != broken.reason and self._route is not None:
+            self._sick = broken.reason
+            await self._open(self._route)
+            return
+        self._sick = None
+        if broken.peer == self._host.peer:
+            raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
+        if broken.reason == "silent":
+            self._route = None
+        said_no = broken.reason in ("refused", "overloaded", "failed")
+        await self._find_route(deadline, Refused(f"peer {broken.peer} says no and nobody can take its place: {broken.detail}", broken.reason) if said_no else None)
+
+    async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
+        """Plan, or repair the hole, with what we know; if that is not enough, look at the directory again until patience runs out."""
+        host = self._host
+        give_up = host.clock() + host.patience
+        while True:
+            forgive = False
+            for forgive in (False, True):
+                try:
+                    route = self._planned(host.table.shunned(host.clock(), forgive=forgive))
+                except MissingLayers as error:
+                    missing = error
+                else:
+                    await self._open(route)
+                    return
+            now = host.clock()
+            if now >= give_up:
+                raise refusal or missing
+            if deadline is not None and now >= deadline:
+                raise TimedOut("the time allowed for this answer ran out while looking for peers")
+            await host.refresh()
+            await asyncio.sleep(LOOK_AGAIN)
+
+    def _planned(self, exclude: frozenset[PeerId]) -> Route:
+        host = self._host
+        views = [view for view in host.table.views if (view.revision, view.numerics) == self._class]
+        history = len(self._machine.history)
+        request = Request(
+            components=host.components,
+            tokens_needed=self._machine.goal,
+            prompt=history,
+            output=max(self._machine.goal - history, 1),
+            source=host.peer if host.own else None,
+            exclude=exclude,
+            own=host.own,
+        )
+        if self._route is None:
+            return plan(views, request)
+        lost = {hop.peer for hop in self._route.hops if hop.peer in exclude or not self._still_there(hop.peer, views)}
+        if not lost - {host.peer}:
+            return plan(views, request)
+        return repair(views, request, self._route, lost)
+
+    def _still_there(self, peer: PeerId, views: Sequence[Any]) -> bool:
+        return peer == self._host.peer or any(view.peer == peer and view.state != "leaving" for view in views)
+
+    async def _open(self, route: Route) -> None:
+        """Raise the chain over a route."""
+        self._host.learn(route)
+        if self._host.own:
+            await self._host.prepare(route)
+        self._route = route
+        self._stopwatch.opened()
+        hops = [replace(hop, addrs=self._host.own_addrs) if hop.peer == self._host.peer else hop for hop in route.hops]
+        self._do(self._machine.open(hops))
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._host.send(effect.peer, effect.message)
+                continue
+            if isinstance(effect, Reroute):
+                if effect.reason not in ("unknown", "silent") and effect.peer != self._host.peer:
+                    self._host.table.shun(effect.peer, self._host.clock())
+                if not self._turn_running:
+                    self._sick = effect.reason
+            self._events.put_nowait((self._machine.chain, effect))

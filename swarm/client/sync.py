@@ -1,0 +1,151 @@
+"""The synchronous face of `aio`: the same names, the same arguments, usable from any thread. Not a second implementation: it runs `aio` on a loop of its own.
+
+A client owns one background thread with one event loop; every call is handed to it and waited for. Ctrl-C in a waiting call cancels the call, not the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+from swarm.client import aio
+from swarm.client.report import RouteReport
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """An event loop in a thread. `stop` ends both."""
+
+    def __init__(self) -> None:
+        self._ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._main, name="swarm-client", daemon=True)
+        self._thread.start()
+        self._loop = self._ready.result()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """An async generator as a plain one; leaving it early closes the other too."""
+        iterator = make()
+        try:
+            while True:
+                try:
+                    yield self.call(anext(iterator))  # type: ignore[arg-type]
+                except StopAsyncIteration:
+                    return
+        finally:
+            if (close := getattr(iterator, "aclose", None)) is not None and self._loop.is_running():
+                self.call(close())
+
+    def stop(self) -> None:
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            loop = runner.get_loop()
+            loop.call_soon(self._ready.set_result, loop)
+            loop.run_forever()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class Client:
+    """A client of one model. Joins the swarm at once; `close` it, or use it in a `with`. Arguments and errors as for `swarm.aio.Client`."""
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self._client = aio.Client(model, **options)
+        self._loop = _LoopThread()
+        self._open = True
+        try:
+            self._loop.call(self._client.start())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        return self._loop.call(self._client.generate(prompt, **options))
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        return self._loop.iterate(lambda: self._client.stream(prompt, **options))
+
+    def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
+        return self._loop.call(self._client.generate_tokens(tokens, **options))
+
+    def session(self) -> Session:
+        return Session(self._loop.call(self._client.ready_session()), self._loop)
+
+    def close(self) -> None:
+        """Leave the network. Idempotent."""
+        if self._open:
+            self._open = False
+            try:
+                self._loop.call(self._client.close())
+            finally:
+                self._loop.stop()
+
+
+class Session:
+    """A conversation that keeps its caches between turns. Methods as for `swarm.aio.Session`."""
+
+    def __init__(self, session: aio.Session, loop: _LoopThread) -> None:
+        self._session, self._loop = session, loop
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        return self._loop.call(self._session.generate(prompt, **options))
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        return self._loop.iterate(lambda: self._session.stream(prompt, **options))
+
+    def stream_tokens(self, tokens: Sequence[int], **options: Any) -> Iterator[int]:
+        return self._loop.iterate(lambda: self._session.stream_tokens(tokens, **options))
+
+    def stream_details(self, tokens: Sequence[int], **options: Any) -> Iterator[aio.Token]:
+        return self._loop.iterate(lambda: self._session.stream_details(tokens, **options))
+
+    def resume(self, **options: Any) -> Iterator[str]:
+        return self._loop.iterate(lambda: self._session.resume(**options))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self._session.tokens
+
+    @property
+    def route(self) -> RouteReport:
+        return self._session.route
+
+    @property
+    def longest_gap(self) -> float:
+        return self._session.longest_gap
+
+    def close(self) -> None:
+        self._loop.call(self._session.close())

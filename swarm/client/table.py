@@ -1,0 +1,38 @@
+"""What a client knows of the swarm: the newest announcements of one model, and whom it has given up on for now. No network: records and times are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarm.core import PeerId
+from swarm.errors import ProtocolError
+from swarm.routing.table import PeerView
+from swarm.wire import Announcement
+
+SHUNNED = 30.0
+"""Seconds a peer that failed us is avoided. Longer than the 25 s a dead peer's record lives."""
+
+
+class PeerTable:
+    def __init__(self) -> None:
+        self.views: list[PeerView] = []
+        self._sequence: dict[PeerId, int] = {}
+        self._shunned: dict[PeerId, tuple[float, int]] = {}
+
+    def update(self, records: Iterable[Announcement]) -> None:
+        views, sequence = [], {}
+        for record in sorted(records, key=lambda record: record.peer):
+            try:
+                views.append(PeerView.of(record))
+            except ProtocolError:
+                continue
+            sequence[record.peer] = record.sequence
+        self.views, self._sequence = views, sequence
+
+    def shun(self, peer: PeerId, now: float) -> None:
+        self._shunned[peer] = (now + SHUNNED, self._sequence.get(peer, 0))
+
+    def shunned(self, now: float, *, forgive: bool = False) -> frozenset[PeerId]:
+        """Peers to avoid. With `forgive`, those that have announced themselves since they failed us get another chance: better than no route at all."""
+        self._shunned = {peer: entry for peer, entry in self._shunned.items() if entry[0] > now}
+        return frozenset(peer for peer, (_, sequence) in self._shunned.items() if not forgive or self._sequence.get(peer, 0) <= sequence)

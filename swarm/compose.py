@@ -1,0 +1,117 @@
+"""Which real adapters stand behind the ports: the one module that knows both the shells and what they run on.
+
+Commands and `Client` come here to be put together; tests put the same shells together with fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swarm.core import ModelShape, Span
+from swarm.peer.hops import HopRoom
+from swarm.ports import Directory, Links
+
+if TYPE_CHECKING:
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model as a client knows it: no weights."""
+
+    checkpoint: Checkpoint
+    shape: ModelShape
+    revision: str | None
+    text: Text
+    eos: tuple[int, ...]
+
+
+async def open_model(model: str, *, token: str | None = None) -> OpenedModel:
+    """Config, tokenizer and revision of a hub id or folder. Raises ModelNotFound, NotAModel."""
+
+    def read() -> OpenedModel:
+        from swarm.model.checkpoint import Checkpoint
+        from swarm.model.text import Text
+
+        checkpoint = Checkpoint.open(model, token=token)
+        text = Text.open(checkpoint.name, token=token)
+        return OpenedModel(checkpoint, checkpoint.shape, checkpoint.revision, text, text.stop_ids(checkpoint.eos))
+
+    return await asyncio.to_thread(read)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Our place in the network."""
+
+    links: Links
+    directory: Directory
+    addrs: tuple[str, ...]
+    sign: Callable[[bytes], bytes]
+    failed: Any
+    """A future that is done when the network below us is gone for good."""
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    initial_peers: Sequence[str] = (),
+    *,
+    identity: str | None = None,
+    listen: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    announce: Sequence[str] = (),
+) -> AsyncIterator[Connection]:
+    """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out.
+
+    Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
+    """
+    from swarm.net.identity import Identity
+    from swarm.net.node import Node
+
+    me = Identity.load_or_create(identity) if identity else Identity.ephemeral()
+    node = await Node.start(
+        identity=me, initial_peers=list(initial_peers), host=host, port=port, announce_addrs=list(announce) or None, client_mode=not listen
+    )
+    try:
+        yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, node.failed)
+    finally:
+        await node.close()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEnds:
+    spans: tuple[Span, ...]
+    numerics: str
+    room: HopRoom
+
+
+@contextlib.asynccontextmanager
+async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
+    """Hold embed and head in this process: the same hop room that serves peers, for one client."""
+    from swarm.machines.ledger import CacheLedger
+    from swarm.model.span import SpanModel
+    from swarm.net.identity import verify
+    from swarm.peer.engine import Engine
+    from swarm.peer.hops import Offer
+
+    shape = opened.shape
+    spans = (Span(0, 1), Span(shape.components - 1, shape.components))
+    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=dtype)
+    engine = Engine(model)
+    offer = Offer(opened.revision or "", model.numerics, shape.components, spans, shape.max_length)
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=time.monotonic, verify=verify)
+    engine.results = room
+    running = asyncio.create_task(engine.run(), name="own ends")
+    try:
+        yield OwnEnds(spans, model.numerics, room)
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running

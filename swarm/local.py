@@ -1,0 +1,210 @@
+"""A whole swarm on this machine: a bootstrap and real peers as processes of their own, over loopback. For trying things out, for tests and for benchmarks.
+
+Knows the commands that start peers and how processes are ended; what they say to one another is theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from swarm.errors import SwarmError, UsageError
+
+log = logging.getLogger(__name__)
+
+START = 120.0
+"""Seconds a process has to say that it is ready: importing torch takes a few on a busy machine, loading a large span more."""
+
+DRAIN = 15.0
+"""Seconds a stopped peer has to drain and leave before it is killed."""
+
+
+class LocalProcess:
+    """One process with everything it started. It dies when this one does: it holds the read end of a pipe that only we keep open."""
+
+    def __init__(self, module: str, arguments: Sequence[str], log_file: BinaryIO, environment: dict[str, str]) -> None:
+        ready, tell = os.pipe()
+        self._lifeline, hold = os.pipe()
+        command = [sys.executable, "-P", "-m", module, *arguments, "--ready-fd", str(tell), "--lifeline-fd", str(self._lifeline)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(tell, self._lifeline),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **environment},
+            )
+        finally:
+            os.close(tell)
+            os.close(self._lifeline)
+        self._hold: int | None = hold
+        self._ready: int | None = ready
+        self._frozen: list[psutil.Process] = []
+        self.pid = self._process.pid
+        self.facts: dict[str, Any] = {}
+
+    def wait_ready(self, deadline: float, log_path: Path) -> None:
+        """Until it says so, or ends. Raises SwarmError with the end of its log."""
+        said = b""
+        fd = self._ready
+        if fd is None:
+            return
+        while not said.endswith(b"\n"):
+            readable, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
+            part = os.read(fd, 4096) if readable else b""
+            if not part:
+                why = "ended" if readable else "did not become ready in time"
+                self.kill()
+                raise SwarmError(f"a peer process {why}; the end of its log:\n{_tail(log_path)}")
+            said += part
+        os.close(fd)
+        self._ready = None
+        self.facts = json.loads(said)
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the whole process tree."""
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._release()
+
+    def stop(self, patience: float = DRAIN) -> None:
+        """As Ctrl-C: drains, announces leaving, ends. Killed if it takes longer than `patience` seconds."""
+        if self.is_alive():
+            self.thaw()
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                log.warning("process %d did not leave in %.0f s; killing it", self.pid, patience)
+        self.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP to the whole tree: alive, but silent."""
+        self._frozen = self._tree()
+        for process in self._frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        for process in self._frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._frozen = []
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            process = psutil.Process(self.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _release(self) -> None:
+        for fd in (self._hold, self._ready):
+            if fd is not None:
+                os.close(fd)
+        self._hold = self._ready = None
+
+
+class LocalPeer(LocalProcess):
+    """A serving peer: `peer_id`, `pid`, `layers`, `is_alive()`, `kill()`, `stop()`, `freeze()`, `thaw()`."""
+
+    @property
+    def peer_id(self) -> str:
+        return self.facts["peer_id"]
+
+    @property
+    def addrs(self) -> tuple[str, ...]:
+        return tuple(self.facts["addrs"])
+
+    @property
+    def layers(self) -> str:
+        return self.facts["layers"]
+
+
+class LocalSwarm:
+    """A bootstrap peer and one serving peer for each entry of `layers`, ready when the constructor returns.
+
+    `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
+    are in `folder`. Use it in a `with`, or call `close`. Raises UsageError for no layers, SwarmError when a process does not start (with its log).
+    """
+
+    def __init__(
+        self, model: str, layers: Sequence[str], *, dtype: str | None = None, threads: int | None = None, arguments: Sequence[str] = (), start: float = START
+    ) -> None:
+        if not layers:
+            raise UsageError('a local swarm needs at least one peer, such as layers=["0:12"]')
+        self.model = str(model)
+        self.peers: list[LocalPeer] = []
+        self._start = start
+        self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
+        self._arguments = [*(["--dtype", dtype] if dtype else []), *arguments]
+        self._stack = contextlib.ExitStack()
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
+        self._count = 0
+        try:
+            self._bootstrap = self._spawn(LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--identity", str(self.folder / "bootstrap.key")])
+            self._wait(self._bootstrap)
+            self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])
+            self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in layers]
+            for peer in self.peers:
+                self._wait(peer)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LocalSwarm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, layers: str, *, arguments: Sequence[str] = ()) -> LocalPeer:
+        """Start one more peer and wait until it serves."""
+        peer = self._spawn(LocalPeer, "swarm.cli.serve", [*self._serve(layers), *arguments])
+        self.peers.append(peer)
+        self._wait(peer)
+        return peer
+
+    def close(self) -> None:
+        """Kill every process. Idempotent."""
+        self._stack.close()
+
+    def _serve(self, layers: str) -> list[str]:
+        peers = [text for address in self.initial_peers for text in ("--initial-peers", address)]
+        return [self.model, "--layers", layers, "--host", "127.0.0.1", "--threads", str(self._threads), *peers, *self._arguments]
+
+    def _spawn(self, kind: Any, module: str, arguments: Sequence[str]) -> Any:
+        path = self.folder / f"{self._count}-{module.rsplit('.', 1)[-1]}.log"
+        self._count += 1
+        with path.open("wb") as log_file:
+            process = kind(module, arguments, log_file, {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(self._threads)})
+        process.log_path = path
+        self._stack.callback(process.kill)
+        return process
+
+    def _wait(self, process: Any) -> None:
+        process.wait_ready(time.monotonic() + self._start, process.log_path)
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

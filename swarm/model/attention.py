@@ -1,0 +1,156 @@
+"""Room: model. Attention over several sessions packed into one row, and how transformers is told to use it. Knows caches; not models, routes or wires.
+
+Shapes: T = tokens of the row, n = tokens of one session in it, L = positions that session may look at, Q = query heads, K = key/value heads, G = Q / K,
+D = width of a query or key head, E = width of a value head.
+
+transformers calls `packed_attention` from every layer of every family that supports its AttentionInterface, with the new keys and values only: this function
+owns the caches (models are run with `use_cache=False`), so a kernel for variable lengths, or one opaque operator inside a compiled graph, can take its place
+without touching a model. No mask is ever built by transformers: for an implementation it has no mask function for it passes None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import AttentionInterface
+
+from swarm.errors import UnsupportedModel
+from swarm.model.cache import KVCache
+
+IMPLEMENTATION = "swarm"
+
+SCORES_AT_ONCE = 2**24
+"""How many attention scores the path by hand holds at a time: 64 MiB in float32."""
+
+
+class Pack:
+    """Which tokens of a row belong to which session: `caches[i]` gets `counts[i]` tokens from position `starts[i]` on. Lives for one call of a model."""
+
+    __slots__ = ("_masks", "caches", "calls", "counts", "starts")
+
+    def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
+        self.caches, self.starts, self.counts = caches, starts, counts
+        self.calls = 0
+        self._masks: dict[tuple[int, int, int, int | None], torch.Tensor] = {}
+
+    def mask(self, start: int, n: int, since: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """[n, L], true where query position start + i may look at position since + j. Every layer of one kind asks for the same one: it is built once."""
+        key = (start, n, since, window)
+        if key not in self._masks:
+            queries_n1 = torch.arange(start, start + n, device=device)[:, None]
+            keys_1L = torch.arange(since, start + n, device=device)[None]
+            seen_nL = keys_1L <= queries_n1
+            self._masks[key] = seen_nL & (keys_1L > queries_n1 - window) if window else seen_nL
+        return self._masks[key]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    q_1QTD: torch.Tensor,
+    k_1KTD: torch.Tensor,
+    v_1KTE: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    pack: Pack | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: torch.Tensor | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Append the new keys and values to their sessions' caches and attend: [1, T, Q, E], and None for the weights nobody asks for.
+
+    Raises UnsupportedModel for a family that wants what this function does not do, rather than give a wrong answer.
+    """
+    if pack is None or attention_mask is not None or position_bias is not None or is_causal is False:
+        raise UnsupportedModel(f"{type(module).__name__} asks for attention that swarm does not do (a mask, a bias or both directions)")
+    pack.calls += 1
+    layer = module.layer_idx
+    q_QTD, k_KTD, v_KTE = q_1QTD[0], k_1KTD[0], v_1KTE[0]
+    if len(pack.caches) == 1:
+        return _attend(pack, pack.caches[0], layer, pack.starts[0], q_QTD, k_KTD, v_KTE, scaling, sliding_window, softcap, s_aux)[None], None
+    outs, at = [], 0
+    for cache, start, n in zip(pack.caches, pack.starts, pack.counts, strict=True):
+        here = slice(at, at + n)
+        outs.append(_attend(pack, cache, layer, start, q_QTD[:, here], k_KTD[:, here], v_KTE[:, here], scaling, sliding_window, softcap, s_aux))
+        at += n
+    return torch.cat(outs)[None], None
+
+
+def _attend(
+    pack: Pack,
+    cache: KVCache,
+    layer: int,
+    start: int,
+    q_QnD: torch.Tensor,
+    k_KnD: torch.Tensor,
+    v_KnE: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks_Q: torch.Tensor | None,
+) -> torch.Tensor:
+    """One session's tokens against all it may look at: [n, Q, E]."""
+    heads, n, _ = q_QnD.shape
+    since = max(0, start + 1 - window) if window else 0
+    k_KLD, v_KLE = cache.write(layer, start, k_KnD, v_KnE, since)
+    if softcap is not None or sinks_Q is not None:
+        return _by_hand(pack, q_QnD, k_KLD, v_KLE, start, since, scaling, window, softcap, sinks_Q)
+    if n == 1:
+        # One query sees every position left, so query heads that share keys may stand side by side as if they were positions: up to 6 x faster than
+        # enable_gqa in bfloat16, and equal in float32.
+        q_KGD = q_QnD.reshape(k_KLD.shape[0], -1, q_QnD.shape[2])
+        return sdpa(q_KGD[None], k_KLD[None], v_KLE[None], scale=scaling).reshape(1, heads, -1)
+    grouped = k_KLD.shape[0] != heads
+    if start == 0 and not (window and n > window):
+        out_1QnE = sdpa(q_QnD[None], k_KLD[None], v_KLE[None], is_causal=True, scale=scaling, enable_gqa=grouped)
+    else:
+        mask_nL = pack.mask(start, n, since, window, q_QnD.device)
+        out_1QnE = sdpa(q_QnD[None], k_KLD[None], v_KLE[None], attn_mask=mask_nL, scale=scaling, enable_gqa=grouped)
+    return out_1QnE[0].transpose(0, 1)
+
+
+def _by_hand(
+    pack: Pack,
+    q_QnD: torch.Tensor,
+    k_KLD: torch.Tensor,
+    v_KLE: torch.Tensor,
+    start: int,
+    since: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks_Q: torch.Tensor | None,
+) -> torch.Tensor:
+    """What no fused kernel of torch does: soft-capped scores (Gemma 2) and a learned sink that takes a share of the softmax (GPT-OSS). [n, Q, E].
+
+    Query positions are taken a few at a time, so that a long prompt does not hold all its scores at once.
+    """
+    heads, n, width = q_QnD.shape
+    groups, length = k_KLD.shape[0], k_KLD.shape[1]
+    scale = width**-0.5 if scaling is None else scaling
+    k_K1DL, v_K1LE = k_KLD.transpose(1, 2)[:, None], v_KLE[:, None]
+    outs, some = [], max(1, SCORES_AT_ONCE // (heads * length))
+    for at in range(0, n, some):
+        q_KGmD = q_QnD[:, at : at + some].reshape(groups, heads // groups, -1, width)
+        scores_KGmL = torch.matmul(q_KGmD, k_K1DL) * scale
+        if softcap is not None:
+            scores_KGmL = torch.tanh(scores_KGmL / softcap) * softcap
+        if n > 1:
+            mask_mL = pack.mask(start, n, since, window, q_QnD.device)[at : at + some]
+            scores_KGmL = scores_KGmL.masked_fill(~mask_mL, float("-inf"))
+        scores_KGmL = scores_KGmL.float()
+        if sinks_Q is not None:
+            sinks_KGm1 = sinks_Q.float().view(groups, heads // groups, 1, 1).expand(*scores_KGmL.shape[:-1], 1)
+            weights_KGmL = torch.softmax(torch.cat([scores_KGmL, sinks_KGm1], dim=-1), dim=-1)[..., :-1]
+        else:
+            weights_KGmL = torch.softmax(scores_KGmL, dim=-1)
+        outs.append(torch.matmul(weights_KGmL.to(v_KLE.dtype), v_K1LE).reshape(heads, -1, v_KLE.shape[2]))
+    return (outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)).transpose(0, 1)
+
+
+AttentionInterface.register(IMPLEMENTATION, packed_attention)

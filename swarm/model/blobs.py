@@ -1,0 +1,40 @@
+"""Room: model. Tensors of activations to bytes that travel, and back. Knows nothing of who sends them; what arrives is a stranger's and is checked."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+
+from swarm.errors import ProtocolError
+from swarm.wire import Blob
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_CARRIERS = {"float32": numpy.float32, "bfloat16": numpy.int16, "float16": numpy.float16}
+"""numpy has no bfloat16; sixteen-bit integers carry it."""
+
+
+def to_blob(rows_nH: torch.Tensor) -> Blob:
+    """Rows [n, H] of float32, bfloat16 or float16 as a Blob. On a CPU it shares the tensor's memory, so the tensor must not be written afterwards."""
+    rows_nH = rows_nH.detach().contiguous()
+    data = rows_nH.view(torch.uint8).cpu().numpy().reshape(-1).data
+    return Blob(_NAMES[rows_nH.dtype], rows_nH.shape[1], memoryview(data))
+
+
+def from_blob(blob: Blob, device: str | torch.device, dtype: torch.dtype, width: int | None = None) -> torch.Tensor:
+    """The rows [n, H] of a Blob, as `dtype` on `device`; `width` is the H they must have.
+
+    The bytes are copied once: models may write into their input, and these bytes may also stand in a journal.
+
+    Raises ProtocolError for no rows, another width, NaN or infinity: one such row would poison every later position of a session, and of no other.
+    """
+    if width is not None and blob.width != width:
+        raise ProtocolError(f"activations have width {blob.width} where the model has {width}")
+    if not len(blob):
+        raise ProtocolError("activations without rows")
+    carried = numpy.frombuffer(blob.data, dtype=_CARRIERS[blob.dtype])
+    rows_nH = torch.tensor(carried).view(_DTYPES[blob.dtype]).view(len(blob), blob.width)
+    low, high = torch.aminmax(rows_nH)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ProtocolError("activations hold a value that is not a finite number")
+    return rows_nH.to(device=device, dtype=dtype)

@@ -1,0 +1,72 @@
+"""Room: model. How much of a model fits into a machine's memory. Pure arithmetic over a model's shape, and one function that asks the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psutil
+
+from swarm.core import ModelShape, Span, merge_spans
+from swarm.errors import DoesNotFit
+
+ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+MARGIN = 512 * 2**20
+"""Bytes left for the interpreter, torch, the p2p daemon and activations: a serving process without weights is at about 400 MB."""
+
+SHARE = 0.9
+"""Of free memory, how much may be taken: the machine is somebody's, and a page cache that is squeezed out slows it down."""
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes free on the device."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
+    """Weights and cache of `spans`. `scale` is bytes per number as served over bytes per number as stored (`dtype_scale`); `cache_tokens` are positions of
+    all sessions together."""
+    components = [component for span in merge_spans(spans) for component in range(span.start, span.stop)]
+    stored = sum(shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in components)
+    return int(stored * scale)
+
+
+def dtype_scale(stored: str, served: str | None) -> float:
+    """How much larger weights become when a checkpoint of dtype `stored` is served as `served` (None: as it is)."""
+    return ITEM_SIZE[served] / ITEM_SIZE.get(stored, ITEM_SIZE[served]) if served else 1.0
+
+
+def usable(free: int) -> int:
+    return max(0, int(free * SHARE) - MARGIN)
+
+
+def fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, free: int) -> bool:
+    """Whether `spans` and a cache of `cache_tokens` positions fit into `free` bytes, with a margin."""
+    return bytes_needed(shape, spans, scale, cache_tokens) <= usable(free)
+
+
+def layers_that_fit(shape: ModelShape, scale: float, cache_tokens: int, free: int) -> int:
+    """How many layers fit, neither `embed` nor `head` among them. The largest are counted, so that any so many do fit."""
+    room, count = usable(free), 0
+    costs = (shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in range(1, shape.layers + 1))
+    for cost in sorted(costs, reverse=True):
+        room -= int(cost * scale)
+        if room < 0:
+            break
+        count += 1
+    return count
+
+
+def check_fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, free: int) -> None:
+    """Raises DoesNotFit, saying how many layers do."""
+    spans = merge_spans(spans)
+    if fits(shape, spans, scale, cache_tokens, free):
+        return
+    need, possible = bytes_needed(shape, spans, scale, cache_tokens), layers_that_fit(shape, scale, cache_tokens, free)
+    kept = f" and a cache of {cache_tokens} tokens" if cache_tokens else ""
+    advice = f"{possible} of {shape.layers} layers do fit" if possible else "not even one layer fits; free some memory, or lower --cache-tokens"
+    raise DoesNotFit(f"these layers of {shape.name}{kept} need {need / 1e9:.1f} GB, and {usable(free) / 1e9:.1f} GB can be used here; {advice}")

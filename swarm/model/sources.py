@@ -1,0 +1,245 @@
+"""Room: model. Where a checkpoint's files come from: a folder, or the Hugging Face hub. Knows names, sizes and bytes of files; nothing of what is in them but
+the header of a safetensors file.
+
+This is the one door to the hub: its errors are translated here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
+
+from swarm.errors import ModelNotFound, NotAModel
+
+Progress = Callable[[float], None]
+"""Called with the share done, from 0.0 to 1.0."""
+
+MAX_HEADER = 100 * 2**20
+"""The limit of the safetensors library itself; a header beyond it is an attack."""
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".ot", ".tflite")
+_SMALL_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+
+_UNREACHABLE = (OSError, errors.HfHubHTTPError.__mro__[1])
+"""What a missing connection looks like: the hub's own HTTP error derives from that of the HTTP client it happens to use, which has changed twice."""
+
+
+class _Offline(ModelNotFound):
+    """The hub could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One line of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Source(Protocol):
+    name: str
+
+    def files(self) -> dict[str, int]:
+        """Bytes of every file at the top of the checkpoint that is here or can be fetched, by name."""
+
+    def small(self) -> Path:
+        """A folder with configuration, tokenizer and index, fetched if need be."""
+
+    def header(self, filename: str) -> dict[str, Tensor]:
+        """What a safetensors file holds, without its weights."""
+
+    def hash(self, filename: str) -> str:
+        """sha256 of a file's bytes, as hexadecimal text."""
+
+    def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
+        """A folder with these files and the small ones."""
+
+
+def open_source(model: str, token: str | None, cache_dir: str | None) -> Source:
+    """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it. Raises ModelNotFound, NotAModel."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return Folder(path)
+    if path.exists():
+        raise NotAModel(f"{model} is a file; give the folder that holds config.json and the .safetensors files")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+        raise ModelNotFound(f"there is no folder {model}; give a folder with a model, or a hub id like Qwen/Qwen3-8B")
+    try:
+        return Hub(model, token, cache_dir)
+    except _Offline:
+        try:
+            kept = snapshot_download(model, cache_dir=cache_dir, local_files_only=True)
+        except (OSError, errors.EntryNotFoundError):
+            kept = None
+        if kept is None:
+            raise
+        return Folder(Path(kept), model)
+
+
+class Folder:
+    """A checkpoint in a local folder."""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.path = path.resolve()
+        self.name = name or self.path.name
+
+    def files(self) -> dict[str, int]:
+        return {entry.name: entry.stat().st_size for entry in sorted(self.path.iterdir()) if entry.is_file()}
+
+    def small(self) -> Path:
+        return self.path
+
+    def header(self, filename: str) -> dict[str, Tensor]:
+        return read_header(self.path / filename)
+
+    def hash(self, filename: str) -> str:
+        return file_hash(self.path / filename)
+
+    def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
+        if progress:
+            progress(1.0)
+        return self.path
+
+
+class Hub:
+    """A checkpoint on the Hugging Face hub, held at one commit for as long as this object lives."""
+
+    def __init__(self, repo: str, token: str | None, cache_dir: str | None) -> None:
+        self.name = repo
+        self._token, self._cache_dir = token, cache_dir
+        self._api = HfApi(token=token)
+        with _translated(repo):
+            info = self._api.model_info(repo, files_metadata=True)
+        self._commit = info.sha
+        self._sizes = {file.rfilename: file.size or 0 for file in info.siblings if "/" not in file.rfilename}
+        self._hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
+
+    def files(self) -> dict[str, int]:
+        return self._sizes
+
+    def small(self) -> Path:
+        return self.fetch((), None)
+
+    def header(self, filename: str) -> dict[str, Tensor]:
+        with _translated(self.name):
+            found = self._api.parse_safetensors_file_metadata(self.name, filename, revision=self._commit)
+        return {
+            name: Tensor(tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0]) for name, tensor in found.tensors.items()
+        }
+
+    def hash(self, filename: str) -> str:
+        """The hub's own record of large files, so that nothing has to be fetched to know it."""
+        return self._hashes.get(filename) or file_hash(self.fetch([filename], None) / filename)
+
+    def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
+        wanted = [name for name in self._sizes if is_small(name)] + list(filenames)
+        total, done, folder = sum(self._sizes[name] for name in wanted) or 1, 0, None
+        for name in wanted:
+            with _translated(self.name):
+                folder = hf_hub_download(self.name, name, revision=self._commit, token=self._token, cache_dir=self._cache_dir)
+            done += self._sizes[name]
+            if progress:
+                progress(done / total)
+        if folder is None:
+            raise NotAModel(f"{self.name} on the hub has no config.json; choose a repository in transformers format")
+        return Path(folder).parent
+
+
+def is_small(filename: str) -> bool:
+    """Configuration, tokenizer, chat template, index: what a client needs as well."""
+    return filename.endswith(_SMALL_SUFFIXES) and not filename.startswith("README")
+
+
+def is_other_weights(filename: str) -> bool:
+    """Weights in a format that is not safetensors."""
+    return filename.endswith(_WEIGHT_SUFFIXES) and not filename.endswith(".safetensors") and filename != "training_args.bin"
+
+
+def headers(source: Source, filenames: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The headers of several files at once: on the hub each is one or two small requests, and a large model has a hundred files."""
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(filenames, pool.map(source.header, filenames), strict=True))
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The header of a safetensors file. Raises NotAModel when it is cut off or not one."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > MAX_HEADER:
+                raise ValueError("header too long")
+            lines = json.loads(file.read(length))
+        lines.pop("__metadata__", None)
+        found = {
+            name: Tensor(line["dtype"], tuple(line["shape"]), line["data_offsets"][1] - line["data_offsets"][0]) for name, line in lines.items()
+        }
+        end = max((line["data_offsets"][1] for line in lines.values()), default=0)
+    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise NotAModel(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
+    if path.stat().st_size < 8 + length + end:
+        raise NotAModel(f"{path} is cut off: {path.stat().st_size} bytes of {8 + length + end}; fetch it again")
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and time of change: 16 GB take a minute to read. The hub's cache names large files by this very hash."""
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+        return real.name
+    stat = real.stat()
+    key = sha256(f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    memory = cache_folder() / "sha256" / key
+    try:
+        known = memory.read_text()
+        if re.fullmatch(r"[0-9a-f]{64}", known):
+            return known
+    except OSError:
+        pass
+    digest = sha256()
+    with real.open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        beside = memory.with_name(f"{key}.{os.getpid()}")
+        beside.write_text(digest.hexdigest())
+        beside.replace(memory)
+    except OSError:
+        pass  # a home that cannot be written costs time at the next start, no more
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("SWARM_CACHE") or "~/.cache/swarm").expanduser()
+
+
+@contextmanager
+def _translated(repo: str) -> Iterator[None]:
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelNotFound(f"{repo} is gated: accept its terms at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise ModelNotFound(
+            f"there is neither a folder nor a hub model called {repo}; check the spelling, or for a private model set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+        raise NotAModel(f"{repo} has a safetensors file that cannot be read ({error})") from error
+    except _UNREACHABLE as error:
+        raise _Offline(f"cannot reach the hub for {repo} ({_first_line(error)}); check the connection, or give a local folder") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

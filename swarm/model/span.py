@@ -1,0 +1,295 @@
+"""Room: model. The part of a model that one peer holds, loaded and run. Knows how to load, pack and run; not who asks, nor what a route is.
+
+Shapes: T = tokens of all rows together, n = tokens of one row, W = rows whose logits are wanted, H = hidden width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from swarm.core import Span, merge_spans
+from swarm.errors import InvalidConfig, NotAModel, SwarmError, UnsupportedModel
+from swarm.model.anatomy import Anatomy, View, cut, part_class
+from swarm.model.attention import IMPLEMENTATION, Pack
+from swarm.model.cache import KVCache
+from swarm.model.checkpoint import INDEX, Checkpoint
+from swarm.model.families import length_scaled_rope
+from swarm.model.names import is_output_matrix, is_token_embedding
+from swarm.model.rotary import ReachRotary
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(slots=True)
+class Row:
+    """New positions [start, start + n) of one session, n = len(tokens). `tokens` are used where the sub-span begins with `embed`, `hidden` [n, H] elsewhere.
+
+    `want` holds the offsets in [0, n) whose logits are wanted when the sub-span ends with `head`; None is the last one alone.
+    """
+
+    cache: KVCache
+    start: int
+    tokens: Sequence[int]
+    hidden: torch.Tensor | None = None
+    want: Sequence[int] | None = None
+
+
+class SpanModel:
+    """Some spans of a model, with their weights. Load with `SpanModel.load`. For one thread at a time.
+
+    `spans` are sorted and merged, `dtype` is torch's, `numerics` the name of the arithmetic that peers of one chain must share, `hidden` H, `vocab` V.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int) -> None:
+        config = model.config
+        self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
+        self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, max_length
+        self.numerics = _numerics(model)
+        self._model, self._anatomy = model, anatomy
+        self._views: dict[tuple[int, int], View] = {}
+        self._scaled = length_scaled_rope(config)
+        self._rotaries: list[ReachRotary] = []
+        if self._scaled:
+            for path in anatomy.rotary:
+                parent, _, name = path.rpartition(".")
+                rotary = ReachRotary(model.get_submodule(path))
+                setattr(model.get_submodule(parent), name, rotary)
+                self._rotaries.append(rotary)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        spans: Sequence[Span],
+        *,
+        dtype: str | None = None,
+        device: str = "cpu",
+        progress: Callable[[float], None] | None = None,
+    ) -> SpanModel:
+        """Read the weights of `spans`, and only those; `dtype` other than the checkpoint's converts them. `progress` is called with 0.0 to 1.0.
+
+        Raises InvalidConfig (dtype, device), NotAModel, UnsafeWeights, UnsupportedModel, DoesNotFit (disk), ModelNotFound (hub out of reach).
+        """
+        spans = merge_spans(spans)
+        name = dtype or checkpoint.dtype
+        if name not in DTYPES:
+            raise InvalidConfig(f"dtype {name} is not served; choose one of {', '.join(DTYPES)}")
+        if spans[-1].stop > checkpoint.shape.components:
+            raise ValueError(f"components [{spans[-1].start}, {spans[-1].stop}) reach beyond the {checkpoint.shape.components} of {checkpoint.name}")
+        tensors = checkpoint.tensors_for(spans)
+        folder = checkpoint.fetch(spans, progress=_share(progress, 0.0, 0.5))
+        head = checkpoint.shape.head
+        kind = part_class(
+            checkpoint.model_class,
+            spans,
+            needs_embedding=any(head in span for span in spans) and not any(map(is_output_matrix, tensors)),
+            needs_output=any(0 in span for span in spans) and not any(map(is_token_embedding, tensors)),
+        )
+        model = _read(kind, checkpoint, folder, tensors, DTYPES[name], _share(progress, 0.5, 1.0))
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
+        return cls(model, model.anatomy, spans, checkpoint.shape.max_length)
+
+    @property
+    def head(self) -> int:
+        """Index of the component `head`."""
+        return self._anatomy.count + 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights held; tied ones count once."""
+        return sum(parameter.nbytes for parameter in self._model.parameters())
+
+    def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
+        """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
+        self._check(start, stop)
+        return KVCache(start, stop, limit)
+
+    @torch.inference_mode()
+    def run(self, start: int, stop: int, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Run components [start, stop), any part of what is held, over the rows of several sessions at once, and let their caches grow.
+
+        Returns for each row float32 logits [len(want), V] when the sub-span ends with `head`, hidden states [n, H] otherwise.
+
+        Raises ValueError for rows that do not append exactly to their cache, are empty, or reach beyond the model's length; no cache has changed then.
+        """
+        self._check(start, stop)
+        for row in rows:
+            self._check_row(start, stop, row)
+        if not self._scaled:
+            return self._run(start, stop, rows)
+        outputs: dict[int, torch.Tensor] = {}
+        for reach, indices in self._by_reach(rows).items():
+            for rotary in self._rotaries:
+                rotary.reach = reach
+            outputs.update(zip(indices, self._run(start, stop, [rows[i] for i in indices]), strict=True))
+        return [outputs[i] for i in range(len(rows))]
+
+    def _run(self, start: int, stop: int, rows: Sequence[Row]) -> list[torch.Tensor]:
+        counts = [len(row.tokens) for row in rows]
+        wants = [(n - 1,) if row.want is None else row.want for row, n in zip(rows, counts, strict=True)] if stop == self._anatomy.count + 2 else []
+        if wants and not any(wants):  # a chunk of a prompt: what the head would compute nobody reads
+            self._run(start, stop - 1, rows) if stop - start > 1 else [row.cache.advance(n) for row, n in zip(rows, counts, strict=True)]
+            return [torch.empty((0, self.vocab), device=self.device) for _ in rows]
+        view = self._view(start, stop)
+        pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
+        positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
+        out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T, pack=pack)[0]
+        if pack.calls != view.held:
+            raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
+        for row, n in zip(rows, counts, strict=True):
+            row.cache.advance(n)
+        if wants:
+            return list(out.float().split([len(want) for want in wants]))
+        return [out] if len(rows) == 1 else list(out.split(counts))
+
+    def _given(self, start: int, rows: Sequence[Row]) -> torch.Tensor:
+        if start == 0:
+            return self._integers([token for row in rows for token in row.tokens])[None]
+        hidden = rows[0].hidden if len(rows) == 1 else torch.cat([row.hidden for row in rows])
+        return hidden.to(device=self.device, dtype=self.dtype)[None]
+
+    def _wanted(self, wants: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor | None:
+        """Which of the T tokens need logits; None for all."""
+        if not wants or all(list(want) == list(range(n)) for want, n in zip(wants, counts, strict=True)):
+            return None
+        indices, at = [], 0
+        for want, n in zip(wants, counts, strict=True):
+            indices += [at + offset for offset in want]
+            at += n
+        return self._integers(indices)
+
+    def _integers(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    def _by_reach(self, rows: Sequence[Row]) -> dict[int, list[int]]:
+        """Rows by the length that their rotary scaling goes by: those below the threshold together, longrope's long ones too, dynamic's each by its own."""
+        kind, original = self._scaled
+        groups: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            reach = max(row.cache.limit or 0, row.start + len(row.tokens))
+            if reach <= original:
+                reach = 1
+            elif kind == "longrope":
+                reach = original + 1
+            groups.setdefault(reach, []).append(i)
+        return groups
+
+    def _view(self, start: int, stop: int) -> View:
+        view = self._views.get((start, stop))
+        if view is None:
+            view = self._views[start, stop] = cut(self._model, self._anatomy, Span(start, stop))
+        return view
+
+    def _check(self, start: int, stop: int) -> None:
+        if not any(span.start <= start < stop <= span.stop for span in self.spans):
+            held = ", ".join(f"[{span.start}, {span.stop})" for span in self.spans)
+            raise ValueError(f"components [{start}, {stop}) are not held; {held} are")
+
+    def _check_row(self, start: int, stop: int, row: Row) -> None:
+        n, cache = len(row.tokens), row.cache
+        if (cache.start, cache.stop) != (start, stop):
+            raise ValueError(f"a cache of components [{cache.start}, {cache.stop}) cannot serve [{start}, {stop})")
+        if row.start != cache.length:
+            raise ValueError(f"position {row.start} does not append to a cache of {cache.length} positions")
+        if not n:
+            raise ValueError("a row without tokens")
+        if row.start + n > self.max_length:
+            raise ValueError(f"positions up to {row.start + n} are beyond the model's {self.max_length}")
+        if start == 0:
+            if not all(0 <= token < self.vocab for token in row.tokens):
+                raise ValueError(f"token ids must be at least 0 and below {self.vocab}")
+        elif row.hidden is None or tuple(row.hidden.shape) != (n, self.hidden):
+            shape = None if row.hidden is None else tuple(row.hidden.shape)
+            raise ValueError(f"hidden states of shape {shape} where ({n}, {self.hidden}) is needed")
+        if row.want is not None and not all(0 <= offset < n for offset in row.want):
+            raise ValueError(f"logits are wanted of offsets {list(row.want)} among {n} tokens")
+
+
+def _numerics(model: PreTrainedModel) -> str:
+    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+    name = str(model.dtype).removeprefix("torch.")
+    return name if method is None else f"{name}-{method.quant_method}"
+
+
+def _read(
+    kind: type[PreTrainedModel],
+    checkpoint: Checkpoint,
+    folder: Path,
+    tensors: set[str],
+    dtype: torch.dtype,
+    progress: Callable[[float], None] | None,
+) -> PreTrainedModel:
+    """`from_pretrained` on a folder of links to the files that are needed, since it insists on every file that an index names."""
+    files = checkpoint.files_for_tensors(tensors)
+    with tempfile.TemporaryDirectory(prefix="swarm-") as links, _quietly(progress):
+        for file in sorted(set(files.values())):
+            (Path(links) / file).symlink_to((folder / file).resolve())
+        if set(files.values()) != {"model.safetensors"}:
+            (Path(links) / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+        try:
+            model, report = kind.from_pretrained(
+                links,
+                config=checkpoint.config,
+                dtype=dtype,
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                generation_config=GenerationConfig(),
+                output_loading_info=True,
+            )
+        except SwarmError:
+            raise
+        except ImportError as error:
+            raise UnsupportedModel(f"{checkpoint.name} needs a package that is not installed here: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise NotAModel(f"the weights of {checkpoint.name} cannot be loaded ({text}); fetch them again, or choose another model") from error
+    if missing := sorted(report["missing_keys"]):
+        raise NotAModel(f"{checkpoint.name} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}; fetch it again")
+    return model.eval()
+
+
+@contextmanager
+def _quietly(progress: Callable[[float], None] | None) -> Iterator[None]:
+    """Without transformers' report on the tensors that a part leaves out, and with its progress bar turned into `progress`."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    hook = transformers_logging.set_tqdm_hook(lambda _, args, kwargs: _Counted(progress, *args, **kwargs))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(hook)
+        transformers_logging.set_verbosity(verbosity)
+        if progress:
+            progress(1.0)
+
+
+class _Counted:
+    """As much of tqdm as loading uses."""
+
+    def __init__(self, progress: Callable[[float], None] | None, iterable: Sequence[object] = (), **_: object) -> None:
+        self._progress, self._iterable = progress, iterable
+
+    def __iter__(self) -> Iterator[object]:
+        total = len(self._iterable) or 1
+        for done, item in enumerate(self._iterable, 1):
+            yield item
+            if self._progress:
+                self._progress(done / total)
+
+
+def _share(progress: Callable[[float], None] | None, low: float, high: float) -> Callable[[float], None] | None:
+    return None if progress is None else lambda done: progress(low + (high - low) * done)

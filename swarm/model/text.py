@@ -1,0 +1,188 @@
+"""The model room's reader and writer: text to token ids and back, by the model's own tokenizer. Knows nothing of weights, sampling or peers.
+
+Ids arrive one at a time, and a token is not a piece of text: it may be a third of an emoji, or begin with a space that only its neighbours bring out.
+`Detokenizer` therefore shows only what no later token can change, and all its pieces joined are what decoding all the ids at once gives.
+
+Decoding never "cleans up" spaces (" ." to "."): transformers does not either for the BPE tokenizers of nearly every causal LM, and it would corrupt code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from swarm.errors import EmptyPrompt, ModelNotFound, NotAModel, UsageError
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""What may be a model on the hub: `name` or `owner/name`. Anything else was meant as a path."""
+
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+"""How SentencePiece spells a token that is one byte of a character it has no token for."""
+
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What decoders show for bytes that are no character, or not yet one."""
+
+CONTEXT = 8
+"""Tokens of the past that stay in the window. One is enough for a leading space; six bytes are for UTF-8: three of a half character, and three more before
+it, after which a decoder that began in the middle of a character is in step again whatever the bytes are."""
+
+WINDOW = 32
+"""Tokens at which the window shrinks to its context: each new token decodes at most this many (some 20 µs), however long the text is."""
+
+
+class Text:
+    """A model's tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._special = frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+
+    @classmethod
+    def open(cls, model: str | Path, token: str | bool | None = None) -> Text:
+        """Read the tokenizer of a folder or of a model on the hub (`token` is for gated ones; None takes the one this machine is logged in with).
+
+        Blocks, and downloads what is not on this machine yet. Raises ModelNotFound where there is nothing to read, NotAModel where it cannot be read.
+        """
+        return cls(_load(str(model), token))
+
+    def encode(self, prompt: str, *, continues: bool = False) -> list[int]:
+        """The ids of a prompt, with the tokens the model puts around a text (such as "beginning of sequence"), or without where it `continues` a session.
+
+        Raises EmptyPrompt, UsageError for text that is not Unicode (a terminal in another encoding leaves lone surrogates in it).
+        """
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the prompt is not valid Unicode text at character {error.start}; pass it as UTF-8") from error
+        ids = self.tokenizer.encode(prompt, add_special_tokens=not continues, verbose=False) if prompt else []
+        if not ids:
+            raise EmptyPrompt
+        return list(ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids of a conversation, ready for the model's answer, in the form of its own chat template. Messages are {"role": …, "content": …}.
+
+        Raises EmptyPrompt without messages, UsageError when the model has no chat template or its template refuses the messages.
+        """
+        if not messages:
+            raise EmptyPrompt
+        if not self.tokenizer.chat_template:
+            raise UsageError(f"{self.tokenizer.name_or_path} has no chat template; give it a plain prompt, or choose a model that is tuned for chat")
+        try:
+            ids = self.tokenizer.apply_chat_template([dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"the chat template of {self.tokenizer.name_or_path} refuses these messages: {error}") from error
+        return list(ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of these ids without special tokens: what a Detokenizer's pieces add up to."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def detokenizer(self) -> Detokenizer:
+        return Detokenizer(self)
+
+    def stop_ids(self, eos: int | Iterable[int] | None = None) -> tuple[int, ...]:
+        """The ids that end an answer, sorted. `eos` is what the model says (`eos_token_id` of its generation config, or else of its config); where it says
+        nothing the tokenizer's own counts. Chat models end turns with tokens that their tokenizers do not know as the end, so the model comes first.
+        """
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        return tuple(sorted({eos} if isinstance(eos, int) else set(eos or ())))
+
+    def shows(self, id: int) -> bool:
+        """Whether an id leaves a trace in text. Special tokens do not, nor ids beyond the vocabulary, which padded embedding matrices can give."""
+        return id not in self._special and self._spelling(id) is not None
+
+    def is_byte(self, id: int) -> bool:
+        """Whether an id is one byte of a character spelled out."""
+        return BYTE.fullmatch(self._spelling(id) or "") is not None
+
+    def _spelling(self, id: int) -> str | None:
+        try:
+            token = self.tokenizer.convert_ids_to_tokens(id)
+        except (IndexError, KeyError, OverflowError):  # tokenizers written in Python have a table, the others answer None
+            return None
+        return token if isinstance(token, str) else None
+
+
+class Detokenizer:
+    """Token ids in, text out. What is shown never changes later; what could is held back until it is sure, or until `finish`.
+
+    It decodes a sliding window of the last tokens. Two things stay undecided: a last HALF, which more bytes may complete, and a run of spelled-out bytes,
+    which SentencePiece decodes all or nothing (one stray byte at its end turns every character of the run into HALFs).
+    """
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._window: list[int] = []
+        self._shown = 0
+        """Characters of the decoded window that are out already."""
+        self._in_bytes = False
+
+    def feed(self, ids: int | Iterable[int]) -> str:
+        """Take in one id or several. Returns the text that became sure, often none."""
+        return "".join(map(self._feed, (ids,) if isinstance(ids, int) else ids))
+
+    def finish(self) -> str:
+        """What was held back, as it is: nothing follows."""
+        return self._show(self._text.decode(self._window)) if self._window else ""
+
+    def _feed(self, id: int) -> str:
+        if not self._text.shows(id):
+            return ""
+        self._window.append(id)
+        self._in_bytes = self._text.is_byte(id)
+        if self._in_bytes:
+            return ""
+        text = self._text.decode(self._window)
+        piece = self._show(text.removesuffix(HALF))
+        if len(self._window) >= WINDOW:
+            self._shrink(len(text) - self._shown)
+        return piece
+
+    def _show(self, text: str) -> str:
+        piece = text[self._shown :]
+        self._shown = max(self._shown, len(text))
+        return piece
+
+    def _shrink(self, held: int) -> None:
+        """Forget all but the context. The decoded window ends as before, so as many characters as before are held back."""
+        self._window = self._window[-CONTEXT:]
+        self._shown = len(self._text.decode(self._window)) - held
+
+
+def _load(model: str, token: str | bool | None) -> PreTrainedTokenizerBase:
+    """The one door through which the tokenizer libraries' errors come. Broad, because `tokenizers` raises plain Exception for a file it cannot read."""
+    if not os.path.isdir(model) and not HUB_ID.fullmatch(model):
+        raise ModelNotFound(f"there is no folder {model!r}; give a folder with a model in it, or a hub id such as Qwen/Qwen3-8B")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, token=token, trust_remote_code=False)
+    except Exception as error:
+        raise _translate(model, error) from error
+    if not len(tokenizer):
+        raise NotAModel(f"the tokenizer of {model} is empty; is its tokenizer.json missing?")
+    return tokenizer
+
+
+def _translate(model: str, error: Exception) -> UsageError:
+    cause = error.__cause__
+    if os.path.isdir(model):
+        return NotAModel(f"{model} holds no tokenizer that can be read ({_first_line(error)}); a model's folder needs its tokenizer.json")
+    if isinstance(cause, GatedRepoError):
+        return ModelNotFound(f"{model} is gated: ask for access on https://huggingface.co/{model}, then log in here with `hf auth login` or set HF_TOKEN")
+    if isinstance(cause, LocalEntryNotFoundError):
+        return ModelNotFound(f"{model} is not on this machine and the hub cannot be reached; check the connection, or give a folder")
+    if isinstance(error, OSError):
+        return ModelNotFound(f"the hub has no model {model} that this machine may read; check the spelling, or log in with `hf auth login` if it is private")
+    return NotAModel(f"{model} has no tokenizer that can be read ({_first_line(error)}); choose a model whose repository has a tokenizer.json")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(". :") or type(error).__name__

@@ -1,0 +1,92 @@
+"""The DHT, seen as a table of signed announcements. Implements `ports.Directory` over hivemind's DHTNode; knows nothing of links or routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
+
+from swarm import wire
+from swarm.errors import ProtocolError, RemoteError
+from swarm.net.identity import Identity
+from swarm.net.records import LIFETIME, SHARDS, check, key_of, seal, shard_of
+
+log = logging.getLogger(__name__)
+
+READ_DEADLINE = 3.0
+"""Seconds for a whole read. What was found by then counts; with frozen peers among those who should answer it is most of it."""
+
+STORE_DEADLINE = 5.0
+
+RPC_DEADLINE = 1.0
+"""Seconds for one call to one DHT peer. hivemind's 3 s would let a single frozen peer use up a whole read. Across the world a round trip is 0.3 s."""
+
+MAX_NOTED = 1024
+"""Bad records remembered so as to be logged once each."""
+
+
+class DhtDirectory:
+    def __init__(self, node: DHTNode, identity: Identity, client_mode: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self._node, self._identity, self._client_mode, self._clock = node, identity, client_mode, clock
+        self._noted: set[tuple[str, str]] = set()
+
+    async def announce(self, record: wire.Announcement) -> None:
+        if record.peer != self._identity.peer_id:
+            raise ValueError(f"the record speaks of {record.peer}, we are {self._identity.peer_id}")
+        key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
+        store = self._node.store(key, value, record.time + LIFETIME, subkey=record.peer, exclude_self=self._client_mode)
+        try:
+            stored = await asyncio.wait_for(store, STORE_DEADLINE)
+        except asyncio.TimeoutError:
+            raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
+        if not stored:
+            raise RemoteError("no peer took our announcement; if this repeats, check that this machine's clock is right")
+
+    async def read(self, config_hash: str) -> list[wire.Announcement]:
+        keys = [key_of(config_hash, shard) for shard in range(SHARDS)]
+        found = await asyncio.gather(*(self._search(key) for key in keys))
+        records = {}
+        for shard, entries in enumerate(found):
+            for peer, entry in entries.items():
+                try:
+                    value, expiry = entry
+                    record = check(peer, value, expiry, self._clock())
+                    if record.config_hash != config_hash or shard_of(record.peer) != shard:
+                        raise ProtocolError("lies under a key that is not its own")
+                except (ProtocolError, ValueError, TypeError) as error:  # a bad record is skipped alone
+                    self._note(str(peer), str(error))
+                    continue
+                if record.peer not in records or records[record.peer].sequence < record.sequence:
+                    records[record.peer] = record
+        return [records[peer] for peer in sorted(records)]
+
+    async def _search(self, key: str) -> dict[object, tuple[object, float]]:
+        """Everything under one key that the DHT tells within the deadline. A search that a frozen peer holds up ends with what the others said."""
+        futures = await self._node.get_many([key], sufficient_expiration_time=float("inf"), return_futures=True)
+        future = futures[key]
+        try:
+            await asyncio.wait({future}, timeout=READ_DEADLINE)
+            if not future.done():
+                for search in list(self._node.pending_get_requests[DHTID.generate(source=key)]):
+                    if search.future is future:
+                        search.finish_search()
+            if not future.done():
+                return {}
+        finally:
+            future.cancel()
+        result = future.result()
+        return result.value if result is not None and isinstance(result.value, dict) else {}
+
+    def _note(self, peer: str, why: str) -> None:
+        if (peer, why) not in self._noted:
+            if len(self._noted) >= MAX_NOTED:
+                self._noted.clear()
+            self._noted.add((peer, why))
+            log.info("skipped a bad record of %s: %s", peer[:60], why)
+
+    async def close(self) -> None:
+        """The node owns what is to be closed."""

@@ -1,0 +1,125 @@
+"""Announcements as they lie in the DHT: where, signed how, and which of them are worth believing. No I/O; the time is handed in or asked of one clock.
+
+    key     "swarm.1.<config hash>.<shard>"     a few shards for each model, so that one storing peer never holds (or sends) all announcements of a large swarm
+    subkey  the peer id of the owner
+    value   wire.Signed: the encoded Announcement and the owner's signature, checked with the key inside that peer id
+    expiry  the announcement's own time + LIFETIME: a replayed record cannot be given a longer life than its owner gave it
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import time
+from collections.abc import Callable
+
+from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.utils.serializer import MSGPackSerializer
+
+from swarm import wire
+from swarm.core import PeerId
+from swarm.errors import ProtocolError
+from swarm.net.identity import Identity, verify
+
+SHARDS = 2
+
+LIFETIME = 25.0
+"""Seconds an announcement lives; its owner renews it every RENEWAL, so two renewals may fail. Fixed, because a record that replaces another must expire later."""
+
+RENEWAL = 8.0
+
+MAX_AHEAD = 60.0
+"""Seconds from now that an expiry may lie ahead. Above LIFETIME by what honest clocks differ."""
+
+MAX_ANNOUNCEMENT, MAX_VALUE = 4096, 4352 + 8
+"""Bytes of an announcement, and of one stored value: what `wire` decodes, the latter in hivemind's packing."""
+
+
+def key_of(config_hash: str, shard: int) -> str:
+    return f"swarm.1.{config_hash}.{shard}"
+
+
+def shard_of(peer: PeerId) -> int:
+    return hashlib.sha256(peer.encode()).digest()[0] % SHARDS
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_id(config_hash: str, shard: int) -> bytes:
+    return DHTID.generate(source=key_of(config_hash, shard)).to_bytes()
+
+
+def seal(record: wire.Announcement, identity: Identity) -> bytes:
+    data = wire.encode(record)
+    if len(data) > MAX_ANNOUNCEMENT:
+        raise ValueError(f"an announcement of {len(data)} bytes is over the limit of {MAX_ANNOUNCEMENT}; announce fewer round trips or addresses")
+    return wire.encode(wire.Signed(data, identity.sign(data)))
+
+
+@functools.lru_cache(maxsize=4096)
+def unseal(peer: PeerId, value: bytes) -> wire.Announcement:
+    """What `peer` announced. Raises ProtocolError if it did not. Cached, since a signature costs 0.1 ms and every record is met many times in its life."""
+    signed = wire.decode_signed(value)
+    if not verify(peer, signed.record, signed.signature):
+        raise ProtocolError("not signed by the peer under whose id it is stored")
+    record = wire.decode_announcement(signed.record)
+    if record.peer != peer:
+        raise ProtocolError(f"speaks of another peer, {record.peer[:60]!r}")
+    if record.version < 1:
+        raise ProtocolError("has no version")
+    return record
+
+
+def check(peer: object, value: object, expiry: float, now: float) -> wire.Announcement:
+    """Everything that can be said of one record wherever it is met. Raises ProtocolError."""
+    if not isinstance(peer, str) or not isinstance(value, bytes):
+        raise ProtocolError("no signed value under a peer id")
+    if len(value) > MAX_VALUE:
+        raise ProtocolError(f"{len(value)} bytes are too many")
+    if not math.isfinite(expiry) or expiry > now + MAX_AHEAD:
+        raise ProtocolError(f"expires at {expiry}, {now} is now")
+    record = unseal(peer, value)
+    if expiry > record.time + LIFETIME + 1:
+        raise ProtocolError("expires later than its owner said")
+    return record
+
+
+class Guard(RecordValidatorBase):
+    """hivemind asks it about every record that others want stored here or send us in answer to a search. `refused` is told of each bad one."""
+
+    def __init__(self, refused: Callable[[str, str], None] = lambda subkey, why: None, clock: Callable[[], float] = time.time) -> None:
+        self._refused = refused
+        self._clock = clock
+
+    def validate(self, record: DHTRecord) -> bool:
+        if len(record.value) > MAX_VALUE or len(record.subkey) > 64:
+            self._refused(repr(record.subkey[:64]), "too large")
+            return False
+        subkey: object = None
+        try:
+            subkey, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
+            announcement = check(subkey, value, record.expiration_time, self._clock())
+            if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
+                raise ProtocolError("lies under a key that is not its own")
+        except (ProtocolError, ValueError, TypeError, LookupError, RecursionError) as error:  # the middle ones: what msgpack raises for bytes that are none
+            self._refused(str(subkey)[:64], str(error))
+            return False
+        return True
+
+    def prune(self, key: bytes, dictionary: object) -> bool:
+        """Takes the place of hivemind's `_validate_dictionary`, which refuses a whole dictionary for one bad record in it: then any one record would blind its
+        readers, and each newer schema would hide all who speak the older one. Here the bad record is left out alone."""
+        if not isinstance(dictionary, DictionaryDHTValue):
+            return False
+        with dictionary.freeze():
+            for subkey, (value, expiry) in list(dictionary.items()):
+                try:
+                    record = DHTRecord(key, MSGPackSerializer.dumps(subkey), value, float(expiry))
+                    good = isinstance(value, bytes) and self.validate(record)
+                except (TypeError, ValueError, OverflowError):
+                    good = False
+                if not good:
+                    del dictionary[subkey]
+        return True

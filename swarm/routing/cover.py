@@ -1,0 +1,80 @@
+"""The room `routing`, its arithmetic: the cheapest way to run stages in order on nodes that each can run some of them. Knows arrays only, no peers.
+
+Legend: K stages (components in the order in which they are run), P nodes. `work_KP` is what a node takes for a stage, inf where it cannot run it; every stage
+has a node that can. `link_PP[p, q]` is what handing over from p to q costs, 0 on the diagonal. A path is one node per stage; where it changes, a hop ends.
+
+Ties fall to the lowest node number, and a node that can go on is kept before another is taken: callers number nodes by sorted peer id, so that whoever
+plans from the same announcements, in whatever order they were read, gets the same route.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+EQUAL = 1 - 1e-12
+"""Costs closer than this are sums of the same numbers in another order."""
+
+
+def cheapest_chain(work_KP: np.ndarray, link_PP: np.ndarray, source: int, target: int) -> list[int]:
+    """The path whose way from `source`, through all stages, and on to `target` is cheapest. Layer DP, see `sweep`."""
+    values_KP = sweep(work_KP, link_PP, link_PP[source])
+    return trace(values_KP, link_PP, int(np.argmin(values_KP[-1] + link_PP[:, target])))
+
+
+def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray) -> list[int]:
+    """The path whose way through all stages and from the last node back to the first is cheapest. Exact.
+
+    Backward DP once gives `togo`, the cost from any node at any stage to the end, without the way back. `togo[0] + back` bounds the ring through a first
+    node from below; first nodes are visited by that bound until it reaches the best ring found. A visit is a forward DP that starts at that node alone and
+    drops every state that `togo` proves too dear. (routing.md, section 2, "Ring". There the DP changes nodes only where a span begins or ends, which is
+    exact if links obey the triangle inequality and nodes differ by one factor; measured round trips break the first and the head's weight the second, so
+    ours may change anywhere, and bounds do the saving instead.)
+    """
+    togo_KP = sweep(work_KP[::-1], link_PP.T, np.zeros(len(link_PP)))[::-1]
+    after_KP = np.subtract(togo_KP, work_KP, out=np.full_like(work_KP, inf), where=togo_KP < inf)
+    back_P = link_PP[work_KP[-1] < inf].min(axis=0)
+    bound_P = togo_KP[0] + back_P
+    order = np.argsort(bound_P, kind="stable")
+    best_path = trace(togo_KP[::-1], link_PP.T, int(order[0]))[::-1]
+    best = float(togo_KP[0, order[0]] + link_PP[best_path[-1], best_path[0]])
+    for first in map(int, order):
+        if bound_P[first] >= best * EQUAL:
+            break
+        start_P = np.full(len(link_PP), inf)
+        start_P[first] = 0.0
+        values_KP = sweep(work_KP, link_PP, start_P, after_KP, best * EQUAL - back_P[first])
+        total_P = values_KP[-1] + link_PP[:, first]
+        if total_P.min() < best * EQUAL:
+            best, best_path = float(total_P.min()), trace(values_KP, link_PP, int(np.argmin(total_P)))
+    return best_path
+
+
+def sweep(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, after_KP: np.ndarray | None = None, limit: float = inf) -> np.ndarray:
+    """Layer DP: `values[k, p]` is the least cost of having run stages 0 … k with stage k on p, after paying `entry` to reach the first node.
+
+    With `after`, a lower bound of what is left behind a state, states that cannot stay under `limit` become inf.
+    """
+    values_KP = np.full_like(work_KP, inf)
+    values_KP[0] = entry_P + work_KP[0]
+    for k in range(1, len(work_KP)):
+        alive, able = np.flatnonzero(values_KP[k - 1] < inf), np.flatnonzero(work_KP[k] < inf)
+        if not len(alive):
+            break
+        arrival = (values_KP[k - 1, alive, None] + link_PP[alive[:, None], able]).min(axis=0)
+        values_KP[k, able] = work_KP[k, able] + arrival
+        if after_KP is not None:
+            values_KP[k, values_KP[k] + after_KP[k] >= limit] = inf
+    return values_KP
+
+
+def trace(values_KP: np.ndarray, link_PP: np.ndarray, last: int) -> list[int]:
+    """Walk a sweep back from its last node: the path that gave that node its value."""
+    path = [last]
+    for value_P in values_KP[-2::-1]:
+        here = path[-1]
+        cost_P = value_P + link_PP[:, here]
+        nearest = int(np.argmin(cost_P))
+        path.append(here if value_P[here] <= cost_P[nearest] else nearest)
+    return path[::-1]

@@ -1,0 +1,158 @@
+"""The room `routing`, its decisions: `plan` a route, `repair` one, and `choose_class` of peers that may share a chain. Pure functions of what they are given;
+they do not know who asks (a client or a coordinator), and a route they return is advice: every hop checks what it is asked to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from swarm.core import Hop, PeerId, Span
+from swarm.errors import MissingLayers, UsageError
+from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
+from swarm.routing.cover import cheapest_chain, cheapest_ring
+from swarm.routing.route import Leg, Request, Route
+from swarm.routing.table import PeerView
+
+
+def plan(peers: Sequence[PeerView], request: Request) -> Route:
+    """The cheapest route for a request, over the whole ring: a span may be entered and left anywhere, and a peer may be several hops.
+
+    A client that keeps ends of its own is both what comes before the free components and what follows them, however many ends it keeps: the ring has no
+    beginning. Raises MissingLayers.
+    """
+    one_class(peers)
+    candidates = Candidates(peers, request, anchors=[request.source] if request.own and request.source is not None else [])
+    free = range(request.first, request.last)
+    candidates.require(free)
+    own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
+    if not free:
+        return _price(own, candidates)
+    work_KP = candidates.work_NP[free.start : free.stop]
+    if own:
+        client = candidates.number[own[0].peer]
+        path = cheapest_chain(work_KP, candidates.link_PP, client, client)
+    else:
+        path = cheapest_ring(work_KP, candidates.link_PP)
+    return _price(sorted([*own, *_hops(free, path, candidates)], key=lambda hop: hop.start), candidates)
+
+
+def repair(peers: Sequence[PeerView], request: Request, route: Route, lost: Iterable[PeerId]) -> Route:
+    """The cheapest way to fill the holes that lost peers leave, every other hop kept exactly as it is, so that only the holes are computed again.
+
+    A hole is a maximal run of lost hops round the ring: what is lost at both ends is one hole, across the seam. Peers that the request excludes, and
+    survivors that announce that they no longer hold their part, count as lost. Survivors need no free space: their share is reserved already. With no survivor
+    left it is a plan from scratch; in no other case would that find what this does not, because whoever may serve in a plan may fill a hole. Raises
+    MissingLayers.
+    """
+    one_class(peers)
+    views = {view.peer: view for view in peers}
+    own = _own_hops(route, request)
+    moved = (hop.peer for hop in route.hops if hop not in own and hop.peer in views and not views[hop.peer].holds(hop.span))
+    gone = {*lost, *request.exclude, *moved}
+    kept = [hop for hop in route.hops if hop in own or hop.peer not in gone]
+    request = replace(request, exclude=frozenset(gone))
+    if not kept:
+        return plan(peers, request)
+    candidates = Candidates(peers, request, anchors=[hop.peer for hop in kept])
+    holes = list(_holes(kept, route.components))
+    candidates.require(component for _, stages, _ in holes for component in stages)
+    new = [hop for before, stages, after in holes for hop in _fill(candidates, before, stages, after)]
+    return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
+
+
+def choose_class(
+    peers: Sequence[PeerView], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None
+) -> tuple[str, str]:
+    """The (revision, numerics) whose peers serve the request with the cheapest route: peers of different ones never share a chain.
+
+    `revision` is the client's own if it knows it, `numerics` what it asks for. Raises UsageError when others are served but not those, MissingLayers when no
+    class covers the model (the one for the class that lacks least).
+    """
+    request = request or Request(components)
+    classes = sorted({(view.revision, view.numerics) for view in peers})
+    wanted = [pair for pair in classes if revision in (None, pair[0])]
+    if classes and not wanted:
+        served = ", ".join(sorted({pair[0][:12] for pair in classes}))
+        raise UsageError(f"peers serve another revision of this model ({served}) than yours ({(revision or '')[:12]}); use the same files as they do")
+    matching = [pair for pair in wanted if numerics in (None, pair[1])]
+    if wanted and not matching:
+        served = ", ".join(sorted({pair[1] for pair in wanted}))
+        raise UsageError(f"no peer serves this model in {numerics}; ask for one of these: {served}")
+    if not matching:
+        raise missing([], request, [Span(0, components)])
+    failures, costs = [], []
+    for pair in matching:
+        try:
+            costs.append((plan([view for view in peers if (view.revision, view.numerics) == pair], request).cost, pair))
+        except MissingLayers as error:
+            failures.append((sum(map(len, error.spans)), pair, error))  # type: ignore[arg-type]
+    if not costs:
+        raise min(failures, key=lambda failure: failure[:2])[2]
+    return min(costs)[1]
+
+
+def one_class(peers: Iterable[PeerView]) -> None:
+    """A ValueError for what is always a mistake of the caller: views of several classes, or several of one peer."""
+    views = list(peers)
+    if len({(view.revision, view.numerics) for view in views}) > 1:
+        raise ValueError("these peers differ in revision or numerics and cannot share a chain; choose_class first")
+    if len({view.peer for view in views}) < len(views):
+        raise ValueError("two views of one peer; keep the newest")
+
+
+def _own_hops(route: Route, request: Request) -> list[Hop]:
+    return [hop for hop in route.hops if hop.peer == request.source and hop.span in request.own]
+
+
+def _holes(kept: Sequence[Hop], components: int) -> Iterable[tuple[PeerId, list[int], PeerId]]:
+    """What is between each kept hop and the next one round the ring: who comes before, the components in the order in which they are run, who follows."""
+    for before, after in zip(kept, [*kept[1:], kept[0]], strict=True):
+        if after is kept[0]:
+            stages = [*range(before.stop, components), *range(after.start)]
+        else:
+            stages = list(range(before.stop, after.start))
+        if stages:
+            yield before.peer, stages, after.peer
+
+
+def _fill(candidates: Candidates, before: PeerId, stages: list[int], after: PeerId) -> list[Hop]:
+    path = cheapest_chain(candidates.work_NP[stages], candidates.link_PP, candidates.number[before], candidates.number[after])
+    return _hops(stages, path, candidates)
+
+
+def _hops(stages: Iterable[int], path: Iterable[int], candidates: Candidates) -> list[Hop]:
+    """Runs of one node and of components that follow one another, as hops. At the seam of the ring a hop ends even where the peer goes on."""
+    steps = [(node, component - at, component) for at, (component, node) in enumerate(zip(stages, path, strict=True))]
+    hops = []
+    for (node, _), run in groupby(steps, key=lambda step: step[:2]):
+        parts = [component for _, _, component in run]
+        peer = candidates.nodes[node]
+        hops.append(Hop(peer, parts[0], parts[-1] + 1, candidates.able[peer].addrs))
+    return hops
+
+
+def _price(hops: Sequence[Hop], candidates: Candidates, old: Route | None = None) -> Route:
+    """Predict every hop anew, in plain sums, whatever the arrays said. A survivor whose announcement has run out keeps the prediction it had."""
+    request, latencies = candidates.request, candidates.latencies
+    before = {leg.hop: leg for leg in old.legs} if old else {}
+    legs = []
+    for hop, following in zip(hops, [*hops[1:], *hops[:1]], strict=True):
+        network = latencies.between(hop.peer, following.peer)
+        view = None if hop.peer == request.source and hop.span in request.own else candidates.all.get(hop.peer)
+        if view is not None:
+            legs.append(_predict(hop, view, network, request))
+        else:
+            legs.append(replace(before[hop], network=network) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0))
+    approach = 0.0 if request.first else 2 * latencies.between(request.source, hops[0].peer)
+    cost = approach + sum(leg.work for leg in legs) + request.rounds * sum(leg.network for leg in legs)
+    return Route(request.components, tuple(legs), cost, approach)
+
+
+def _predict(hop: Hop, view: PeerView, network: float, request: Request) -> Leg:
+    body = Span(hop.start, hop.stop)
+    layers = len(body) - (hop.start == 0) - (hop.stop == request.components) + EMBED_WEIGHT * (hop.start == 0)
+    head = view.head_weight * (hop.stop == request.components)
+    work = sum(seconds(view, component, request) for component in range(hop.start, hop.stop))
+    return Leg(hop, (layers + head) * view.decode, network, layers * view.prefill, work)

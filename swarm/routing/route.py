@@ -1,0 +1,112 @@
+"""The room `routing`, its question and its answer: what a client asks for, and the hops it gets. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from swarm.core import Hop, PeerId, Span, check_cover, format_layers
+
+USUAL_OUTPUT = 200
+"""New tokens expected of an answer of unknown length (routing.md, section 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one generation needs of a route.
+
+    `tokens_needed` is how many positions every hop must be able to reserve; `prompt` and `output` are how many tokens are expected to pass, and weigh prefill
+    against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have.
+    `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
+    """
+
+    components: int
+    tokens_needed: int = 0
+    prompt: int = 1
+    output: int = USUAL_OUTPUT
+    source: PeerId | None = None
+    source_rtts: Mapping[PeerId, float] = field(default_factory=dict)
+    exclude: frozenset[PeerId] = frozenset()
+    own: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.own and self.source is None:
+            raise ValueError("a client that keeps its own ends needs a peer id, because it is a hop")
+        ends = [span for span in self.own if span.start == 0 or span.stop == self.components]
+        disjoint = all(one.stop <= other.start for one, other in zip(self.own, self.own[1:], strict=False))
+        if len(self.own) > 2 or len(ends) < len(self.own) or not disjoint or any(span.stop > self.components for span in self.own):
+            raise ValueError(f"{self.own} are not the ends, in order, of a model of {self.components} components")
+
+    @property
+    def first(self) -> int:
+        """The first component that is not the client's own."""
+        return max((span.stop for span in self.own if span.start == 0), default=0)
+
+    @property
+    def last(self) -> int:
+        """One past the last component that is not the client's own."""
+        return min((span.start for span in self.own if span.stop == self.components), default=self.components)
+
+    @property
+    def rounds(self) -> int:
+        """How often the ring is gone round: once for the prompt, once for each token."""
+        return 1 + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One hop and what it is predicted to take, in seconds: `compute` for a token, `network` for the way of a token to the next hop (from the last hop: back
+    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute."""
+
+    hop: Hop
+    compute: float
+    network: float
+    prefill: float
+    work: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Hops that cover every component once, in order, with the predictions that chose them. `cost` is the expected seconds of the whole answer; `approach`
+    the part of them for the client's prompt to reach the first hop and the last token to come back. Both only compare routes for the same request."""
+
+    components: int
+    legs: tuple[Leg, ...]
+    cost: float
+    approach: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_cover(self.hops, self.components)
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        return tuple(leg.hop for leg in self.legs)
+
+    @property
+    def compute(self) -> tuple[float, ...]:
+        return tuple(leg.compute for leg in self.legs)
+
+    @property
+    def network(self) -> tuple[float, ...]:
+        return tuple(leg.network for leg in self.legs)
+
+    @property
+    def seconds_per_token(self) -> float:
+        return sum(self.compute) + sum(self.network)
+
+    def explain(self) -> list[str]:
+        """Lines for people: one for each hop, one for the ring."""
+        names = [format_layers([leg.hop.span], self.components - 2) for leg in self.legs]
+        wide, ways = max(map(len, names)), ["next hop"] * (len(names) - 1) + ["first hop"]
+        lines = [
+            f"hop {at}  {_short(leg.hop.peer)}  layers {name:<{wide}}  {1000 * leg.compute:8.2f} ms compute  {1000 * leg.network:8.2f} ms to the {way}"
+            for at, (leg, name, way) in enumerate(zip(self.legs, names, ways, strict=True))
+        ]
+        total = self.seconds_per_token
+        speed = f", {1 / total:.1f} tokens/s" if total else ""
+        return [*lines, f"ring of {len(names)}: {1000 * total:.2f} ms per token predicted{speed}"]
+
+
+def _short(peer: PeerId) -> str:
+    """Ed25519 peer ids all begin alike, so the end is what tells them apart."""
+    return peer if len(peer) <= 10 else f"…{peer[-8:]}"

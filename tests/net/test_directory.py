@@ -1,0 +1,166 @@
+"""Announcing and finding over a real DHT, and what strangers try to do to it."""
+
+import asyncio
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.dht.validation import DHTRecord
+from hivemind.utils.serializer import MSGPackSerializer
+
+from swarm import wire
+from swarm.errors import RemoteError
+from swarm.net.identity import Identity
+from swarm.net.node import Node
+from swarm.net.records import LIFETIME, MAX_ANNOUNCEMENT, Guard, key_of, seal, shard_of
+from tests.net.helpers import announcement, nodes
+
+NOW = 1000.0
+KEY = "c0ffee"
+
+
+def test_four_nodes_see_one_another_and_the_latest_word_of_each():
+    async def main():
+        async with nodes(4) as started:
+            for node in started:
+                await node.directory.announce(announcement(node.peer_id, addrs=node.addrs))
+            client = await Node.start(initial_peers=started[0].addrs, client_mode=True)
+            try:
+                for reader in (*started, client):
+                    records = await reader.directory.read(KEY)
+                    assert [record.peer for record in records] == sorted(node.peer_id for node in started)
+                    assert {record.peer: record.addrs for record in records} == {node.peer_id: node.addrs for node in started}
+                leaver = started[2]
+                await leaver.directory.announce(announcement(leaver.peer_id, state="leaving", sequence=2))
+                for reader in (*started, client):
+                    assert [record.peer for record in await reader.directory.read(KEY) if record.state == "leaving"] == [leaver.peer_id]
+                assert await client.directory.read("another model") == []
+            finally:
+                await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_lonely_node_keeps_its_own_record():
+    async def main():
+        async with nodes(1) as [node]:
+            await node.directory.announce(announcement(node.peer_id))
+            assert [record.peer for record in await node.directory.read(KEY)] == [node.peer_id]
+            with pytest.raises(ValueError):
+                await node.directory.announce(announcement(Identity.ephemeral().peer_id))
+            with pytest.raises(RemoteError):  # an hour slow: expired before it is stored
+                await node.directory.announce(announcement(node.peer_id, time=time.time() - 3600))
+
+    asyncio.run(main())
+
+
+def test_forged_and_broken_records_are_refused_and_harm_nobody_elses():
+    """A stranger with hivemind's own tools: overwrites our subkey, replaces the dictionary, stores rubbish beside it, then answers searches with rubbish itself."""
+
+    async def main():
+        async with nodes(3) as [victim, stranger, reader]:
+            await victim.directory.announce(announcement(victim.peer_id))
+            dht = stranger.directory._node
+            dht.protocol.record_validator = None  # the stranger checks nothing
+            key, later = key_of(KEY, shard_of(victim.peer_id)), time.time() + 50
+            identity = Identity.ephemeral()
+            forged = announcement(victim.peer_id, state="leaving", sequence=9)
+            theirs = wire.encode(wire.Signed(wire.encode(forged), identity.sign(wire.encode(forged))))
+            await dht.store(key, theirs, later, subkey=victim.peer_id, exclude_self=True)
+            await dht.store(key, "a plain value", later, exclude_self=True)
+            for subkey, value in (("x", b"rubbish"), (identity.peer_id, 7), (3, b""), (identity.peer_id, bytes(100_000)), (identity.peer_id, {"a": [1]})):
+                await dht.store(key, value, later, subkey=subkey, exclude_self=True)
+            for expiry in (math.inf, later + 3600):
+                await dht.store(key, seal(announcement(stranger.peer_id), stranger.directory._identity), expiry, subkey=stranger.peer_id, exclude_self=True)
+            rubbish = DictionaryDHTValue()
+            rubbish.store("x", b"\xc1", later)
+            rubbish.store(victim.peer_id, MSGPackSerializer.dumps(theirs), later)
+            dht.protocol.storage.data.clear()
+            dht.protocol.storage.store(DHTID.generate(source=key), rubbish, later)
+
+            for node in (victim, reader):
+                begin = time.monotonic()
+                records = await node.directory.read(KEY)
+                assert [(record.peer, record.state) for record in records] == [(victim.peer_id, "online")]
+                assert time.monotonic() - begin < 3.0
+
+    asyncio.run(main())
+
+
+def record_of(identity: Identity, expiry: float = NOW + LIFETIME, subkey: object = None, key: str | None = None, value: object = None, **changes) -> DHTRecord:
+    record = announcement(identity.peer_id, **({"time": NOW} | changes))
+    key = key or key_of(KEY, shard_of(identity.peer_id))
+    return DHTRecord(
+        DHTID.generate(source=key).to_bytes(),
+        MSGPackSerializer.dumps(subkey or identity.peer_id),
+        MSGPackSerializer.dumps(seal(record, identity) if value is None else value),
+        expiry,
+    )
+
+
+def test_the_guard_takes_what_is_right_and_refuses_everything_else():
+    identity, other = Identity.ephemeral(), Identity.ephemeral()
+    guard = Guard(clock=lambda: NOW)
+    assert guard.validate(record_of(identity))
+    assert guard.validate(record_of(identity, version=2))  # a newer peer is welcome
+    wrong = [
+        record_of(identity, expiry=math.inf),
+        record_of(identity, expiry=math.nan),
+        record_of(identity, expiry=NOW + 61, time=NOW + 36),
+        record_of(identity, expiry=NOW + LIFETIME + 20),  # a replay that would live longer than its owner said
+        record_of(identity, subkey=other.peer_id),
+        record_of(identity, subkey=[1, 2]),
+        record_of(identity, key=key_of("other", 0)),
+        record_of(identity, key=key_of(KEY, 1 - shard_of(identity.peer_id))),
+        record_of(identity, peer=other.peer_id),
+        record_of(identity, value=b""),
+        record_of(identity, value=None) if False else record_of(identity, value={"a": 1}),
+        record_of(identity, value=b"x" * 5000),
+        DHTRecord(b"", b"\xc1", b"\xc1", NOW),
+        DHTRecord(b"", b"\xc0", b"\xc0", NOW),
+    ]
+    assert [guard.validate(record) for record in wrong] == [False] * len(wrong)
+
+
+def test_the_guard_leaves_out_bad_records_alone():
+    identity = Identity.ephemeral()
+    good = record_of(identity)
+    dictionary = DictionaryDHTValue()
+    with dictionary.freeze():
+        dictionary.store(identity.peer_id, good.value, good.expiration_time)
+        dictionary.store("x", b"\xc1", NOW + 1)
+        dictionary.store(7, good.value, NOW + 2)
+        dictionary.store("y", "text", NOW + 3)
+        assert Guard(clock=lambda: NOW).prune(good.key, dictionary)
+        assert list(dictionary.data) == [identity.peer_id]
+    assert not Guard().prune(good.key, [1, 2])
+
+
+def test_an_announcement_that_would_not_be_read_is_not_written():
+    identity = Identity.ephemeral()
+    with pytest.raises(ValueError, match=str(MAX_ANNOUNCEMENT)):
+        seal(announcement(identity.peer_id, rtts={Identity.ephemeral().peer_id: 0.1 for _ in range(80)}), identity)
+
+
+def test_nested_extension_types_kill_nobody():
+    """In a process of its own, which dies without the guard."""
+    program = """
+import msgpack
+from hivemind.utils.serializer import MSGPackSerializer
+from swarm.net.hardening import harden
+harden(); harden()
+assert MSGPackSerializer.loads(MSGPackSerializer.dumps(((1, (2,)), "x"))) == ((1, (2,)), "x")
+data = b"\\xc0"
+for _ in range(400):
+    data = msgpack.packb(msgpack.ExtType(0x40, b"\\x91" + data))
+try:
+    MSGPackSerializer.loads(data)
+except ValueError:
+    print("alive")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(__import__("pathlib").Path(__file__).parents[2]))
+    assert result.stdout == "alive\n", result.stderr

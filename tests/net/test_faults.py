@@ -1,0 +1,123 @@
+"""Peers that die, freeze, or never were: each must be noticed in time. Real processes, real p2pd, killed and frozen by pid."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from swarm.errors import PeerLost, RemoteError
+from swarm.net.link import Timing
+from swarm.net.node import Node
+from tests.net.helpers import Collector, announcement, child, eventually, is_running, nodes, step
+
+SILENCE = Timing().silence
+SECOND = 1.0
+
+
+async def linked(node: Node, peer_id: str, seen: Collector) -> None:
+    node.links.send(peer_id, step())
+    await seen.until(lambda seen: seen.messages)
+    seen.messages.clear()
+    seen.lost.clear()
+
+
+def test_a_peer_killed_is_lost_at_once_and_takes_its_daemon_along():
+    async def main():
+        async with nodes(1) as [node], child(*node.addrs) as peer:
+            seen = Collector(node.links)
+            node.links.learn(peer.peer_id, peer.addrs)
+            await linked(node, peer.peer_id, seen)
+            peer.signal(signal.SIGKILL)
+            assert await seen.until(lambda seen: seen.lost) < SECOND
+            assert seen.lost == [peer.peer_id]
+            await eventually(lambda: not is_running(peer.p2pd), 2.0)
+
+            node.links.send(peer.peer_id, step())  # nobody is there any more
+            assert await seen.until(lambda seen: len(seen.lost) == 2) < Timing().dial + SECOND
+            with pytest.raises(PeerLost):
+                await node.links.measure(peer.peer_id)
+
+    asyncio.run(main())
+
+
+def test_a_killed_daemon_of_a_peer_loses_it_at_once():
+    async def main():
+        async with nodes(1) as [node], child(*node.addrs) as peer:
+            seen = Collector(node.links)
+            node.links.learn(peer.peer_id, peer.addrs)
+            await linked(node, peer.peer_id, seen)
+            peer.signal(signal.SIGKILL, p2pd=True)
+            assert await seen.until(lambda seen: seen.lost) < SECOND
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("p2pd", [False, True], ids=["python", "p2pd"])
+def test_a_frozen_peer_is_lost_after_silence_and_may_come_back(p2pd):
+    async def main():
+        async with nodes(1) as [node], child(*node.addrs) as peer:
+            seen = Collector(node.links)
+            node.links.learn(peer.peer_id, peer.addrs)
+            await linked(node, peer.peer_id, seen)
+            peer.signal(signal.SIGSTOP, p2pd)
+            took = await seen.until(lambda seen: seen.lost)
+            assert SILENCE - 1.5 < took < SILENCE + SECOND
+            assert seen.lost == [peer.peer_id] and not seen.messages
+
+            peer.signal(signal.SIGCONT, p2pd)
+            node.links.send(peer.peer_id, step(7))
+            await seen.until(lambda seen: seen.messages or len(seen.lost) > 1)
+            assert [message.start for _, message in seen.messages] == [7]
+            assert seen.lost == [peer.peer_id]
+
+    asyncio.run(main())
+
+
+def test_a_frozen_peer_hinders_no_read_of_the_directory():
+    async def main():
+        async with nodes(2) as [one, two], child(*one.addrs) as peer:
+            await one.directory.announce(announcement(one.peer_id))
+            peer.signal(signal.SIGSTOP)
+            begin = time.monotonic()
+            await two.directory.announce(announcement(two.peer_id))
+            records = await two.directory.read("c0ffee")
+            assert {record.peer for record in records} == {one.peer_id, two.peer_id}
+            assert time.monotonic() - begin < 4.0
+
+    asyncio.run(main())
+
+
+def test_the_death_of_our_own_daemon_is_noticed_and_every_wait_ends():
+    async def main():
+        async with nodes(2) as [node, other]:
+            seen = Collector(node.links)
+            Collector(other.links, echo=True)
+            await linked(node, other.peer_id, seen)
+            os.kill(node._daemon.pid, signal.SIGKILL)
+            error = await asyncio.wait_for(asyncio.shield(node.failed), 2.0)
+            assert "daemon" in str(error)
+            await seen.until(lambda seen: seen.lost, 2.0)
+            node.links.send(other.peer_id, step())
+            await seen.until(lambda seen: len(seen.lost) == 2, 2.0)
+            with pytest.raises(RemoteError):
+                await node.directory.announce(announcement(node.peer_id))
+            assert await node.directory.read("c0ffee") == []
+            await asyncio.wait_for(node.close(), 5.0)
+
+    asyncio.run(main())
+
+
+def test_a_frozen_daemon_of_our_own_does_not_keep_us_from_closing():
+    async def main():
+        async with nodes(2) as [node, other]:
+            seen = Collector(node.links)
+            Collector(other.links, echo=True)
+            await linked(node, other.peer_id, seen)
+            os.kill(node._daemon.pid, signal.SIGSTOP)
+            await seen.until(lambda seen: seen.lost, SILENCE + SECOND)
+            await asyncio.wait_for(node.close(), 8.0)
+            assert not is_running(node._daemon.pid)
+
+    asyncio.run(main())

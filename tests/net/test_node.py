@@ -1,0 +1,141 @@
+"""Starting and closing: what a person can get wrong is said in one sentence."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse
+from swarm.net.identity import Identity
+from swarm.net.node import JOIN, Node
+from tests.net.helpers import child, eventually, is_running, nodes
+
+NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.ephemeral().peer_id}"
+
+
+def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
+    async def main():
+        before = set(Path(tempfile.gettempdir()).glob("swarm-*"))
+        identity = Identity.load_or_create(tmp_path / "identity")
+        node = await Node.start(identity)
+        assert node.peer_id == identity.peer_id == node.links.peer
+        assert [addr.endswith(f"/p2p/{node.peer_id}") for addr in node.addrs] == [True]
+        (folder,) = set(Path(tempfile.gettempdir()).glob("swarm-*")) - before
+        assert folder.stat().st_mode & 0o077 == 0
+        assert sorted(path.name for path in folder.iterdir()) == ["client.sock", "p2pd.sock"]  # no key
+        pid = node._daemon.pid
+        await asyncio.gather(node.close(), node.close())
+        await node.close()
+        assert not node.failed.done() and not is_running(pid) and not folder.exists()
+
+    asyncio.run(main())
+
+
+def test_malformed_and_unreachable_initial_peers():
+    async def main():
+        peer = Identity.ephemeral().peer_id
+        for wrong in ("", "hello", "/ip4/1.2.3.4/tcp/80", f"/ip4/1.2.3.4/tcp/x/p2p/{peer}", f"/ip4/1.2.3.4/udp/80/quic/p2p/{peer}", f"/ip4/1.2.3.4/tcp/80/p2p/{peer[:-1]}"):
+            with pytest.raises(MalformedAddress, match="looks like"):
+                await Node.start(initial_peers=[wrong])
+        begin = time.monotonic()
+        for identity in (None, Identity.ephemeral()):
+            with pytest.raises(NoBootstrap, match="tcp/9/p2p/12D3.*swarm-bootstrap"):
+                await Node.start(identity, initial_peers=[NOBODY])
+        assert time.monotonic() - begin < 2 * JOIN
+
+    asyncio.run(main())
+
+
+def test_one_initial_peer_that_answers_is_enough():
+    async def main():
+        async with nodes(1) as [bootstrap]:
+            node = await Node.start(initial_peers=[NOBODY, *bootstrap.addrs])
+            await node.close()
+
+    asyncio.run(main())
+
+
+def test_wrong_hosts_and_ports():
+    async def main():
+        async with nodes(1) as [other]:
+            port = int(other.addrs[0].split("/")[4])
+            with pytest.raises(PortInUse, match=str(port)):
+                await Node.start(port=port)
+        for host, port in (("localhost", 0), ("127.0.0.1", 70000)):
+            with pytest.raises(InvalidConfig):
+                await Node.start(host=host, port=port)
+        with pytest.raises(MalformedAddress):
+            await Node.start(announce_addrs=["/ip4/0.0.0.0/tcp/0"])
+
+    asyncio.run(main())
+
+
+def test_announced_addresses_replace_our_own():
+    async def main():
+        node = await Node.start(host="0.0.0.0", announce_addrs=["/ip4/127.0.0.1/tcp/4001"])
+        try:
+            assert node.addrs == (f"/ip4/127.0.0.1/tcp/4001/p2p/{node.peer_id}",)
+        finally:
+            await node.close()
+
+    asyncio.run(main())
+
+
+def test_an_identity_is_used_once_and_free_again_after_a_kill(tmp_path):
+    async def main():
+        path = tmp_path / "identity"
+        async with nodes(1) as [bootstrap], child(*bootstrap.addrs, identity=path) as peer:
+            identity = Identity.load_or_create(path)
+            with pytest.raises(IdentityInUse, match=peer.peer_id):
+                await Node.start(identity, initial_peers=bootstrap.addrs)
+            with pytest.raises(IdentityInUse):  # the holder itself is the way in
+                await Node.start(identity, initial_peers=peer.addrs)
+            peer.signal(signal.SIGKILL)
+            await eventually(lambda: not is_running(peer.p2pd))
+            node = await Node.start(identity, initial_peers=[*bootstrap.addrs, *peer.addrs])
+            assert node.peer_id == peer.peer_id
+            await node.close()
+
+    asyncio.run(main())
+
+
+def test_a_broken_identity_starts_nothing(tmp_path):
+    (tmp_path / "identity").write_text("not a key")
+    with pytest.raises(BadIdentity):
+        Identity.load_or_create(tmp_path / "identity")
+
+
+def test_a_client_that_does_not_listen_is_answered_over_the_link_it_dialled():
+    async def main():
+        async with nodes(1) as [peer]:
+            client = await Node.start(initial_peers=peer.addrs, client_mode=True)
+            try:
+                assert client.addrs == ()
+                assert await client.links.measure(peer.peer_id) < 1.0
+                assert await peer.links.measure(client.peer_id) < 1.0
+            finally:
+                await client.close()
+
+    asyncio.run(main())
+
+
+def test_under_uvloop_and_beside_the_main_thread():
+    """A synchronous program runs its node in a thread; p2pd then hangs on that thread's life, not on the main one's."""
+    uvloop = pytest.importorskip("uvloop")
+    import threading
+
+    async def main():
+        async with nodes(2) as [one, two]:
+            assert await one.links.measure(two.peer_id) < 1.0
+            pids.append(one._daemon.pid)
+
+    pids: list[int] = []
+    thread = threading.Thread(target=lambda: uvloop.new_event_loop().run_until_complete(main()))
+    thread.start()
+    thread.join(30)
+    assert pids and not is_running(pids[0])
+    assert os.getpid() not in pids
