@@ -13,6 +13,7 @@ from hivemind.dht.routing import DHTID
 from swarm import wire
 from swarm.errors import ProtocolError, RemoteError
 from swarm.net.identity import Identity
+from swarm.net.joining import Membership
 from swarm.net.records import LIFETIME, SHARDS, check, key_of, seal, shard_of
 
 log = logging.getLogger(__name__)
@@ -30,23 +31,31 @@ MAX_NOTED = 1024
 
 
 class DhtDirectory:
-    def __init__(self, node: DHTNode, identity: Identity, client_mode: bool = False, clock: Callable[[], float] = time.time) -> None:
-        self._node, self._identity, self._client_mode, self._clock = node, identity, client_mode, clock
+    def __init__(
+        self, node: DHTNode, identity: Identity, membership: Membership, client_mode: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._node, self._identity, self._membership, self._client_mode, self._clock = node, identity, membership, client_mode, clock
         self._noted: set[tuple[str, str]] = set()
 
     async def announce(self, record: wire.Announcement) -> None:
         if record.peer != self._identity.peer_id:
             raise ValueError(f"the record speaks of {record.peer}, we are {self._identity.peer_id}")
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
+        if self._membership.alone:
+            await self._membership.look()
         store = self._node.store(key, value, record.time + LIFETIME, subkey=record.peer, exclude_self=self._client_mode)
         try:
             stored = await asyncio.wait_for(store, STORE_DEADLINE)
         except asyncio.TimeoutError:
             raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
+        if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
+            raise RemoteError("no peer took our announcement: none of the initial peers answers any more")
         if not stored:
             raise RemoteError("no peer took our announcement; if this repeats, check that this machine's clock is right")
 
     async def read(self, config_hash: str) -> list[wire.Announcement]:
+        if self._membership.alone:
+            await self._membership.look()
         keys = [key_of(config_hash, shard) for shard in range(SHARDS)]
         found = await asyncio.gather(*(self._search(key) for key in keys))
         records = {}

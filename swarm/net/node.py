@@ -23,6 +23,7 @@ from swarm.net.daemon import Daemon, DaemonError
 from swarm.net.directory import RPC_DEADLINE, DhtDirectory
 from swarm.net.hardening import harden, set_logging
 from swarm.net.identity import Identity
+from swarm.net.joining import Membership
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
 from swarm.net.records import Guard
@@ -141,7 +142,9 @@ class Node:
         self._stack.push_async_callback(_leave, node, daemon)
         self.links = await LinkPool.start(daemon.p2p, timing)
         self._stack.push_async_callback(self.links.close)
-        self.directory = DhtDirectory(node, identity, client_mode)
+        membership = Membership(node, daemon.p2p, entrances)
+        self._stack.push_async_callback(_cancel, asyncio.ensure_future(membership.keep()))
+        self.directory = DhtDirectory(node, identity, membership, client_mode)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
 

@@ -134,7 +134,7 @@ def test_under_uvloop_and_beside_the_main_thread():
             pids.append(one._daemon.pid)
 
     pids: list[int] = []
-    thread = threading.Thread(target=lambda: uvloop.new_event_loop().run_until_complete(main()))
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()
     thread.join(30)
     assert pids and not is_running(pids[0])

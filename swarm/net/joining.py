@@ -1,0 +1,51 @@
+"""Staying in the swarm: whoever let us in is asked again when we have lost sight of them.
+
+hivemind joins once. A bootstrap peer that restarts knows nobody, and is forgotten by everybody: newcomers who enter there would found a second swarm beside the
+first. So each node looks for the initial peers that are missing from its routing table every now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from hivemind.dht.node import DHTNode
+from hivemind.p2p import P2P, P2PDaemonError, PeerID
+
+from swarm.net.addresses import Entrance
+
+KNOCK = 3.0
+"""Seconds one initial peer has to answer."""
+
+PERIOD = 10.0
+"""Seconds between two looks: how long a restarted bootstrap peer may stay alone. Costs nothing while nobody is missing."""
+
+
+class Membership:
+    def __init__(self, node: DHTNode, p2p: P2P, entrances: Sequence[Entrance]) -> None:
+        self._node, self._p2p, self._entrances = node, p2p, tuple(entrances)
+
+    @property
+    def alone(self) -> bool:
+        """We entered a swarm and see nobody of it any more. Who began one may be alone in it."""
+        return bool(self._entrances) and not len(self._node.protocol.routing_table)
+
+    async def look(self) -> None:
+        """Knock where somebody is missing."""
+        table = self._node.protocol.routing_table
+        missing = [place for place in self._entrances if table.get(peer_id=PeerID.from_base58(place.peer)) is None]
+        if missing:
+            await asyncio.gather(*(self._knock(place) for place in missing))
+
+    async def keep(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD)
+            await self.look()
+
+    async def _knock(self, place: Entrance) -> None:
+        peer = PeerID.from_base58(place.peer)
+        with contextlib.suppress(P2PDaemonError, OSError, EOFError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._p2p._client.connect(peer, [place.addr]), KNOCK)
+            await self._node.protocol.call_ping(peer)  # has a deadline of its own, RPC_DEADLINE
+            await asyncio.sleep(0)  # it updates the routing table in a task

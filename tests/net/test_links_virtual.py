@@ -1,0 +1,290 @@
+"""Links under every timing, in virtual time: who dials, who stays, what strangers may say, and that messages arrive in order or a loss is told."""
+
+import asyncio
+import struct
+
+import pytest
+
+from swarm import wire
+from swarm.errors import PeerLost
+from swarm.net.frames import one_frame
+from swarm.net.identity import Identity
+from swarm.net.link import Timing
+from swarm.net.links import MAX_OUTBOX, MAX_STREAMS, PROTOCOL, LinkPool
+from tests.net.helpers import Collector, step
+from tests.net.virtual import FakeP2P, Network, run
+
+PEERS = sorted(Identity.ephemeral().peer_id for _ in range(3))
+
+
+async def pools(network: Network, timing: Timing | None = None) -> list[tuple[LinkPool, Collector]]:
+    found = [await LinkPool.start(FakeP2P(network, peer), timing) for peer in PEERS[:2]]
+    return [(links, Collector(links)) for links in found]
+
+
+async def chatter(network: Network, links: LinkPool, to: str, count: int, spread: float) -> None:
+    """Messages of two sessions, numbered, at random times."""
+    for number in range(count):
+        await asyncio.sleep(network.random.choice([0, network.random.uniform(0, spread)]))
+        links.send(to, step(number, session=bytes([number % 2]) * 16, size=network.random.choice([4, 400, 150_000])))
+
+
+def heard(seen: Collector) -> list[list[int]]:
+    return [[message.start for _, message in seen.messages if message.session[0] == session] for session in (0, 1)]
+
+
+@pytest.mark.parametrize("idle", [120.0, 0.3], ids=["", "idle"])
+def test_both_dial_whenever_they_like_and_nothing_is_lost_doubled_or_reordered(idle):
+    """With `idle` links are closed and dialled again all the time, which must not be seen either."""
+
+    async def main(seed: int) -> None:
+        network = Network(seed)
+        (one, at_one), (two, at_two) = await pools(network, Timing(heartbeat=0.25, idle=idle))
+        spread = network.random.choice([0.02, 0.3, 1.5])
+        await asyncio.gather(chatter(network, one, two.peer, 12, spread), chatter(network, two, one.peer, 12, spread))
+        await asyncio.sleep(0.2 if idle > 1 else 10)
+        expected = [list(range(0, 12, 2)), list(range(1, 12, 2))]
+        await at_one.until(lambda seen: heard(seen) == expected, 30)
+        await at_two.until(lambda seen: heard(seen) == expected, 30)
+        await asyncio.sleep(3)
+        assert at_one.lost == at_two.lost == []
+        assert network.open_streams() == (1 if idle > 1 else 0)
+        await asyncio.gather(one.close(), two.close())
+        assert network.open_streams() == 0
+
+    for seed in range(150):
+        run(main(seed))
+
+
+def test_whatever_breaks_messages_keep_their_order_and_a_loss_is_told():
+    async def main(seed: int) -> None:
+        network = Network(seed)
+        (one, at_one), (two, at_two) = await pools(network, Timing(heartbeat=0.25))
+        network.broken = 0.2
+
+        async def break_things() -> int:
+            cuts = 0
+            for _ in range(8):
+                await asyncio.sleep(network.random.uniform(0, 0.8))
+                cuts += network.cut_one()
+            network.broken = 0.0
+            return cuts
+
+        cuts, *_ = await asyncio.gather(break_things(), chatter(network, one, two.peer, 40, 0.3), chatter(network, two, one.peer, 40, 0.3))
+        await asyncio.sleep(5)
+        for seen in (at_one, at_two):
+            for numbers in heard(seen):
+                assert numbers == sorted(set(numbers))
+        if not at_one.lost and not at_two.lost:
+            assert heard(at_one) == heard(at_two) == [list(range(0, 40, 2)), list(range(1, 40, 2))]
+        for links, seen in ((one, at_two), (two, at_one)):  # and when all is quiet they can talk
+            links.send(PEERS[1] if links is one else PEERS[0], step(99))
+            await seen.until(lambda seen: seen.messages[-1][1].start == 99, 5)
+        await asyncio.sleep(3)
+        assert network.open_streams() == 1
+        await asyncio.gather(one.close(), two.close())
+
+    for seed in range(150):
+        run(main(seed))
+
+
+def test_a_peer_that_began_anew_is_believed_after_a_moment():
+    """It lost our link (a frozen machine that was thawed, say) while ours still looks alive: its new stream takes over, and we are told of the loss once."""
+
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(1))
+        await at_two.until(lambda seen: seen.messages)
+        one._lose(one._peers[two.peer], "as if silent")
+        network.streams[0][0]._later = lambda *args: None  # and nothing of it reaches the other side
+        one.send(two.peer, step(2))
+        await at_two.until(lambda seen: len(seen.messages) == 2)
+        assert at_two.lost == [one.peer]
+        await asyncio.sleep(5)
+        assert at_two.lost == [one.peer] and network.open_streams() == 1
+
+    run(main())
+
+
+class Stranger:
+    """Speaks raw bytes on a stream to a pool."""
+
+    @classmethod
+    async def meet(cls, network: Network, peer: str) -> "Stranger":
+        self = cls()
+        stranger = network.peers.get(PEERS[2]) or FakeP2P(network, PEERS[2])
+        _, self.reader, self.writer = await stranger.call_binary_stream_handler(network.peers[peer].peer_id, PROTOCOL)
+        return self
+
+    def say(self, *messages: wire.Message | bytes) -> None:
+        for message in messages:
+            self.writer.write(message if isinstance(message, bytes) else one_frame(wire.encode(message)))
+
+    async def answer(self) -> bytes:
+        """Everything the pool says until it closes."""
+        return await asyncio.wait_for(self.reader.read(), 60)
+
+
+HELLO = wire.Hello(wire.VERSION)
+
+
+@pytest.mark.parametrize(
+    "words, answered",
+    [
+        ([b"GET / HTTP/1.1\r\n\r\n"], []),
+        ([], []),
+        ([b"\0\0"], []),
+        ([struct.pack(">IBI", 5000, 1, 0) + bytes(5000)], []),
+        ([one_frame(b"\xc1")], []),
+        ([step(1)], []),
+        ([wire.End("")], []),
+        ([wire.Hello(wire.VERSION + 5)], [wire.End("version")]),
+        ([wire.Hello(0)], [wire.End("version")]),
+        ([HELLO, HELLO], [HELLO, wire.End("protocol")]),
+        ([HELLO, b"\xff" * 100], [HELLO, wire.End("protocol")]),
+        ([HELLO, one_frame(b"\x93\x63\x01\x02")], [HELLO, wire.End("protocol")]),
+        ([HELLO, one_frame(wire.encode(wire.Broken(bytes(16), 0, 0, 0, "x"))[:-1])], [HELLO, wire.End("protocol")]),
+        ([wire.Hello(wire.VERSION + 1), step(1), wire.End("bye")], [HELLO]),
+    ],
+)
+def test_what_strangers_say_first_ends_their_stream_and_nothing_else(words, answered):
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(1))
+        stranger = await Stranger.meet(network, two.peer)
+        stranger.say(*words)
+        said = await stranger.answer()
+        expected = b"".join(one_frame(wire.encode(wire.Hello(wire.VERSION, "swarm") if message is HELLO else message)) for message in answered)
+        assert said == expected
+        one.send(two.peer, step(2))
+        await at_two.until(lambda seen: [message.start for peer, message in seen.messages if peer == one.peer] == [1, 2])
+        assert one.peer not in at_two.lost and not at_one.lost
+        assert PEERS[2] not in two._peers
+        await asyncio.gather(one.close(), two.close())
+
+    run(main())
+
+
+def test_one_stranger_has_few_streams_and_silent_ones_are_closed():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, _), _ = await pools(network)
+        strangers = [await Stranger.meet(network, one.peer) for _ in range(MAX_STREAMS + 3)]
+        await asyncio.sleep(0.1)
+        assert network.open_streams() == MAX_STREAMS
+        await asyncio.sleep(Timing().handshake)
+        assert network.open_streams() == 0 and not one._peers
+        assert [await stranger.answer() for stranger in strangers] == [b""] * len(strangers)
+
+    run(main())
+
+
+def test_heartbeats_keep_a_quiet_link_and_silence_ends_it():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(1))
+        await asyncio.sleep(60)
+        assert at_one.lost == at_two.lost == [] and network.open_streams() == 1
+        network.streams[0][1]._later = lambda *args: None  # nothing comes from two any more
+        took = await at_one.until(lambda seen: seen.lost)
+        assert 2.0 < took < 3.5
+        assert at_one.lost == [two.peer]
+
+    run(main())
+
+
+def test_a_flood_of_pings_ends_the_link():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), _ = await pools(network)
+        stranger = await Stranger.meet(network, one.peer)
+        stranger.say(HELLO, *[wire.Ping(1)] * 1000)
+        await at_one.until(lambda seen: seen.lost)
+
+    run(main())
+
+
+def test_who_does_not_read_is_given_up():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), (two, _) = await pools(network)
+        big = step(0, size=MAX_OUTBOX // 10)
+        for _ in range(12):
+            one.send(two.peer, big)
+        await at_one.until(lambda seen: seen.lost)
+        assert at_one.lost == [two.peer]
+        one.send(two.peer, step(1))
+        await asyncio.sleep(1)
+        assert at_one.lost == [two.peer]
+
+    run(main())
+
+
+def test_unknown_and_malformed_peers_are_lost():
+    async def main() -> None:
+        (one, at_one), _ = await pools(Network(0))
+        for peer in (PEERS[2], "nobody", "", "0OIl"):
+            one.send(peer, step(1))
+            await at_one.until(lambda seen, peer=peer: seen.lost == [peer])
+            at_one.lost.clear()
+            with pytest.raises(PeerLost):
+                await one.measure(peer)
+            at_one.lost.clear()
+
+    run(main())
+
+
+def test_messages_to_ourselves_arrive_later_in_the_same_loop():
+    async def main() -> None:
+        (one, at_one), _ = await pools(Network(0))
+        message = step(1)
+        one.send(one.peer, message)
+        assert not at_one.messages
+        await at_one.until(lambda seen: seen.messages == [(one.peer, message)])
+        assert await one.measure(one.peer) == 0.0
+        await one.close()
+        one.send(one.peer, message)
+        await asyncio.sleep(0.1)
+        assert len(at_one.messages) == 1
+        with pytest.raises(PeerLost):
+            await one.measure(PEERS[1])
+
+    run(main())
+
+
+def test_a_bug_in_the_shell_costs_one_message_only(caplog):
+    async def main() -> None:
+        network = Network(0)
+        (one, _), (two, at_two) = await pools(network)
+
+        def receive(peer, message):
+            if message.start == 1:
+                raise RuntimeError("a bug")
+            at_two._receive(peer, message)
+
+        two.subscribe(receive, at_two._lose)
+        for number in range(3):
+            one.send(two.peer, step(number))
+        await at_two.until(lambda seen: [message.start for _, message in seen.messages] == [0, 2])
+        assert "a bug" in caplog.text and not at_two.lost
+
+    run(main())
+
+
+def test_closing_sends_what_was_queued_then_says_goodbye():
+    async def main() -> None:
+        network = Network(0)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(0))
+        await at_two.until(lambda seen: seen.messages)
+        for number in range(1, 20):
+            one.send(two.peer, step(number, size=100_000))
+        await asyncio.gather(one.close(), one.close())
+        await at_two.until(lambda seen: seen.lost)
+        assert [message.start for _, message in at_two.messages] == list(range(20))
+        assert at_two.lost == [one.peer] and at_one.lost == []
+
+    run(main())
