@@ -1,0 +1,1 @@
+"""The hands: arguments, signals, logging, asyncio.run. Installed as `swarm.cli`."""

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.core import ModelShape, Span
+from swarm.errors import NotAModel
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links
 
 if TYPE_CHECKING:
     from swarm.model.checkpoint import Checkpoint
+    from swarm.model.measure import Speed
+    from swarm.model.span import SpanModel
     from swarm.model.text import Text
+    from swarm.peer.server import Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,24 @@ async def open_model(model: str, *, token: str | None = None) -> OpenedModel:
         from swarm.model.text import Text
 
         checkpoint = Checkpoint.open(model, token=token)
-        text = Text.open(checkpoint.name, token=token)
-        return OpenedModel(checkpoint, checkpoint.shape, checkpoint.revision, text, text.stop_ids(checkpoint.eos))
+        folder = checkpoint.small_files()
+        text = Text.open(folder)
+        try:
+            revision = checkpoint.revision
+        except NotAModel:
+            revision = None  # part of the weights: enough for a client, who then takes the revision that is served
+        return OpenedModel(checkpoint, checkpoint.shape, revision, text, text.stop_ids(_eos(folder, checkpoint.config)))
 
     return await asyncio.to_thread(read)
+
+
+def _eos(folder: Path, config: Any) -> Any:
+    """What the model says ends an answer: its generation config, or else its config."""
+    try:
+        said = json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        said = {}
+    return said.get("eos_token_id", getattr(config, "eos_token_id", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +87,10 @@ async def connect(
     host: str = "127.0.0.1",
     port: int = 0,
     announce: Sequence[str] = (),
+    serve_relay: bool = False,
+    debug: bool = False,
 ) -> AsyncIterator[Connection]:
-    """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out.
+    """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out. `serve_relay` lets others reach each other through us.
 
     Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
@@ -77,7 +99,14 @@ async def connect(
 
     me = Identity.load_or_create(identity) if identity else Identity.ephemeral()
     node = await Node.start(
-        identity=me, initial_peers=list(initial_peers), host=host, port=port, announce_addrs=list(announce) or None, client_mode=not listen
+        identity=me,
+        initial_peers=list(initial_peers),
+        host=host,
+        port=port,
+        announce_addrs=list(announce) or None,
+        client_mode=not listen,
+        serve_relay=serve_relay,
+        debug=debug,
     )
     try:
         yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, node.failed)
@@ -115,3 +144,26 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a peer serves of a model: loaded and measured."""
+
+    checkpoint: Checkpoint
+    model: SpanModel
+    speed: Speed
+
+
+def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name: str = "") -> Peer:
+    """A peer that serves `part`; run it with `serve`."""
+    from swarm.net.identity import verify
+    from swarm.peer.engine import Engine
+    from swarm.peer.hops import Offer
+    from swarm.peer.server import About, Peer
+
+    shape = part.checkpoint.shape
+    offer = Offer(part.checkpoint.revision or "", part.model.numerics, shape.components, part.model.spans, shape.max_length)
+    about = About(shape.name, shape.config_hash, connection.addrs, part.speed.decode, part.speed.prefill, part.speed.head_weight, name)
+    engine = Engine(part.model)
+    return Peer(connection.links, connection.directory, engine, offer, about, cache_tokens=cache_tokens, clock=time.monotonic, wall=time.time, verify=verify)

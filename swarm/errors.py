@@ -124,9 +124,10 @@ class PeerLost(RemoteError):
 
 
 class Refused(RemoteError):
-    def __init__(self, message: str, reason: str = "") -> None:
+    def __init__(self, message: str, reason: str = "", partial: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.reason = reason
+        self.partial = tuple(partial)
 
 
 class ProtocolError(RemoteError):

@@ -20,7 +20,7 @@ VERSION = 1
 MAX_MESSAGE = 64 * 2**20
 """Bytes of one encoded message: 1024 positions × hidden 8192 × float32 = 32 MiB, with room to spare."""
 
-Count = Annotated[int, Meta(ge=0, le=2**40)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Index = Annotated[int, Meta(ge=-1, le=2**12)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31)]
 Text = Annotated[str, Meta(max_length=512)]

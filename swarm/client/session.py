@@ -86,6 +86,7 @@ class Session:
         self._draw_seed = draw_seed
         self._turn_running = False
         self._sick: str | None = None
+        self._trouble: dict[PeerId, float] = {}
         self._closed = False
         self._last: tuple[Sampling, tuple[str, ...], int] | None = None
 
@@ -249,11 +250,12 @@ class Session:
                     await self._reroute(effect, deadline)
                     continue
                 end, self._sick = effect.position + 1, None
+                self._trouble.clear()
                 self._stopwatch.token(self._host.clock(), effect.micros)
                 yield Token(effect.token, effect.logprobs, effect.finish)
                 if effect.finish is not None:
                     return
-        except (MissingLayers, PeerLost, TimedOut) as error:
+        except (MissingLayers, PeerLost, Refused, TimedOut) as error:
             error.partial = tuple(self._machine.history[began:])
             end = len(self._machine.history)
             raise
@@ -325,8 +327,13 @@ class Session:
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "silent":
             self._route = None
-        said_no = broken.reason in ("refused", "overloaded", "failed")
-        await self._find_route(deadline, Refused(f"peer {broken.peer} says no and nobody can take its place: {broken.detail}", broken.reason) if said_no else None)
+        failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost and nobody can take its place")
+        if broken.reason in ("refused", "overloaded", "failed"):
+            failure = Refused(f"peer {broken.peer} says no and nobody can take its place: {broken.detail}", broken.reason)
+        since = self._trouble.setdefault(broken.peer, self._host.clock())
+        if self._host.clock() > since + self._host.patience:
+            raise failure
+        await self._find_route(deadline, failure if isinstance(failure, Refused) else None)
 
     async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
         """Plan, or repair the hole, with what we know; if that is not enough, look at the directory again until patience runs out."""

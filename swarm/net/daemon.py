@@ -77,8 +77,9 @@ class Daemon:
         """Start p2pd with these flags and connect to it. Raises DaemonError."""
         self = cls()
         try:
-            await asyncio.wait_for(self._start(identity, flags, debug), startup)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(startup):
+                await self._start(identity, flags, debug)
+        except TimeoutError:
             await self.close()
             raise DaemonError(f"not ready after {startup:.0f} seconds; {' / '.join(self._last_lines)}") from None
         except (OSError, EOFError, P2PDaemonError) as error:
@@ -92,8 +93,9 @@ class Daemon:
     async def _start(self, identity: Identity, flags: Sequence[str], debug: bool) -> None:
         key = os.path.join(self._directory, "identity")
         control = os.path.join(self._directory, "p2pd.sock")
-        with open(os.open(key, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(identity.to_bytes())
+        descriptor = os.open(key, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.write(descriptor, identity.to_bytes())
+        os.close(descriptor)
         command = [str(files("hivemind.hivemind_cli") / "p2pd"), f"-listen=/unix{control}", f"-id={key}", f"-idleTimeout={IDLE_TIMEOUT}s", *flags]
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 
@@ -11,12 +10,11 @@ from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
 from swarm import wire
+from swarm.core import PeerId
 from swarm.errors import ProtocolError, RemoteError
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
-from swarm.net.records import LIFETIME, SHARDS, check, key_of, seal, shard_of
-
-log = logging.getLogger(__name__)
+from swarm.net.records import LIFETIME, SHARDS, BadRecords, check, key_of, seal, shard_of
 
 READ_DEADLINE = 3.0
 """Seconds for a whole read. What was found by then counts; with frozen peers among those who should answer it is most of it."""
@@ -26,16 +24,19 @@ STORE_DEADLINE = 5.0
 RPC_DEADLINE = 1.0
 """Seconds for one call to one DHT peer. hivemind's 3 s would let a single frozen peer use up a whole read. Across the world a round trip is 0.3 s."""
 
-MAX_NOTED = 1024
-"""Bad records remembered so as to be logged once each."""
-
 
 class DhtDirectory:
     def __init__(
-        self, node: DHTNode, identity: Identity, membership: Membership, client_mode: bool = False, clock: Callable[[], float] = time.time
+        self,
+        node: DHTNode,
+        identity: Identity,
+        membership: Membership,
+        bad: BadRecords,
+        client_mode: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._node, self._identity, self._membership, self._client_mode, self._clock = node, identity, membership, client_mode, clock
-        self._noted: set[tuple[str, str]] = set()
+        self._node, self._identity, self._membership, self._bad = node, identity, membership, bad
+        self._client_mode, self._clock = client_mode, clock
 
     async def announce(self, record: wire.Announcement) -> None:
         if record.peer != self._identity.peer_id:
@@ -43,10 +44,10 @@ class DhtDirectory:
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
         if self._membership.alone:
             await self._membership.look()
-        store = self._node.store(key, value, record.time + LIFETIME, subkey=record.peer, exclude_self=self._client_mode)
         try:
-            stored = await asyncio.wait_for(store, STORE_DEADLINE)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(STORE_DEADLINE):
+                stored = await self._node.store(key, value, record.time + LIFETIME, subkey=record.peer, exclude_self=self._client_mode)
+        except TimeoutError:
             raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
         if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
             raise RemoteError("no peer took our announcement: none of the initial peers answers any more")
@@ -58,7 +59,7 @@ class DhtDirectory:
             await self._membership.look()
         keys = [key_of(config_hash, shard) for shard in range(SHARDS)]
         found = await asyncio.gather(*(self._search(key) for key in keys))
-        records = {}
+        records: dict[PeerId, wire.Announcement] = {}
         for shard, entries in enumerate(found):
             for peer, entry in entries.items():
                 try:
@@ -67,7 +68,7 @@ class DhtDirectory:
                     if record.config_hash != config_hash or shard_of(record.peer) != shard:
                         raise ProtocolError("lies under a key that is not its own")
                 except (ProtocolError, ValueError, TypeError) as error:  # a bad record is skipped alone
-                    self._note(str(peer), str(error))
+                    self._bad.note(peer, str(error))
                     continue
                 if record.peer not in records or records[record.peer].sequence < record.sequence:
                     records[record.peer] = record
@@ -89,13 +90,6 @@ class DhtDirectory:
             future.cancel()
         result = future.result()
         return result.value if result is not None and isinstance(result.value, dict) else {}
-
-    def _note(self, peer: str, why: str) -> None:
-        if (peer, why) not in self._noted:
-            if len(self._noted) >= MAX_NOTED:
-                self._noted.clear()
-            self._noted.add((peer, why))
-            log.info("skipped a bad record of %s: %s", peer[:60], why)
 
     async def close(self) -> None:
         """The node owns what is to be closed."""

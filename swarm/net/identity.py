@@ -34,6 +34,8 @@ _DIGITS = {letter: value for value, letter in enumerate(_ALPHABET)}
 class Identity:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
+        self.fresh = False
+        """Made a moment ago: nobody else can be using it."""
         self._public = key.public_key().public_bytes_raw()
         self.peer_id: PeerId = _base58(_PEER_ID_HEADER + self._public)
 
@@ -43,7 +45,9 @@ class Identity:
     @classmethod
     def ephemeral(cls) -> Identity:
         """A fresh identity that no file remembers."""
-        return cls(Ed25519PrivateKey.generate())
+        self = cls(Ed25519PrivateKey.generate())
+        self.fresh = True
+        return self
 
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> Identity:

@@ -29,7 +29,7 @@ class Membership:
     @property
     def alone(self) -> bool:
         """We entered a swarm and see nobody of it any more. Who began one may be alone in it."""
-        return bool(self._entrances) and not len(self._node.protocol.routing_table)
+        return bool(self._entrances) and not self._node.protocol.routing_table.peer_id_to_uid
 
     async def look(self) -> None:
         """Knock where somebody is missing."""
@@ -45,7 +45,8 @@ class Membership:
 
     async def _knock(self, place: Entrance) -> None:
         peer = PeerID.from_base58(place.peer)
-        with contextlib.suppress(P2PDaemonError, OSError, EOFError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._p2p._client.connect(peer, [place.addr]), KNOCK)
+        with contextlib.suppress(P2PDaemonError, OSError, EOFError):
+            async with asyncio.timeout(KNOCK):
+                await self._p2p._client.connect(peer, [place.addr])
             await self._node.protocol.call_ping(peer)  # has a deadline of its own, RPC_DEADLINE
             await asyncio.sleep(0)  # it updates the routing table in a task

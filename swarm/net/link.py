@@ -99,7 +99,7 @@ class Stream:
             if not data:
                 raise Refused("the stream was closed before a word was said")
             self.early += self.inbox.feed(data)
-        message = wire.decode(self.early.pop(0))
+        message = wire.decode(memoryview(self.early.pop(0)))
         if isinstance(message, wire.End):
             raise Refused(f"refused: {message.reason[:40]!r}")
         if not isinstance(message, wire.Hello):
@@ -147,7 +147,7 @@ class Link:
     async def run(self) -> Ending:
         loop = asyncio.get_running_loop()
         self._heard = self._spoke = self._busy = loop.time()
-        reader, watcher, writer = (asyncio.ensure_future(part) for part in (self._read(), self._watch(), self._write()))
+        reader, watcher, writer = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._write())
         try:
             # The writer decides nothing: where it fails, the reader is about to see why, and may first find an End among what has already arrived.
             await asyncio.wait({reader, watcher}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ class Link:
             while True:
                 messages, stream.early = stream.early, []
                 for raw in messages:
-                    message = wire.decode(raw)
+                    message = wire.decode(memoryview(raw))
                     if isinstance(message, wire.SessionMessage):
                         self._busy = self._heard
                         self.deliver(message)

@@ -26,7 +26,7 @@ from swarm.net.identity import Identity
 from swarm.net.joining import Membership
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
-from swarm.net.records import Guard
+from swarm.net.records import BadRecords, Guard
 
 JOIN = 10.0
 """Seconds for any initial peer to answer: two attempts at TCP, TLS and negotiation across the world."""
@@ -72,12 +72,12 @@ class Node:
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
-        A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our addresses to be (a
-        port forwarded by a router, a proxy). `serve_relay` lets others reach each other through us; `use_relay` asks the initial peers to do that for us.
+        A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
+        addresses to be (a port forwarded by a router, a proxy). `serve_relay` lets others reach each other through us; `use_relay` asks the initial peers to
+        do that for us.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
         """
-        fresh = identity is None
         identity = identity or Identity.ephemeral()
         listen = not client_mode if listen is None else listen
         places = [entrance(text) for text in initial_peers]
@@ -93,7 +93,7 @@ class Node:
             _probe_port(host, port)
         else:
             listen_addr(host, port)
-        if not fresh and entrances:
+        if not identity.fresh and entrances:
             await _probe_identity(identity, entrances, debug)
         flags = _flags(host, port, announce_addrs or (), entrances, client_mode, listen, serve_relay, use_relay)
         self = cls()
@@ -117,10 +117,10 @@ class Node:
         watch = asyncio.ensure_future(self._watch(daemon))
         self._stack.push_async_callback(_cancel, watch)
 
-        guard = Guard()
+        guard = Guard(BadRecords())
         try:
-            node = await asyncio.wait_for(
-                DHTNode.create(
+            async with asyncio.timeout(JOIN):
+                node = await DHTNode.create(
                     p2p=daemon.p2p,
                     node_id=DHTID.generate(source=self.peer_id),  # a place in the DHT that nobody can choose, not even its owner
                     initial_peers=[place.text for place in entrances] or None,
@@ -133,10 +133,8 @@ class Node:
                     cache_nearest=0,
                     cache_on_store=False,
                     cache_refresh_before_expiry=0,
-                ),
-                JOIN,
-            )
-        except (RuntimeError, asyncio.TimeoutError) as error:
+                )
+        except (RuntimeError, TimeoutError) as error:
             raise _nobody(entrances) from error
         node.protocol._validate_dictionary = guard.prune
         self._stack.push_async_callback(_leave, node, daemon)
@@ -144,7 +142,7 @@ class Node:
         self._stack.push_async_callback(self.links.close)
         membership = Membership(node, daemon.p2p, entrances)
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(membership.keep()))
-        self.directory = DhtDirectory(node, identity, membership, client_mode)
+        self.directory = DhtDirectory(node, identity, membership, guard.bad, client_mode)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
 
@@ -168,14 +166,16 @@ def _flags(
     host: str, port: int, announce: Sequence[str], entrances: list[Entrance], client_mode: bool, listen: bool, serve_relay: bool, use_relay: bool
 ) -> list[str]:
     outside = listen and host not in LOOPBACK
-    flags = ["-dhtClient" if client_mode else "-dhtServer", "-connManager", "-tls", "-relay", f"-relayService={int(serve_relay)}", f"-autoRelay={int(use_relay)}"]
-    flags += [f"-autonat={int(outside)}", f"-natPortMap={int(outside)}"]
+    flags = ["-dhtClient" if client_mode else "-dhtServer", "-connManager", "-tls", "-relay"]
+    flags += [f"-relayService={int(serve_relay)}", f"-autoRelay={int(use_relay)}", f"-autonat={int(outside)}", f"-natPortMap={int(outside)}"]
     flags.append(f"-hostAddrs={listen_addr(host, port)}" if listen else "-noListenAddrs")
     if announce:
         flags.append("-announceAddrs=" + ",".join(announce))
-    if entrances:
-        flags += ["-b", "-bootstrapPeers=" + ",".join(place.text for place in entrances)]
-    return flags
+    return flags + _through(entrances)
+
+
+def _through(entrances: list[Entrance]) -> list[str]:
+    return ["-b", "-bootstrapPeers=" + ",".join(place.text for place in entrances)] if entrances else []
 
 
 def _probe_port(host: str, port: int) -> None:
@@ -195,12 +195,13 @@ def _probe_port(host: str, port: int) -> None:
 async def _probe_identity(identity: Identity, entrances: list[Entrance], debug: bool) -> None:
     """Ask the swarm, under a passing name, whether somebody already answers to ours. hivemind's own check crashes on Ed25519."""
     try:
-        probe = await Daemon.start(Identity.ephemeral(), ["-dhtClient", "-tls", "-noListenAddrs", "-b", "-bootstrapPeers=" + ",".join(p.text for p in entrances)], debug)
+        probe = await Daemon.start(Identity.ephemeral(), ["-dhtClient", "-tls", "-noListenAddrs", *_through(entrances)], debug)
     except DaemonError as error:
         raise _explained(error, entrances, ("", 0)) from error
     try:
-        await asyncio.wait_for(probe.p2p._client.connect(PeerID.from_base58(identity.peer_id), []), PROBE)
-    except (P2PDaemonError, OSError, EOFError, asyncio.TimeoutError):
+        async with asyncio.timeout(PROBE):
+            await probe.p2p._client.connect(PeerID.from_base58(identity.peer_id), [])
+    except (P2PDaemonError, OSError, EOFError):
         return
     finally:
         await probe.close()
@@ -217,7 +218,7 @@ def _explained(error: DaemonError, entrances: list[Entrance], at: tuple[str, int
 
 def _nobody(entrances: list[Entrance]) -> NoBootstrap:
     names = ", ".join(place.text for place in entrances)
-    return NoBootstrap(f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap starts one) and that this machine can reach it")
+    return NoBootstrap(f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap) and that this machine can reach it")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -229,5 +230,6 @@ async def _leave(node: DHTNode, daemon: Daemon) -> None:
     """hivemind tells p2pd to forget each handler and waits for its answer, which a dead p2pd never gives."""
     if daemon.died.done():
         return
-    with contextlib.suppress(asyncio.TimeoutError, P2PDaemonError, OSError):
-        await asyncio.wait_for(node.shutdown(), 1.0)
+    with contextlib.suppress(P2PDaemonError, OSError):
+        async with asyncio.timeout(1.0):
+            await node.shutdown()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,10 +25,12 @@ from swarm.core import PeerId
 from swarm.errors import ProtocolError
 from swarm.net.identity import Identity, verify
 
+log = logging.getLogger(__name__)
+
 SHARDS = 2
 
 LIFETIME = 25.0
-"""Seconds an announcement lives; its owner renews it every RENEWAL, so two renewals may fail. Fixed, because a record that replaces another must expire later."""
+"""Seconds an announcement lives; its owner renews it every RENEWAL, so two renewals may fail. Fixed: a record that replaces another must expire later."""
 
 RENEWAL = 8.0
 
@@ -36,6 +39,9 @@ MAX_AHEAD = 60.0
 
 MAX_ANNOUNCEMENT, MAX_VALUE = 4096, 4352 + 8
 """Bytes of an announcement, and of one stored value: what `wire` decodes, the latter in hivemind's packing."""
+
+MAX_NOTED = 1024
+"""Bad records remembered so as to be logged once each."""
 
 
 def key_of(config_hash: str, shard: int) -> str:
@@ -86,16 +92,31 @@ def check(peer: object, value: object, expiry: float, now: float) -> wire.Announ
     return record
 
 
-class Guard(RecordValidatorBase):
-    """hivemind asks it about every record that others want stored here or send us in answer to a search. `refused` is told of each bad one."""
+class BadRecords:
+    """Logs what is wrong with whose record, once each: a bad record comes back with every read for as long as it lives."""
 
-    def __init__(self, refused: Callable[[str, str], None] = lambda subkey, why: None, clock: Callable[[], float] = time.time) -> None:
-        self._refused = refused
+    def __init__(self) -> None:
+        self._noted: set[tuple[str, str]] = set()
+
+    def note(self, subkey: object, why: str) -> None:
+        about = (str(subkey)[:64], why[:200])
+        if about not in self._noted:
+            if len(self._noted) >= MAX_NOTED:
+                self._noted.clear()
+            self._noted.add(about)
+            log.info("skipped a bad record of %s: %s", *about)
+
+
+class Guard(RecordValidatorBase):
+    """hivemind asks it about every record that others want stored here or send us in answer to a search."""
+
+    def __init__(self, bad: BadRecords | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.bad = bad or BadRecords()
         self._clock = clock
 
     def validate(self, record: DHTRecord) -> bool:
         if len(record.value) > MAX_VALUE or len(record.subkey) > 64:
-            self._refused(repr(record.subkey[:64]), "too large")
+            self.bad.note(record.subkey, "too large")
             return False
         subkey: object = None
         try:
@@ -104,7 +125,7 @@ class Guard(RecordValidatorBase):
             if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
                 raise ProtocolError("lies under a key that is not its own")
         except (ProtocolError, ValueError, TypeError, LookupError, RecursionError) as error:  # the middle ones: what msgpack raises for bytes that are none
-            self._refused(str(subkey)[:64], str(error))
+            self.bad.note(subkey, str(error))
             return False
         return True
 

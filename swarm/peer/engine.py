@@ -73,7 +73,7 @@ class Engine:
     def open(self, key: HopKey, order: Open) -> None:
         slot = self._slots.get(key)
         if slot is None:
-            self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop))
+            self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
         else:
             slot.sampling = order.sampling
 
@@ -188,7 +188,7 @@ class Engine:
 
         start, stop = ready[0][0].start, ready[0][0].stop
         outputs = self.model.run(start, stop, [row for *_, row in ready])
-        is_head = stop == self.model.components
+        is_head = stop == self.model.head + 1
         draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
         blobs = [None] * len(ready) if is_head else [to_blob(output) for output in outputs]
         self.steps += 1

@@ -14,12 +14,8 @@ from pathlib import Path
 
 import swarm
 from swarm import wire
-from swarm.net.identity import Identity
 from swarm.net.link import Timing
 from swarm.net.node import Node
-
-FAST = Timing(heartbeat=0.25, silence=1.0)
-"""For tests that wait for silence."""
 
 SESSION = bytes(16)
 
@@ -58,7 +54,8 @@ class Collector:
 
     async def until(self, condition, timeout: float = 10.0) -> float:
         """Wait until condition(self) holds; returns how long that took."""
-        begin = time.monotonic()
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
 
         async def wait() -> None:
             while not condition(self):
@@ -66,7 +63,7 @@ class Collector:
                 await self._changed.wait()
 
         await asyncio.wait_for(wait(), timeout)
-        return time.monotonic() - begin
+        return loop.time() - begin
 
 
 @contextlib.asynccontextmanager
@@ -141,7 +138,3 @@ async def eventually(condition, timeout: float = 5.0) -> float:
             raise TimeoutError(f"still not after {timeout} s")
         await asyncio.sleep(0.02)
     return time.monotonic() - begin
-
-
-def identity() -> Identity:
-    return Identity.ephemeral()

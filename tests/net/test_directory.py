@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hivemind.dht.routing import DHTID
@@ -83,7 +84,7 @@ def test_a_lonely_node_keeps_its_own_record():
 
 
 def test_forged_and_broken_records_are_refused_and_harm_nobody_elses():
-    """A stranger with hivemind's own tools: overwrites our subkey, replaces the dictionary, stores rubbish beside it, then answers searches with rubbish itself."""
+    """A stranger with hivemind's own tools: overwrites our subkey, replaces the dictionary, stores rubbish beside it, then answers searches with rubbish."""
 
     async def main():
         async with nodes(3) as [victim, stranger, reader]:
@@ -186,5 +187,5 @@ try:
 except ValueError:
     print("alive")
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=str(__import__("pathlib").Path(__file__).parents[2]))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
     assert result.stdout == "alive\n", result.stderr

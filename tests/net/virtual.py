@@ -1,7 +1,7 @@
-"""Virtual time and a network of streams that exists only in it, so that a thousand double dials with any delays take seconds, and the same seed gives the same run.
+"""Virtual time and a network of streams that exists only in it, so that a thousand double dials with any delays take seconds, and a seed is a run.
 
-`FakeP2P` has the four things that `LinkPool` uses of hivemind's P2P. Its streams deliver bytes in order after a delay, may be cut, and end as cleanly when their
-peer is gone as when it closed: that is how p2pd behaves.
+`FakeP2P` has the four things that `LinkPool` uses of hivemind's P2P. Its streams deliver bytes in order after a delay, may be cut, and end as cleanly
+when their peer is gone as when it closed: that is how p2pd behaves.
 """
 
 from __future__ import annotations
@@ -119,12 +119,11 @@ class Network:
     def open_streams(self) -> int:
         return sum(not (one.gone or two.gone) for one, two in self.streams)
 
-    def cut_one(self) -> bool:
+    def cut_one(self) -> None:
         alive = [pair for pair in self.streams if not pair[0].gone and not pair[1].gone]
         if alive:
             for writer in self.random.choice(alive):
                 writer.close()
-        return bool(alive)
 
 
 class FakeP2P:

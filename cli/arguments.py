@@ -1,0 +1,162 @@
+"""Room: cli. How every command reads its arguments: flags over SWARM_* variables over a YAML file. Knows argparse; nothing of what the arguments are for.
+
+Nothing here, and nothing that is imported before arguments are read, may load torch: a mistyped flag is answered in a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import configargparse
+import yaml
+
+from swarm.errors import InvalidConfig, SwarmError
+
+NOTHING = ("", "~", "null")
+"""How YAML spells "no value"."""
+
+
+class YamlFile(configargparse.ConfigFileParser):
+    """A YAML mapping of flag names. Every scalar is taken as it is written: YAML itself would read `layers: 4:8` as 248, a number in base 60."""
+
+    def __init__(self, known: Callable[[], Sequence[str]]) -> None:
+        self._known = known
+
+    def get_syntax_description(self) -> str:
+        return "YAML"
+
+    def parse(self, stream: Any) -> dict[str, Any]:
+        name = getattr(stream, "name", "the config file")
+        try:
+            found = yaml.load(stream, Loader=yaml.BaseLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InvalidConfig(f"cannot read {name} as YAML ({_one_line(error)}); write one `key: value` a line") from error
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise InvalidConfig(f"{name} holds no settings; write one `key: value` a line, such as `port: 31337`")
+        return {key: self._value(name, key, value) for key, value in found.items() if value not in NOTHING}
+
+    def _value(self, name: str, key: str, value: Any) -> Any:
+        known = self._known()
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise InvalidConfig(f"{name} sets {key!r}, which is no setting of this command; {f'did you mean {near[0]}?' if near else 'see --help'}")
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+            raise InvalidConfig(f"{name} gives {key} a nested value; write a plain value, or a list of them")
+        return value
+
+
+class Parser(configargparse.ArgumentParser):
+    """An ArgumentParser of ours: errors are UsageErrors in the end, `--config` and the environment count, names are never guessed from abbreviations."""
+
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"Every option can also be set in the environment (the name in brackets) or in a YAML file (--config): flags win over the environment, the\n"
+            f"environment over the file.\n\nexamples:\n{examples}",
+            formatter_class=Formatter,
+            auto_env_var_prefix="SWARM_",
+            config_file_parser_class=configargparse.YAMLConfigFileParser,
+            add_config_file_help=False,
+            ignore_unknown_config_file_keys=False,
+            allow_abbrev=False,
+        )
+        self._config_file_parser = YamlFile(self._settable)
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidConfig(f"{message}; see {self.prog} --help")
+
+    def _settable(self) -> list[str]:
+        """Names of options as a config file may spell them, hidden ones left out."""
+        return [
+            option.removeprefix("--")
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--") and action.help != argparse.SUPPRESS and action.dest not in ("help", "config")
+        ]
+
+    def common(self) -> None:
+        """What every command takes, and what `swarm.local` says to it."""
+        group = self.add_argument_group("general")
+        group.add_argument("--config", metavar="FILE", is_config_file_arg=True, help="read further settings from this YAML file")
+        group.add_argument("--debug", action="store_true", help="log everything, and show tracebacks of errors")
+        for name in ("--ready-fd", "--lifeline-fd"):
+            self.add_argument(name, type=int, help=argparse.SUPPRESS)
+
+    def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Raises InvalidConfig for anything that cannot be understood; `--help` leaves by SystemExit."""
+        return self.parse_args(sys.argv[1:] if argv is None else list(argv))
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, where there is one to show."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(120, _columns()))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.option_strings and action.default not in (None, False, argparse.SUPPRESS, []) and "default" not in text:
+            text += " (default: %(default)s)"
+        return text
+
+
+def addresses(given: Sequence[str] | None) -> list[str]:
+    """What a repeatable option collected; a variable of the environment holds several, separated by commas or blanks."""
+    return [part for text in given or () for part in re.split(r"[,\s]+", text) if part]
+
+
+def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
+    """A number within bounds; out of them is an error that names them."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def size(text: str) -> int:
+    """Bytes, as people write them: 20GB, 500M, 1.5GiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write one like 20GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def set_threads(threads: int | None) -> None:
+    """How many threads computing may use. Before torch loads: OpenMP reads its settings once. Passive waiting, because a spinning pool steals the cores that
+    other peers of this machine, or the network, need."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size().columns - 2
+    except OSError:
+        return 120
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+__all__ = ["Formatter", "Parser", "SwarmError", "YamlFile", "addresses", "number", "set_threads", "size"]

@@ -1,0 +1,82 @@
+"""swarm-bootstrap: a well-known address at which others find the swarm, and a relay for those behind routers. Serves no layers and needs no model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from swarm.cli.arguments import Parser, addresses, number
+from swarm.cli.notices import config_dir, line_to_type
+from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
+from swarm.cli.screen import Screen, screen
+
+PORT = 31337
+
+EXAMPLES = """\
+  swarm-bootstrap                                              on a machine that others can reach
+  swarm-bootstrap --announce /dns4/swarm.example.org/tcp/31337  behind a name or a forwarded port
+"""
+
+
+def parser() -> Parser:
+    it = Parser("swarm-bootstrap", "Run a peer that only helps others find the swarm: an entrance to its DHT, and a relay for peers behind routers.", EXAMPLES)
+    group = it.add_argument_group("network")
+    group.add_argument("--host", default="0.0.0.0", help="IP address to listen on; 127.0.0.1 for this machine alone")
+    group.add_argument("--port", type=number(0, 65535), default=PORT, help="TCP port to listen on, 0 for any free one")
+    group.add_argument("--announce", action="append", metavar="ADDR", help="multiaddr to tell others instead of what this machine believes its own to be (repeatable)")
+    group.add_argument(
+        "--initial-peers", action="append", metavar="ADDR", help="multiaddrs of other peers of the swarm to join (repeatable); without any, a new swarm begins here"
+    )
+    group.add_argument("--identity", metavar="FILE", help="key file; kept, so that the address stays the same (default: ~/.config/swarm/bootstrap.key)")
+    it.common()
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return reporting("swarm-bootstrap", argv, _main)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = parser().read(argv)
+    hold_lifeline(args.lifeline_fd)
+    shown = screen()
+    set_logging(args.debug, shown.handler, logging.INFO)
+    return run(lambda stop: _serve(args, shown, stop))
+
+
+async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
+    from swarm.compose import connect
+
+    joining = connect(
+        addresses(args.initial_peers),
+        identity=args.identity or str(config_dir() / "bootstrap.key"),
+        listen=True,
+        host=args.host,
+        port=args.port,
+        announce=addresses(args.announce),
+        serve_relay=True,
+        debug=args.debug,
+    )
+    async with joining as connection:
+        _introduce(shown, connection.addrs)
+        tell_ready(args.ready_fd, {"peer_id": connection.links.peer, "addrs": list(connection.addrs), "layers": ""})
+        await stop.asked(connection.failed)
+        shown.say("leaving")
+    return 0
+
+
+def _introduce(shown: Screen, addrs: Sequence[str]) -> None:
+    shown.say("This machine is an entrance to the swarm. Its addresses, the most public first:")
+    for addr in addrs:
+        shown.say(f"  {addr}")
+    shown.say("On other machines, type:")
+    shown.say(f"  {line_to_type('swarm-serve MODEL --layers auto', addrs)}")
+    shown.say(f"  {line_to_type('swarm-generate PROMPT --model MODEL', addrs)}")
+    shown.say("Ctrl-C leaves.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
+
+

@@ -1,0 +1,100 @@
+"""Room: cli. What a person sees: lines, progress bars and a live status on a terminal, plain lines everywhere else. Knows rich; not what is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+EVERY = 60.0
+"""Seconds between two status lines where nobody can see a live one."""
+
+
+class Screen(Protocol):
+    handler: logging.Handler | None
+
+    def say(self, text: str = "") -> None: ...
+
+    def progress(self, what: Callable[[float], str]) -> contextlib.AbstractContextManager[Callable[[float], None]]:
+        """Yields a function to be called with 0.0 to 1.0, from any thread."""
+
+    def live(self) -> contextlib.AbstractContextManager[Callable[[list[tuple[str, str]]], None]]:
+        """Yields a function that shows a status: pairs of a heading and a value."""
+
+
+def screen(stream: Any = None) -> Screen:
+    """The one that suits where we write to."""
+    stream = stream or sys.stdout
+    return RichScreen(stream) if stream.isatty() else PlainScreen(stream)
+
+
+class PlainScreen:
+    handler = None
+
+    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+
+    def say(self, text: str = "") -> None:
+        print(text, file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: Callable[[float], str]) -> Iterator[Callable[[float], None]]:
+        said: set[str] = set()
+
+        def at(done: float) -> None:
+            if (text := what(done)) not in said:
+                said.add(text)
+                self.say(f"{text} …")
+
+        yield at
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:
+        last = self._clock()
+
+        def show(status: list[tuple[str, str]]) -> None:
+            nonlocal last
+            if self._clock() - last >= EVERY:
+                last = self._clock()
+                self.say(", ".join(f"{name} {value}" for name, value in status))
+
+        yield show
+
+
+class RichScreen:
+    def __init__(self, stream: Any) -> None:
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.handler = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
+        self.handler.setFormatter(logging.Formatter("%(message)s"))
+
+    def say(self, text: str = "") -> None:
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, what: Callable[[float], str]) -> Iterator[Callable[[float], None]]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=self.console, transient=True) as bars:
+            bar = bars.add_task(what(0.0), total=1.0)
+            yield lambda done: bars.update(bar, completed=done, description=what(done))
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:
+        from rich.live import Live
+        from rich.table import Table
+
+        def table(status: list[tuple[str, str]]) -> Table:
+            grid = Table(box=None, pad_edge=False, header_style="dim")
+            for name, _ in status:
+                grid.add_column(name)
+            grid.add_row(*(value for _, value in status))
+            return grid
+
+        with Live(console=self.console, refresh_per_second=4) as live:
+            yield lambda status: live.update(table(status))
