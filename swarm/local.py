@@ -162,7 +162,7 @@ class LocalSwarm:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = 0
         try:
-            self._bootstrap = self._spawn(LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--identity", str(self.folder / "bootstrap.key")])
+            self._bootstrap = self._spawn(LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key")])
             self._wait(self._bootstrap)
             self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])
             self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in layers]

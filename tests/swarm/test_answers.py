@@ -1,0 +1,170 @@
+"""A real swarm on loopback answers: real processes, real DHT, real weights files. The same tokens as transformers in one process, whatever the split."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import swarm
+from swarm.errors import EmptyPrompt, InvalidSampling, MissingLayers, NoBootstrap, PromptTooLong, TimedOut, UsageError
+from tests.swarm.models import EOS, greedy, save_llama
+
+PROMPT = [72, 101, 108, 108, 111]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def local(model):
+    with swarm.LocalSwarm(str(model), layers=["0:2", "2:4", "4:6"]) as local:
+        yield local
+
+
+@pytest.fixture(scope="module")
+def client(model, local):
+    with swarm.Client(str(model), initial_peers=local.initial_peers) as client:
+        yield client
+
+
+def test_greedy_tokens_are_those_of_one_process(model, client):
+    assert client.generate_tokens(PROMPT, max_new_tokens=64, ignore_eos=True) == greedy(model, PROMPT, 64)
+
+
+def test_a_prompt_longer_than_a_chunk_gives_the_same_too(model, client):
+    prompt = [(7 * at + at * at) % 256 for at in range(600)]
+    assert client.generate_tokens(prompt, max_new_tokens=16, ignore_eos=True) == greedy(model, prompt, 16)
+
+
+def test_turns_of_a_session_continue_each_other(model, client):
+    with client.session() as session:
+        first = list(session.stream_tokens(PROMPT, max_new_tokens=10, ignore_eos=True))
+        second = list(session.stream_tokens([1, 2, 3], max_new_tokens=10, ignore_eos=True))
+        assert session.tokens == (*PROMPT, *first, 1, 2, 3, *second)
+    assert second == greedy(model, [*PROMPT, *first, 1, 2, 3], 10)
+
+
+def test_a_turn_left_early_keeps_what_was_taken(model, client):
+    with client.session() as session:
+        tokens = []
+        for token in session.stream_tokens(PROMPT, max_new_tokens=200, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) == 7:
+                break
+        assert session.tokens == (*PROMPT, *tokens)
+        more = list(session.stream_tokens([9], max_new_tokens=5, ignore_eos=True))
+    assert more == greedy(model, [*PROMPT, *tokens, 9], 5)
+
+
+def test_a_seed_gives_one_answer_and_another_seed_another(client):
+    options = dict(max_new_tokens=40, temperature=1.0, top_k=50, top_p=0.95, min_p=0.01, repetition_penalty=1.1, ignore_eos=True)
+    first = client.generate_tokens(PROMPT, seed=1, **options)
+    assert first == client.generate_tokens(PROMPT, seed=1, **options)
+    assert first != client.generate_tokens(PROMPT, seed=2, **options)
+
+
+def test_sessions_at_once_each_get_their_own_answer(model, client):
+    prompts = [[at, at + 1, at + 2] for at in range(0, 80, 10)]
+    answers: dict[int, list[int]] = {}
+
+    def ask(at: int) -> None:
+        answers[at] = client.generate_tokens(prompts[at], max_new_tokens=24, ignore_eos=True)
+
+    threads = [threading.Thread(target=ask, args=(at,)) for at in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {at: greedy(model, prompt, 24) for at, prompt in enumerate(prompts)}
+
+
+def test_a_client_that_keeps_its_own_ends_gets_the_same_tokens(model, local):
+    with swarm.Client(str(model), initial_peers=local.initial_peers, own_ends=True) as client:
+        with client.session() as session:
+            tokens = list(session.stream_tokens(PROMPT, max_new_tokens=32, ignore_eos=True))
+            hops = session.route.hops
+    assert tokens == greedy(model, PROMPT, 32)
+    assert hops[0].layers == "embed" and hops[-1].layers == "head" and hops[0].peer_id == hops[-1].peer_id
+
+
+def test_text_streams_in_pieces_and_stops_at_a_stop_string(client):
+    whole = client.generate("Hello", max_new_tokens=60, ignore_eos=True)
+    assert "".join(client.stream("Hello", max_new_tokens=60, ignore_eos=True)) == whole
+    stop = whole[20:23]
+    assert client.generate("Hello", max_new_tokens=60, ignore_eos=True, stop=[stop]) == whole[: whole.index(stop)]
+
+
+def test_a_stop_token_ends_the_answer_and_is_not_text(model, client):
+    tokens = greedy(model, PROMPT, 30)
+    got = client.generate_tokens(PROMPT, max_new_tokens=30, stop_ids=[tokens[12]])
+    assert got == tokens[: tokens.index(tokens[12]) + 1]
+
+
+def test_log_probabilities_come_on_request(client):
+    with client.session() as session:
+        details = list(session.stream_details(PROMPT, max_new_tokens=3, logprobs=4, ignore_eos=True))
+    for token in details:
+        assert token.logprobs is not None and len(token.logprobs.top) == 4
+        assert token.logprobs.top[0] == (token.id, pytest.approx(token.logprobs.drawn))
+    assert [token.finish for token in details] == [None, None, "length"]
+
+
+def test_the_route_says_who_did_what(client, local):
+    with client.session() as session:
+        with pytest.raises(UsageError, match="no route yet"):
+            _ = session.route
+        list(session.stream_tokens(PROMPT, max_new_tokens=8, ignore_eos=True))
+        route = session.route
+    assert [hop.layers for hop in route.hops] == ["0:2", "2:4", "4:6"]
+    assert {hop.peer_id for hop in route.hops} == {peer.peer_id for peer in local.peers}
+    assert all(hop.measured and hop.milliseconds > 0 for hop in route.hops)
+    assert "layers 2:4" in route.explain() and "tokens/s" in route.explain()
+
+
+@pytest.mark.parametrize(
+    "error, options",
+    [
+        (EmptyPrompt, dict(tokens=[])),
+        (PromptTooLong, dict(tokens=[1] * 1024)),
+        (PromptTooLong, dict(tokens=[1], max_new_tokens=1024)),
+        (UsageError, dict(tokens=[1], max_new_tokens=0)),
+        (InvalidSampling, dict(tokens=[1], temperature=-1.0)),
+        (InvalidSampling, dict(tokens=[1], top_p=0.0)),
+        (InvalidSampling, dict(tokens=[1], temperature=float("nan"))),
+    ],
+)
+def test_bad_input_is_one_clear_error(client, error, options):
+    with pytest.raises(error):
+        client.generate_tokens(**options)
+
+
+def test_an_answer_may_be_given_a_time(client):
+    with pytest.raises(TimedOut) as caught:
+        client.generate_tokens(PROMPT, max_new_tokens=900, ignore_eos=True, timeout=0.2)
+    assert caught.value.exit_status == 1
+
+
+def test_peers_of_another_revision_never_join_the_chain(tmp_path, local):
+    other = save_llama(tmp_path / "other", seed=1)
+    with swarm.Client(str(other), initial_peers=local.initial_peers, patience=1) as client:
+        with pytest.raises(UsageError, match="another revision"):
+            client.generate_tokens(PROMPT, max_new_tokens=4)
+
+
+def test_layers_that_nobody_serves_are_named(tmp_path, local):
+    deeper = save_llama(tmp_path / "deeper", layers=7)
+    with swarm.Client(str(deeper), initial_peers=local.initial_peers, patience=1) as client:
+        with pytest.raises(MissingLayers, match="0:7"):
+            client.generate_tokens(PROMPT, max_new_tokens=4)
+
+
+def test_an_entrance_that_does_not_answer_is_said_so(model):
+    with pytest.raises(NoBootstrap):
+        swarm.Client(str(model), initial_peers=["/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"])
+
+
+def test_eos_is_where_an_answer_ends(model, client):
+    assert EOS in client._client.eos
