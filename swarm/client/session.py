@@ -17,7 +17,7 @@ from swarm.client.report import RouteReport, Stopwatch
 from swarm.client.stops import StopStrings
 from swarm.client.table import PeerTable
 from swarm.core import PeerId, Sampling, SessionId, Span
-from swarm.errors import Closed, EmptyPrompt, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
+from swarm.errors import Closed, EmptyPrompt, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Reroute, Send
 from swarm.routing.plan import plan, repair
@@ -239,32 +239,52 @@ class Session:
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
         deadline = None if timeout is None else self._host.clock() + timeout
-        began, end = len(self._machine.history) + len(prompt), len(self._machine.history) + len(prompt)
+        end = began = len(self._machine.history) + len(prompt)
         self._turn_running = True
         self._machine.begin(prompt, sampling, max_new)
+        answer: asyncio.Queue[Token | SwarmError] = asyncio.Queue()
+        driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
         try:
-            await self._open_turn(max_new, deadline)
             while True:
-                effect = await self._next(deadline, began)
-                if isinstance(effect, Reroute):
-                    await self._reroute(effect, deadline)
-                    continue
-                end, self._sick = effect.position + 1, None
-                self._trouble.clear()
-                self._stopwatch.token(self._host.clock(), effect.micros)
-                yield Token(effect.token, effect.logprobs, effect.finish)
-                if effect.finish is not None:
+                token = await answer.get()
+                if isinstance(token, SwarmError):
+                    end = len(self._machine.history)
+                    raise token
+                end += 1
+                yield token
+                if token.finish is not None:
                     return
-        except (MissingLayers, PeerLost, Refused, TimedOut) as error:
-            error.partial = tuple(self._machine.history[began:])
-            end = len(self._machine.history)
-            raise
         finally:
+            driver.cancel()
+            await asyncio.wait({driver})
             self._turn_running = False
             self._stopwatch.pause()
             if self._machine.running or len(self._machine.history) > end:
                 self._do(self._machine.cut(end))
             self._last = (sampling, stops, max(began + max_new - end, 1))
+
+    async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
+        """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
+        try:
+            await self._open_turn(deadline)
+            while True:
+                effect = await self._next(deadline, began)
+                if isinstance(effect, Reroute):
+                    await self._reroute(effect, deadline)
+                    continue
+                self._sick = None
+                self._trouble.clear()
+                self._stopwatch.token(self._host.clock(), effect.micros)
+                answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+                if effect.finish is not None:
+                    return
+        except SwarmError as error:
+            if isinstance(error, (MissingLayers, PeerLost, Refused, TimedOut)):
+                error.partial = tuple(self._machine.history[began:])
+            answer.put_nowait(error)
+        except Exception as error:
+            log.exception("a turn failed in a way nobody foresaw")
+            answer.put_nowait(SwarmError(f"this is a bug: {error!r}"))
 
     def _check_length(self, prompt: Sequence[int], max_new: int | None) -> int:
         length = len(self._machine.history) + len(prompt)
@@ -277,7 +297,7 @@ class Session:
             raise PromptTooLong(length + (max_new or 1), self._host.max_length)
         return max_new if max_new is not None else min(USUAL_ANSWER, room)
 
-    async def _open_turn(self, max_new: int, deadline: float | None) -> None:
+    async def _open_turn(self, deadline: float | None) -> None:
         """Take the route of the last turn again, unless it broke meanwhile."""
         while not self._events.empty():
             self._events.get_nowait()

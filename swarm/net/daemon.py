@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Sequence
 from importlib.resources import files
@@ -35,6 +37,11 @@ IDLE_TIMEOUT = 30
 
 _TERMINATE = 2.0
 """Seconds p2pd has to leave by itself (it takes 0.03) before it is killed."""
+
+PREFIX = "swarm-p2pd-"
+
+ABANDONED = 60.0
+"""Seconds after which a directory without a locked lock is nobody's. A new one has none for a moment."""
 
 _LEASH = """
 import ctypes, os, signal, sys
@@ -62,7 +69,8 @@ class Daemon:
     died: asyncio.Task[int]
 
     def __init__(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="swarm-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp")  # a socket's path has 107 bytes at most
+        self._directory, self._lock = _new_directory()
+        self._closed = False
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._last_lines: deque[str] = deque(maxlen=5)
@@ -138,7 +146,36 @@ class Daemon:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait({self._reader})
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if not self._closed:
+            self._closed = True
+            shutil.rmtree(self._directory, ignore_errors=True)
+            os.close(self._lock)
+
+
+def _new_directory() -> tuple[str, int]:
+    """A private directory for sockets, and the lock that says it is in use. Takes the chance to remove those whose owners were killed: the kernel frees a lock
+    with its process, in whatever container that ran."""
+    base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # a socket's path has 107 bytes at most
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(base):
+            if entry.name.startswith(PREFIX):
+                _remove_if_abandoned(entry)
+    directory = tempfile.mkdtemp(prefix=PREFIX, dir=base)
+    lock = os.open(os.path.join(directory, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return directory, lock
+
+
+def _remove_if_abandoned(entry: os.DirEntry[str]) -> None:
+    with contextlib.suppress(OSError):  # somebody else's, gone already, or locked: its owner lives
+        about = entry.stat(follow_symlinks=False)
+        if about.st_uid == os.getuid() and time.time() - about.st_mtime > ABANDONED:
+            lock = os.open(os.path.join(entry.path, "lock"), os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 async def _connect(control: str, listen: str) -> P2P:

@@ -183,13 +183,17 @@ class Link:
                         self._control(message)
                 data = await stream.reader.read(READ)
                 if not data:
-                    return Ending(Kind.ENDED, self.finishing) if self.finishing else Ending(Kind.CUT, "the stream ended without a word")
+                    return self._cut("the stream ended without a word")
                 self._heard = loop.time()
                 stream.early = stream.inbox.feed(data)
         except ProtocolError as error:
             return Ending(Kind.NONSENSE, str(error))
         except OSError as error:
-            return Ending(Kind.CUT, str(error))
+            return self._cut(str(error))
+
+    def _cut(self, how: str) -> Ending:
+        """The stream is over without an End from the other side; after an End of ours that is all we need."""
+        return Ending(Kind.ENDED, self.finishing) if self.finishing else Ending(Kind.CUT, how)
 
     def _control(self, message: wire.Message) -> None:
         if isinstance(message, wire.Ping):
@@ -213,8 +217,8 @@ class Link:
                     await writer.drain()
                     self._spoke = loop.time()
                 if self.finishing is not None:
+                    # And no half-close: p2pd answers an end of file by closing both directions, so that what the other side still has to say would be lost.
                     self.stream.say(wire.End(self.finishing))
-                    writer.write_eof()
                     return
                 self.wake.clear()
                 await self.wake.wait()

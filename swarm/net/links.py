@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -43,7 +44,7 @@ class LinkPool:
         self._peer: PeerId = p2p.peer_id.to_base58()
         self._pairs: dict[PeerId, Pair] = {}
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._timing = timing or Timing()
         self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget)
         self._receive: Receive = lambda peer, message: None
@@ -113,6 +114,18 @@ class LinkPool:
     # --- what pairs ask of us -----------------------------------------------------------------------------------------------------------------------------
 
     async def _open(self, peer: PeerId) -> Stream:
+        """A stream to a peer. If our caller gives up meanwhile, what p2pd then opens is closed: nobody else would, and the peer would wait for a word."""
+        opening = asyncio.ensure_future(self._open_stream(peer))
+        self._tasks.add(opening)
+        opening.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_abandon)
+            asyncio.get_running_loop().call_later(self._timing.dial, opening.cancel)
+            raise
+
+    async def _open_stream(self, peer: PeerId) -> Stream:
         peer_id = PeerID.from_base58(peer)
         if addrs := self._known.get(peer):
             await self._p2p._client.connect(peer_id, addrs)
@@ -168,3 +181,8 @@ class LinkPool:
     def _next_stamp(self) -> int:
         self._stamp += 1
         return self._stamp
+
+
+def _abandon(opening: asyncio.Task[Stream]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()

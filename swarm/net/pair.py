@@ -148,6 +148,7 @@ class Pair:
                 self._dial = None
             if stream is not None:
                 stream.close()
+            self._world.forget(self)
 
     def _dial_failed(self, why: str) -> None:
         self._dial = None
@@ -192,9 +193,7 @@ class Pair:
         old = self.link
         given_up, changed = asyncio.ensure_future(stream.closed()), asyncio.ensure_future(self._changed.wait())
         try:
-            done, _ = await asyncio.wait(
-                {given_up, changed}, timeout=None if old is None else self._world.timing.patience, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({given_up, changed}, timeout=None if old is None else self._world.timing.patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
             given_up.cancel()
             changed.cancel()

@@ -52,7 +52,7 @@ class Collector:
         self.lost.append(peer)
         self._changed.set()
 
-    async def until(self, condition, timeout: float = 10.0) -> float:
+    async def until(self, condition, within: float = 10.0) -> float:
         """Wait until condition(self) holds; returns how long that took."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
@@ -62,7 +62,7 @@ class Collector:
                 self._changed.clear()
                 await self._changed.wait()
 
-        await asyncio.wait_for(wait(), timeout)
+        await asyncio.wait_for(wait(), within)
         return loop.time() - begin
 
 
@@ -130,11 +130,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
-async def eventually(condition, timeout: float = 5.0) -> float:
+async def eventually(condition, within: float = 5.0) -> float:
     """Poll something that sends no event (the state of another process); returns how long it took."""
     begin = time.monotonic()
     while not condition():
-        if time.monotonic() - begin > timeout:
-            raise TimeoutError(f"still not after {timeout} s")
+        if time.monotonic() - begin > within:
+            raise TimeoutError(f"still not after {within} s")
         await asyncio.sleep(0.02)
     return time.monotonic() - begin

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse
+from swarm.net.daemon import PREFIX
 from swarm.net.identity import Identity
 from swarm.net.node import JOIN, Node
 from tests.net.helpers import child, eventually, is_running, nodes
@@ -18,7 +20,7 @@ NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.ephemeral().peer_id}"
 
 
 def folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("swarm-*"))
+    return set(Path(tempfile.gettempdir()).glob(PREFIX + "*"))
 
 
 def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
@@ -30,11 +32,31 @@ def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
         assert [addr.endswith(f"/p2p/{node.peer_id}") for addr in node.addrs] == [True]
         (folder,) = folders() - before
         assert folder.stat().st_mode & 0o077 == 0
-        assert sorted(path.name for path in folder.iterdir()) == ["client.sock", "p2pd.sock"]  # no key
+        assert sorted(path.name for path in folder.iterdir()) == ["client.sock", "lock", "p2pd.sock"]  # no key
         pid = node._daemon.pid
         await asyncio.gather(node.close(), node.close())
         await node.close()
         assert not node.failed.done() and not is_running(pid) and not folder.exists()
+
+    asyncio.run(main())
+
+
+def test_what_a_killed_node_left_behind_is_removed_and_what_a_living_one_uses_is_not(monkeypatch, request):
+    base = tempfile.mkdtemp(dir="/tmp")  # pytest's own is too long for sockets
+    request.addfinalizer(lambda: shutil.rmtree(base))
+    monkeypatch.setattr(tempfile, "tempdir", base)
+    dead = Path(base, PREFIX + "dead")
+    dead.mkdir()
+    (dead / "lock").touch()
+
+    async def main():
+        async with nodes(1) as [node]:
+            assert len(folders()) == 2
+            for folder in folders():
+                os.utime(folder, (0, 0))
+            async with nodes(1) as [other]:
+                assert len(folders()) == 2 and not dead.exists()
+                assert await other.directory.read("") == await node.directory.read("") == []
 
     asyncio.run(main())
 

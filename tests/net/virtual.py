@@ -51,9 +51,13 @@ def run(main):
 
 
 class _Writer:
-    def __init__(self, far: asyncio.StreamReader, near: asyncio.StreamReader, delay: float) -> None:
-        self._far, self._near, self._delay = far, near, delay
-        self.gone = self.ended = False
+    """One side's way out. As p2pd has it: an end of file closes the other side as a whole, and bytes for a side that has closed reset the stream, which throws
+    away what is under way the other way."""
+
+    def __init__(self, near: asyncio.StreamReader, delay: float) -> None:
+        self._near, self._delay = near, delay
+        self.gone = False
+        self.other: _Writer
         self.transport = self
         self._under_way: deque = deque()
 
@@ -62,32 +66,31 @@ class _Writer:
         asyncio.get_running_loop().call_later(self._delay, self._arrive)
 
     def _arrive(self) -> None:
-        what, args = self._under_way.popleft()
-        what(*args)
+        if self._under_way:
+            what, args = self._under_way.popleft()
+            what(*args)
 
     def write(self, data: bytes) -> None:
-        if not self.ended and data:
+        if not self.gone and data:
             self._later(self._feed, bytes(data))
 
     def _feed(self, data: bytes) -> None:
-        if not self._far._eof:
-            self._far.feed_data(data)
-
-    def write_eof(self) -> None:
-        if not self.ended:
-            self.ended = True
-            self._later(self._end)
-
-    def _end(self) -> None:
-        if not self._far._eof:
-            self._far.feed_eof()
+        if self.other.gone:
+            self.other._under_way.clear()
+            self._shut()
+        else:
+            self.other._near.feed_data(data)
 
     async def drain(self) -> None:
         if self.gone:
             raise ConnectionResetError
 
     def close(self) -> None:
-        self.write_eof()
+        if not self.gone:
+            self._shut()
+            self._later(self.other._shut)
+
+    def _shut(self) -> None:
         self.gone = True
         if not self._near._eof:
             self._near.feed_eof()
@@ -98,10 +101,6 @@ class _Writer:
         return self.gone
 
     def set_write_buffer_limits(self, high: int) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class Network:
@@ -147,10 +146,9 @@ class FakeP2P:
             raise P2PDaemonError("nobody there")
         ours, theirs = asyncio.StreamReader(), asyncio.StreamReader()
         delay = network.delay()
-        writer, far = _Writer(theirs, ours, delay), _Writer(ours, theirs, delay)
+        writer, far = _Writer(ours, delay), _Writer(theirs, delay)
+        writer.other, far.other = far, writer
         network.streams.append((writer, far))
         handler = other._handlers[name]
-        asyncio.get_running_loop().call_later(
-            network.delay(), lambda: asyncio.ensure_future(handler(SimpleNamespace(peer_id=self.peer_id), theirs, far))
-        )
+        asyncio.get_running_loop().call_later(network.delay(), lambda: asyncio.ensure_future(handler(SimpleNamespace(peer_id=self.peer_id), theirs, far)))
         return SimpleNamespace(peer_id=peer_id), ours, writer

@@ -1,0 +1,207 @@
+"""Room: cli. Which part of a model this machine takes, and getting it ready: what was asked for if it fits, or what the swarm needs most; loaded and measured.
+
+Imports of the model room stand inside functions: it loads torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swarm.cli.screen import Screen
+from swarm.core import ModelShape, Span, format_layers, parse_layers, whole
+from swarm.errors import DoesNotFit, MalformedLayers, ProtocolError, RemoteError
+from swarm.wire import VERSION, Announcement
+
+if TYPE_CHECKING:
+    from swarm.compose import Connection, Part
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.routing.table import PeerView
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+LEAST_CACHE = 2048
+"""Positions of cache for which memory is kept free when layers are chosen: one conversation of usual length."""
+
+MOST_CACHE = 64
+"""Sessions of the model's full length that the cache holds at most: more are not served at once anyway, and the memory may be wanted elsewhere."""
+
+BANDWIDTH = 10e9
+"""Bytes of weights a second, to guess a decode step before anything is loaded: what two channels of DDR4 give two cores. Only the choice of layers sees it, and
+only in comparison with what others announce."""
+
+RENEW = 8.0
+"""Seconds between announcements while loading; a record lives 25."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the operator asks for."""
+
+    model: str
+    layers: str
+    dtype: str | None
+    device: str
+    cache_tokens: int | None
+    max_disk: int | None
+    name: str
+
+
+def open_checkpoint(wish: Wish) -> Checkpoint:
+    """Blocks. Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, MalformedLayers, LayersOutOfRange, DoesNotFit."""
+    from swarm.model.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(wish.model, max_disk=wish.max_disk)
+    if checkpoint.revision is None:
+        checkpoint.tensors_for([whole(checkpoint.shape.components)])  # says why there is none
+    if wish.layers != AUTO:
+        _check_fits(wish, checkpoint, asked(wish, checkpoint.shape))
+    return checkpoint
+
+
+def check_spelling(layers: str) -> None:
+    """What can be said of `--layers` before the model is known. Raises MalformedLayers."""
+    if layers == AUTO:
+        return
+    try:
+        parse_layers(layers, 2**31)
+    except MalformedLayers as error:
+        raise MalformedLayers(layers) from error
+
+
+def asked(wish: Wish, shape: ModelShape) -> tuple[Span, ...]:
+    return parse_layers(wish.layers, shape.layers)
+
+
+async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> tuple[Span, ...]:
+    """The layers asked for, or with `auto` the least covered ones that fit into free memory."""
+    views = await _others(wish, checkpoint, connection)
+    if wish.layers != AUTO:
+        return asked(wish, checkpoint.shape)
+    from swarm.model.memory import free_memory, usable
+    from swarm.routing.placement import choose_spans
+
+    shape, scale = checkpoint.shape, _scale(wish, checkpoint)
+    costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * _cache_wanted(wish, shape)) * scale) for i in range(shape.components)]
+    step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
+    return (choose_spans(views, shape.components, costs, usable(free_memory(wish.device)), step),)
+
+
+@contextlib.asynccontextmanager
+async def announced_as_joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connection: Connection) -> AsyncIterator[None]:
+    """Tell others what we are about to load, so that whoever chooses meanwhile chooses something else."""
+
+    async def keep() -> None:
+        while True:
+            with contextlib.suppress(RemoteError):
+                await connection.directory.announce(_joining(wish, checkpoint, spans, connection))
+            await asyncio.sleep(RENEW)
+
+    task = asyncio.create_task(keep(), name="joining")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Part:
+    """Fetch, read, measure. Blocks, for minutes where files come from far away."""
+    from swarm.compose import Part
+    from swarm.model.measure import measure_speed
+    from swarm.model.span import SpanModel
+
+    layers = format_layers(spans, checkpoint.shape.layers)
+    with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
+        model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, device=wish.device, progress=progress)
+    with shown.progress(lambda done: "measuring speed") as progress:
+        progress(0.0)
+        return Part(checkpoint, model, measure_speed(model))
+
+
+def cache_tokens(wish: Wish, part: Part) -> int:
+    """Positions of all sessions together: as asked, or what half of the memory that is left takes."""
+    from swarm.model.memory import bytes_needed, free_memory, usable
+
+    if wish.cache_tokens is not None:
+        return wish.cache_tokens
+    shape, spans = part.checkpoint.shape, part.model.spans
+    most = MOST_CACHE * shape.max_length
+    scale = _scale(wish, part.checkpoint)
+    each = bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
+    return max(1, min(most, usable(free_memory(wish.device)) // 2 // each)) if each > 0 else most
+
+
+def _check_fits(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span]) -> None:
+    from swarm.model.memory import check_fits, free_memory
+
+    try:
+        check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), free_memory(wish.device))
+    except RuntimeError as error:  # torch, about a device that is not there; loading says it better
+        log.debug("cannot ask %s for its free memory: %s", wish.device, error)
+    except DoesNotFit:
+        raise
+
+
+def _cache_wanted(wish: Wish, shape: ModelShape) -> int:
+    return wish.cache_tokens or min(shape.max_length, LEAST_CACHE)
+
+
+def _scale(wish: Wish, checkpoint: Checkpoint) -> float:
+    from swarm.model.memory import dtype_scale
+
+    return dtype_scale(checkpoint.dtype, wish.dtype)
+
+
+async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> list[PeerView]:
+    """Peers we could share a chain with. Those who serve the same configuration otherwise are mentioned: usually somebody forgot a flag."""
+    from swarm.routing.table import PeerView
+
+    try:
+        records = await connection.directory.read(checkpoint.config_hash)
+    except RemoteError as error:
+        log.warning("cannot read who serves what: %s", error)
+        return []
+    views = []
+    for record in records:
+        if record.peer != connection.links.peer:
+            with contextlib.suppress(ProtocolError):
+                views.append(PeerView.of(record))
+    ours = (checkpoint.revision, wish.dtype or checkpoint.dtype)
+    if views and not any(view.numerics == ours[1] for view in views):
+        log.warning("every other peer of this model serves it as %s, and this one as %s: they cannot share a chain; --dtype changes it", views[0].numerics, ours[1])
+    if any(view.revision != ours[0] for view in views):
+        log.warning("some peers serve another revision of this model: their files differ from those here, so they cannot share a chain with this peer")
+    return [view for view in views if (view.revision, view.numerics) == ours]
+
+
+def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connection: Connection) -> Announcement:
+    shape, now = checkpoint.shape, time.time()
+    step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
+    return Announcement(
+        version=VERSION,
+        peer=connection.links.peer,
+        addrs=connection.addrs,
+        model=shape.name,
+        config_hash=shape.config_hash,
+        revision=checkpoint.revision or "",
+        numerics=wish.dtype or checkpoint.dtype,
+        components=shape.components,
+        spans=tuple((span.start, span.stop) for span in spans),
+        decode=step,
+        prefill=step,
+        cache_tokens=0,
+        free_tokens=0,
+        max_length=shape.max_length,
+        state="joining",
+        sequence=int(now * 1000),
+        time=now,
+        name=wish.name,
+    )

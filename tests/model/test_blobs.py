@@ -1,0 +1,60 @@
+"""Activations there and back, and what a stranger may not send."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from swarm import wire
+from swarm.errors import ProtocolError
+from swarm.model.blobs import from_blob, to_blob
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_there_and_back_through_bytes(dtype, rows):
+    with torch.inference_mode():
+        sent = torch.randn(9, 12).to(dtype)[1 : 1 + rows]
+        blob = to_blob(sent)
+    assert (len(blob), blob.width, blob.row_bytes) == (rows, 12, 12 * dtype.itemsize)
+    step = wire.Step(b"s" * 16, 1, 0, 0, 0, tuple(range(rows)), blob)
+    arrived = wire.decode(wire.encode(step)).hidden
+    back = from_blob(arrived, "cpu", dtype, width=12)
+    assert back.dtype == dtype
+    assert torch.equal(back, sent)
+
+
+def test_rows_are_those_of_the_tensor_and_sharing_copies_nothing():
+    sent = torch.randn(5, 4)
+    blob = to_blob(sent)
+    assert torch.equal(from_blob(blob[2:4], "cpu", torch.float32), sent[2:4])
+    assert blob.data.obj is not None
+    sent[0, 0] = 42.0
+    assert from_blob(blob, "cpu", torch.float32)[0, 0] == 42.0
+
+
+def test_what_arrives_may_be_written_without_touching_the_bytes():
+    data = bytes(4 * 4)
+    rows = from_blob(wire.Blob("float32", 4, memoryview(data)), "cpu", torch.float32)
+    rows += 1
+    assert data == bytes(4 * 4)
+
+
+def test_another_dtype_is_converted():
+    assert from_blob(to_blob(torch.ones(2, 3)), "cpu", torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_that_are_none_are_refused(bad, dtype):
+    rows = torch.zeros(3, 4, dtype=dtype)
+    rows[2, 1] = bad
+    with pytest.raises(ProtocolError, match="not a finite number"):
+        from_blob(to_blob(rows), "cpu", dtype)
+
+
+def test_width_and_rows_are_checked():
+    with pytest.raises(ProtocolError, match="activations have width 4 where the model has 5"):
+        from_blob(to_blob(torch.zeros(1, 4)), "cpu", torch.float32, width=5)
+    with pytest.raises(ProtocolError, match="without rows"):
+        from_blob(wire.Blob("float32", 4, memoryview(b"")), "cpu", torch.float32)

@@ -1,0 +1,77 @@
+"""A KV cache is a list of positions that can be cut short."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.model.cache import FIRST_SLAB, KVCache
+
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 90)),
+        st.tuples(st.just("half-written"), st.integers(1, 90)),
+        st.tuples(st.just("truncate"), st.integers(0, 100)),
+        st.tuples(st.just("free"), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(moves, st.one_of(st.none(), st.integers(1, 400)))
+def test_it_holds_what_a_list_would(moves, limit):
+    cache, model, serial = KVCache(3, 5, limit), [], 0
+    for move, amount in moves:
+        if move in ("append", "half-written"):
+            if limit is not None and len(model) + amount > limit:
+                continue
+            fresh = list(range(serial, serial + amount))
+            serial += amount
+            k_KnD = torch.tensor(fresh, dtype=torch.float64)[None, :, None].expand(2, -1, 3)
+            for layer in (2, 3) if move == "append" else (2,):
+                keys, values = cache.write(layer, cache.length, k_KnD, -k_KnD[..., :1])
+                assert keys[1, :, 2].tolist() == model + fresh
+                assert values[0, :, 0].tolist() == [-x for x in model + fresh]
+            if move == "append":
+                cache.advance(amount)
+                model += fresh
+        elif move == "truncate":
+            keep = len(model) * amount // 100
+            cache.truncate(keep)
+            del model[keep:]
+        else:
+            cache.free()
+            model = []
+            assert cache.nbytes == 0
+        assert cache.length == len(model)
+        if limit is not None:
+            assert cache.nbytes <= 2 * limit * (2 * 3 + 2 * 1) * 8
+
+
+def test_views_begin_where_a_window_does():
+    cache = KVCache(1, 2)
+    k_KnD = torch.arange(10.0)[None, :, None]
+    keys, values = cache.write(0, 0, k_KnD, k_KnD, since=6)
+    assert keys[0, :, 0].tolist() == values[0, :, 0].tolist() == [6, 7, 8, 9]
+
+
+def test_growth_copies_about_once_over_all():
+    cache, slabs = KVCache(1, 2), set()
+    for at in range(0, 4096, 64):
+        keys, _ = cache.write(0, at, torch.zeros(1, 64, 1), torch.zeros(1, 64, 1))
+        slabs.add(keys.untyped_storage().nbytes())
+        cache.advance(64)
+    assert sorted(slabs) == [4 * FIRST_SLAB * 2**i for i in range(7)]
+
+
+def test_what_cannot_be():
+    cache = KVCache(1, 2)
+    cache.write(0, 0, torch.zeros(1, 4, 1), torch.zeros(1, 4, 1))
+    cache.advance(4)
+    with pytest.raises(ValueError, match="cannot truncate a cache of 4 positions to 5"):
+        cache.truncate(5)
+    with pytest.raises(ValueError, match=r"layer 1 is not in components \[1, 2\)"):
+        cache.write(1, 4, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))

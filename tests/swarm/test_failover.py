@@ -1,0 +1,115 @@
+"""Kill, freeze and stop real peers in mid-answer: the answer goes on, with the tokens of an undisturbed run."""
+
+from __future__ import annotations
+
+import pytest
+
+import swarm
+from swarm.errors import MissingLayers
+from tests.swarm.models import greedy, save_llama
+
+PROMPT = [72, 101, 108, 108, 111]
+LENGTH = 400
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return greedy(model, PROMPT, LENGTH)
+
+
+@pytest.fixture
+def local(model):
+    with swarm.LocalSwarm(str(model), layers=["0:2", "2:4", "4:6"]) as local:
+        yield local
+
+
+@pytest.fixture
+def client(model, local):
+    with swarm.Client(str(model), initial_peers=local.initial_peers, patience=20) as client:
+        yield client
+
+
+def peer_of(local: swarm.LocalSwarm, hop) -> swarm.LocalPeer:
+    return next(peer for peer in local.peers if peer.peer_id == hop.peer_id)
+
+
+def test_each_hop_in_turn_may_be_killed(model, local, client, expected):
+    """The first, the middle and the last hop of one answer, one after the other, each with a spare alive."""
+    for layers in ("0:2", "2:4", "4:6"):
+        local.add(layers)
+    killed = []
+    with client.session() as session:
+        tokens = []
+        for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) in (40, 150, 260):
+                peer = peer_of(local, session.route.hops[len(killed)])
+                peer.kill()
+                killed.append(peer.peer_id)
+        assert tokens == expected
+        assert len(killed) == 3 and not {hop.peer_id for hop in session.route.hops} & set(killed)
+        assert session.route.reroutes >= 3
+
+
+def test_two_neighbours_may_be_killed_at_once(model, local, client, expected):
+    local.add("0:4")
+    with client.session() as session:
+        tokens = []
+        for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) == 60:
+                for peer in {peer_of(local, hop) for hop in session.route.hops if hop.layers in ("0:2", "2:4", "0:4")}:
+                    if peer is not local.peers[-1]:
+                        peer.kill()
+    assert tokens == expected
+
+
+def test_a_frozen_hop_is_replaced_and_its_late_frames_change_nothing(model, local, client, expected):
+    local.add("2:4")
+    with client.session() as session:
+        tokens, frozen = [], None
+        for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) == 60:
+                frozen = peer_of(local, session.route.hops[1])
+                frozen.freeze()
+            elif frozen is not None and session.route.reroutes and frozen._frozen:
+                frozen.thaw()
+        assert tokens == expected
+        assert session.route.reroutes >= 1
+        assert list(session.stream_tokens([7], max_new_tokens=20, ignore_eos=True)) == greedy(model, [*PROMPT, *expected, 7], 20)
+
+
+def test_with_nobody_to_take_the_place_the_error_names_the_layers_and_the_session_can_go_on(model, local, expected):
+    with swarm.Client(str(model), initial_peers=local.initial_peers, patience=1) as client, client.session() as session:
+        tokens = []
+        with pytest.raises(MissingLayers, match="2:4") as caught:
+            for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+                tokens.append(token)
+                if len(tokens) == 60:
+                    local.peers[1].kill()
+        assert caught.value.partial == tuple(tokens) == tuple(expected[: len(tokens)])
+        local.add("2:4")
+        client._client.patience = 20
+        for piece in session.resume(max_new_tokens=LENGTH - len(tokens)):
+            assert isinstance(piece, str)
+        assert session.tokens == (*PROMPT, *expected)
+
+
+def test_a_peer_that_is_asked_to_stop_hands_over_and_leaves(model, local, client, expected):
+    local.add("2:4")
+    with client.session() as session:
+        tokens = []
+        for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) == 60:
+                leaver = peer_of(local, session.route.hops[1])
+                leaver.stop()
+                assert not leaver.is_alive() and leaver._process.returncode == 0
+        assert tokens == expected
+        assert leaver.peer_id not in {hop.peer_id for hop in session.route.hops}
