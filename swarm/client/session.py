@@ -358,7 +358,7 @@ class Session:
     async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
         """Plan, or repair the hole, with what we know; if that is not enough, look at the directory again until patience runs out."""
         host = self._host
-        give_up = host.clock() + host.patience
+        give_up, pause = host.clock() + host.patience, 0.0
         while True:
             forgive = False
             for forgive in (False, True):
@@ -374,8 +374,9 @@ class Session:
                 raise refusal or missing
             if deadline is not None and now >= deadline:
                 raise TimedOut("the time allowed for this answer ran out while looking for peers")
+            await asyncio.sleep(pause)
             await host.refresh()
-            await asyncio.sleep(LOOK_AGAIN)
+            pause = LOOK_AGAIN
 
     def _planned(self, exclude: frozenset[PeerId]) -> Route:
         host = self._host

@@ -1,0 +1,119 @@
+"""One stream, a long prompt, and several sessions at once, over peers on this machine, against transformers' `generate` in one process.
+
+    python -m bench.stream [--peers 3] [--dtype float32] [--threads 2] [--rounds 5] [--json]
+
+Baseline and subject take turns within one run, because this machine's speed is not its own; the ratio of each pair is what counts, and its median is printed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+
+import swarm
+from bench.common import Baseline, arguments, median, random_llama, show
+
+TOKENS = 32
+PROMPT = [(17 * at + 5) % 40000 for at in range(16)]
+LONG = [(31 * at + 7) % 40000 for at in range(1024)]
+
+
+def stream_times(client: swarm.Client, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
+    began, tokens, times = time.perf_counter(), [], []
+    with client.session() as session:
+        for token in session.stream_tokens(prompt, max_new_tokens=count, ignore_eos=True):
+            tokens.append(token)
+            times.append(time.perf_counter() - began)
+    return tokens, times
+
+
+def rate(times: list[float]) -> float:
+    """Tokens per second after the first."""
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def one_stream(baseline: Baseline, client: swarm.Client, rounds: int) -> dict:
+    ratios, theirs, ours, same = [], [], [], True
+    for _ in range(rounds):
+        expected, base = baseline.generate([PROMPT], TOKENS)
+        tokens, times = stream_times(client, PROMPT, TOKENS)
+        same &= tokens == expected[0]
+        theirs.append(rate(base))
+        ours.append(rate(times))
+        ratios.append(ours[-1] / theirs[-1])
+    return {"one stream, baseline tok/s": median(theirs), "one stream, swarm tok/s": median(ours), "one stream, ratio": median(ratios), "tokens equal": same}
+
+
+def long_prompt(baseline: Baseline, client: swarm.Client, rounds: int) -> dict:
+    ratios = []
+    for _ in range(rounds):
+        _, base = baseline.generate([LONG], 2)
+        _, times = stream_times(client, LONG, 2)
+        ratios.append(times[0] / base[0])
+    return {f"{len(LONG)}-token prompt, swarm s to first token": times[0], "prompt, time ratio": median(ratios)}
+
+
+def together(baseline: Baseline, client: swarm.Client, rounds: int, sessions: int) -> dict:
+    prompts = [[(at * 101 + token) % 40000 for token in PROMPT] for at in range(sessions)]
+    ratios, theirs, ours, same = [], [], [], True
+    for _ in range(rounds):
+        expected, base = baseline.generate(prompts, TOKENS)
+        answers: list[list[int]] = [[] for _ in prompts]
+
+        def ask(at: int, into: list[list[int]] = answers) -> None:
+            into[at] = client.generate_tokens(prompts[at], max_new_tokens=TOKENS, ignore_eos=True)
+
+        threads = [threading.Thread(target=ask, args=(at,)) for at in range(sessions)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        taken = time.perf_counter() - began
+        same &= answers == expected
+        theirs.append(sessions * TOKENS / base[-1])
+        ours.append(sessions * TOKENS / taken)
+        ratios.append(ours[-1] / theirs[-1])
+    name = f"{sessions} sessions"
+    return {f"{name}, baseline tok/s": median(theirs), f"{name}, swarm tok/s": median(ours), f"{name}, ratio": median(ratios), f"{name}, tokens equal": same}
+
+
+def memory(local: swarm.LocalSwarm) -> dict:
+    return {f"peer {peer.layers}, unique memory MB": round(psutil.Process(peer.pid).memory_full_info().uss / 2**20) for peer in local.peers}
+
+
+def split(layers: int, peers: int) -> list[str]:
+    cuts = [round(layers * at / peers) for at in range(peers + 1)]
+    return [f"{start}:{stop}" for start, stop in zip(cuts, cuts[1:], strict=False)]
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--peers", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the baseline and of each peer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--only", choices=("stream", "prompt", "sessions"), help="one of the three")
+    args = parser.parse_args()
+    folder = random_llama()
+    with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads) as local:
+        with swarm.Client(str(folder), initial_peers=local.initial_peers) as client:
+            baseline = Baseline(folder, args.dtype, args.threads)
+            baseline.generate([PROMPT], 2)
+            stream_times(client, PROMPT, 2)
+            figures: dict = {}
+            if args.only in (None, "stream"):
+                figures |= one_stream(baseline, client, args.rounds)
+            if args.only in (None, "prompt"):
+                figures |= long_prompt(baseline, client, max(args.rounds // 2, 1))
+            if args.only in (None, "sessions"):
+                figures |= together(baseline, client, args.rounds, args.sessions)
+            figures |= memory(local)
+    show(f"{args.peers} peers, {args.dtype}, {args.threads} threads", figures, args.json)
+
+
+if __name__ == "__main__":
+    main()
