@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from swarm.errors import UnsupportedModel
-from swarm.model.attention import Pack, packed_attention
+from swarm.model.attention import Pack, Turn, packed_attention
 from swarm.model.cache import KVCache
 
 Q, K, D, E = 6, 2, 8, 5
-LAYER = SimpleNamespace(layer_idx=3)
+
+
+def layer(pack):
+    """A layer as the attention function meets it."""
+    return SimpleNamespace(layer_idx=3, turn=Turn(pack))
 
 
 def reference(q_QTD, k_KTD, v_KTE, scale, window, softcap, sinks_Q):
@@ -56,7 +60,7 @@ def test_any_cut_of_packed_sessions_is_the_reference(window, softcap, sinks, sca
         parts = [[tensor[:, s : s + n] for tensor in qkv[i]] for i, s, n in zip(chosen, starts, counts, strict=True)]
         q, k, v = (torch.cat(tensors, dim=1)[None] for tensors in zip(*parts, strict=True))
         pack = Pack([caches[i] for i in chosen], starts, counts)
-        out, _ = packed_attention(LAYER, q, k, v, None, pack=pack, scaling=scaling, sliding_window=window, softcap=softcap, s_aux=sinks_Q)
+        out, _ = packed_attention(layer(pack), q, k, v, None, scaling=scaling, sliding_window=window, softcap=softcap, s_aux=sinks_Q)
         for i, piece in zip(chosen, out[0].split(counts), strict=True):
             caches[i].advance(len(piece))
             got[i].append(piece)
@@ -67,7 +71,7 @@ def test_any_cut_of_packed_sessions_is_the_reference(window, softcap, sinks, sca
 def test_scores_by_hand_are_taken_a_few_queries_at_a_time(monkeypatch):
     monkeypatch.setattr("swarm.model.attention.SCORES_AT_ONCE", Q * 10 * 3)
     q, k, v = torch.randn(1, Q, 10, D), torch.randn(1, K, 10, D), torch.randn(1, K, 10, E)
-    out, _ = packed_attention(LAYER, q, k, v, pack=Pack([KVCache(4, 5)], [0], [10]), softcap=2.0, sliding_window=4)
+    out, _ = packed_attention(layer(Pack([KVCache(4, 5)], [0], [10])), q, k, v, softcap=2.0, sliding_window=4)
     torch.testing.assert_close(out[0].double(), reference(q[0], k[0], v[0], 1 / math.sqrt(D), 4, 2.0, None), rtol=1e-4, atol=1e-5)
 
 
@@ -75,4 +79,4 @@ def test_scores_by_hand_are_taken_a_few_queries_at_a_time(monkeypatch):
 def test_what_it_does_not_do_is_refused(asked):
     q, k, v = torch.randn(1, Q, 2, D), torch.randn(1, K, 2, D), torch.randn(1, K, 2, E)
     with pytest.raises(UnsupportedModel, match="asks for attention that swarm does not do"):
-        packed_attention(LAYER, q, k, v, pack=Pack([KVCache(4, 5)], [0], [2]), **asked)
+        packed_attention(layer(Pack([KVCache(4, 5)], [0], [2])), q, k, v, **({"sliding_window": None} | asked))

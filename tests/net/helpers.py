@@ -111,6 +111,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self.process.wait()
+        self.process._transport.close()
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,10 @@ def folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob(PREFIX + "*"))
 
 
+def make_old(folder: Path) -> None:
+    os.utime(folder, (0, 0))
+
+
 def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
     async def main():
         before = folders()
@@ -53,9 +57,9 @@ def test_what_a_killed_node_left_behind_is_removed_and_what_a_living_one_uses_is
         async with nodes(1) as [node]:
             assert len(folders()) == 2
             for folder in folders():
-                os.utime(folder, (0, 0))
+                make_old(folder)
             async with nodes(1) as [other]:
-                assert len(folders()) == 2 and not dead.exists()
+                assert len(folders()) == 2 and dead not in folders()
                 assert await other.directory.read("") == await node.directory.read("") == []
 
     asyncio.run(main())

@@ -1,0 +1,164 @@
+"""The hop room: which orders it obeys, and what it answers to the rest."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from swarm.core import Hop, Sampling, Span
+from swarm.machines.ledger import CacheLedger
+from swarm.peer.hops import HopRoom, Offer
+from swarm.wire import Broken, Close, Grant, Have, Keep, Open, Step
+
+S = b"s" * 16
+ROUTE = (Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 4, 6))
+ORDER = Open(S, 1, 1, "client", "rev", "float32", ((1, 0),), 3, 50, 100, Sampling(), ROUTE, signature=b"good")
+
+
+class Links:
+    peer = "me"
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, peer, message):
+        self.sent.append((peer, message))
+
+    def learn(self, peer, addrs): ...
+
+
+class Engine:
+    def __init__(self):
+        self.open_keys, self.jobs = set(), []
+
+    def open(self, key, order):
+        self.open_keys.add(key)
+
+    def submit(self, key, job):
+        self.jobs.append(job)
+
+    def truncate(self, key, length): ...
+
+    def free(self, key):
+        self.open_keys.discard(key)
+
+
+class Setting:
+    def __init__(self, tokens=200):
+        self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, 2)
+        self.room = HopRoom(
+            self.links,
+            self.engine,
+            Offer("rev", "float32", 6, (Span(2, 4),), 120),
+            self.ledger,
+            clock=lambda: self.now,
+            verify=lambda peer, data, signature: signature == b"good",
+        )
+
+    def answer(self, sender, message):
+        self.links.sent.clear()
+        self.room.receive(sender, message)
+        return self.links.sent
+
+
+def changed(**changes) -> Open:
+    return msgspec.structs.replace(ORDER, **changes)
+
+
+def test_an_order_is_obeyed_reserved_and_passed_on():
+    setting = Setting()
+    sent = setting.answer("before", ORDER)
+    assert [(peer, type(message)) for peer, message in sent] == [("before", Have), ("after", Open)]
+    assert setting.ledger.free_tokens == 100 and setting.room.sessions == 1
+
+
+@pytest.mark.parametrize(
+    "sender, order, reason",
+    [
+        ("stranger", ORDER, "refused"),
+        ("before", changed(revision="other"), "refused"),
+        ("before", changed(numerics="bfloat16"), "refused"),
+        ("before", changed(signature=b"forged"), "refused"),
+        ("before", changed(route=(Hop("before", 0, 2), Hop("me", 2, 5), Hop("after", 5, 6))), "refused"),
+        ("before", changed(route=(Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 5, 6))), "refused"),
+        ("before", changed(route=ROUTE[:2]), "refused"),
+        ("before", changed(to=2), "refused"),
+        ("before", changed(to=7), "refused"),
+        ("before", changed(reply="logits"), "refused"),
+        ("before", changed(limit=121), "refused"),
+    ],
+)
+def test_an_order_that_is_not_for_us_is_refused_and_leaves_nothing_behind(sender, order, reason):
+    setting = Setting()
+    ((peer, message),) = setting.answer(sender, order)
+    assert peer == sender and isinstance(message, Broken) and message.reason == reason and message.hop == order.to
+    assert setting.room.sessions == 0 and setting.ledger.free_tokens == 200 and not setting.engine.open_keys
+
+
+def test_an_order_for_more_cache_than_is_left_is_refused_before_anything_is_allocated():
+    setting = Setting(tokens=150)
+    setting.answer("before", ORDER)
+    ((_, message),) = setting.answer("before", changed(session=b"t" * 16))
+    assert message.reason == "overloaded" and "50 more" in message.detail and len(setting.engine.open_keys) == 1
+
+
+def test_a_session_belongs_to_the_client_that_opened_it():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    ((_, message),) = setting.answer("before", changed(chain=2, starts=((2, 0),), client="thief"))
+    assert message.reason == "refused" and "another client" in message.detail
+
+
+def test_frames_of_unknown_sessions_are_answered_and_late_ones_are_not():
+    setting = Setting()
+    for frame in (Step(S, 1, 1, 0, 0, (1,)), Keep(S, 1, 1), Grant(S, 1, 0, 5)):
+        ((peer, message),) = setting.answer("before", frame)
+        assert peer == "before" and message.reason == "unknown" and message.to == frame.to - 1
+    setting.answer("before", changed(chain=3, starts=((3, 0),)))
+    assert setting.answer("before", Step(S, 2, 1, 0, 0, (1,))) == []
+
+
+def test_a_leaving_peer_tells_its_sessions_and_takes_no_more_but_keeps_those_it_has():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    setting.links.sent.clear()
+    setting.room.leave()
+    ((peer, message),) = setting.links.sent
+    assert peer == "before" and message.reason == "leaving"
+    ((_, message),) = setting.answer("before", changed(session=b"t" * 16))
+    assert message.reason == "leaving"
+    assert isinstance(setting.answer("before", changed(chain=2, starts=((1, 0), (2, 0))))[0][1], Have)
+
+
+def test_closed_and_silent_sessions_give_everything_back():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    assert setting.answer("before", Close(S, 1, 1)) == [("after", Close(S, 1, 2))]
+    assert setting.room.sessions == 0 and setting.ledger.free_tokens == 200 and not setting.engine.open_keys
+    setting.answer("before", ORDER)
+    setting.now = 29
+    setting.room.tick()
+    assert setting.room.sessions == 1
+    setting.now = 31
+    setting.room.tick()
+    assert setting.room.sessions == 0 and setting.ledger.free_tokens == 200
+
+
+def test_a_hop_keeps_its_cache_when_its_number_in_the_chain_changes():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    (key,) = setting.engine.open_keys
+    longer = (Hop("x", 0, 1), Hop("y", 1, 2), Hop("me", 2, 4), Hop("after", 4, 6))
+    setting.answer("y", changed(chain=2, to=2, starts=((1, 0), (2, 0)), route=longer))
+    assert setting.engine.open_keys == {key}
+
+
+def test_an_engine_failure_is_reported_without_its_details():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    (key,) = setting.engine.open_keys
+    setting.links.sent.clear()
+    setting.room.failed(key, "secret path /home/somebody")
+    ((peer, message),) = setting.links.sent
+    assert peer == "before" and message.reason == "failed" and "secret" not in message.detail
+    assert setting.room.sessions == 0

@@ -1,0 +1,80 @@
+"""The nouns: spans, layers as people spell them, covers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.core import Hop, Sampling, Span, check_cover, format_layers, merge_spans, missing_spans, parse_layers
+from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers
+
+
+@pytest.mark.parametrize(
+    "text, spans",
+    [
+        ("0:12", [(0, 14)]),
+        ("0:4", [(0, 5)]),
+        ("4:8", [(5, 9)]),
+        ("8:12", [(9, 14)]),
+        ("embed", [(0, 1)]),
+        ("head", [(13, 14)]),
+        ("embed,0:4,head", [(0, 5), (13, 14)]),
+        ("0:4,head", [(1, 5), (13, 14)]),
+        ("8:12,0:4", [(0, 5), (9, 14)]),
+        ("4:8, 8:12", [(5, 14)]),
+    ],
+)
+def test_layers_as_people_spell_them(text, spans):
+    assert parse_layers(text, 12) == tuple(Span(*span) for span in spans)
+
+
+@pytest.mark.parametrize("text", ["", "4", "4:", "8:4", "4:4", "a:b", "-1:4", "0:4;8:12", "heads"])
+def test_what_is_not_layers_is_said_so(text):
+    with pytest.raises(MalformedLayers):
+        parse_layers(text, 12)
+
+
+def test_layers_the_model_does_not_have_are_named_with_those_it_has():
+    with pytest.raises(LayersOutOfRange, match="0:12"):
+        parse_layers("8:13", 12)
+
+
+spans_of = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 13)).map(lambda pair: Span(min(pair[0], 12), min(pair[0] + pair[1], 14))), min_size=1, max_size=4)
+
+
+@given(spans_of)
+def test_spelling_and_reading_agree(spans):
+    """All but a layer range that touches an end without it, beside nothing spelled out: `0:4` always means embed too."""
+    merged = merge_spans(spans)
+    spelled = format_layers(merged, 12)
+    bare_end = any((span.start == 1 or span.stop == 13) and len(span) > 0 for span in merged) and "embed" not in spelled and "head" not in spelled
+    if not bare_end:
+        assert parse_layers(spelled, 12) == merged
+
+
+@given(spans_of, spans_of)
+def test_what_is_missing_and_what_is_there_make_the_whole(spans, wanted):
+    for want in wanted:
+        holes = missing_spans(spans, want)
+        for component in range(want.start, want.stop):
+            assert any(component in span for span in spans) != any(component in hole for hole in holes)
+
+
+def test_a_cover_has_no_gap_no_overlap_and_reaches_the_end():
+    check_cover([Hop("a", 0, 2), Hop("b", 2, 5)], 5)
+    for hops in ([Hop("a", 0, 2)], [Hop("a", 0, 2), Hop("b", 3, 5)], [Hop("a", 0, 3), Hop("b", 2, 5)], []):
+        with pytest.raises(ValueError):
+            check_cover(hops, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(temperature=-0.1), dict(temperature=float("nan")), dict(temperature=float("inf")), dict(top_k=-1), dict(top_p=0), dict(top_p=1.1), dict(min_p=-1),
+        dict(min_p=float("nan")), dict(repetition_penalty=0), dict(seed=-1), dict(seed=2**63), dict(logprobs=21), dict(stop_ids=tuple(range(257))),
+    ],
+)  # fmt: skip
+def test_sampling_out_of_range_is_refused(wrong):
+    with pytest.raises(InvalidSampling):
+        Sampling(**wrong)
