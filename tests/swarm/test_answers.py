@@ -168,3 +168,29 @@ def test_an_entrance_that_does_not_answer_is_said_so(model):
 
 def test_eos_is_where_an_answer_ends(model, client):
     assert EOS in client._client.eos
+
+
+def test_a_decoded_token_costs_its_client_ids_and_frame_headers_only(client, monkeypatch):
+    """Everything that crosses the client's links in the middle of an answer: under 1 kB for each token, and no activations."""
+    from swarm import wire
+    from swarm.net.frames import HEADER_SIZE
+
+    links, crossed = client._client._connection.links, []
+    send, receive = links.send, links._receive
+
+    def count(pass_on):
+        def counted(peer, message):
+            crossed.append((type(message).__name__, len(wire.encode(message)) + HEADER_SIZE))
+            pass_on(peer, message)
+
+        return counted
+
+    monkeypatch.setattr(links, "send", count(send))
+    monkeypatch.setattr(links, "_receive", count(receive))
+    with client.session() as session:
+        for at, _ in enumerate(session.stream_tokens(PROMPT, max_new_tokens=300, ignore_eos=True)):
+            if at == 50:
+                crossed.clear()
+        assert {name for name, _ in crossed} <= {"Drawn", "Grant", "Keep", "Have"}
+        drawn = sum(name == "Drawn" for name, _ in crossed)
+        assert drawn > 150 and sum(size for _, size in crossed) / drawn < 100
