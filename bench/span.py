@@ -1,7 +1,8 @@
 """The span model against transformers' own generate, in one process: `python bench/span.py [--json] [--quick]`.
 
 A random Llama of 362 M parameters (32 layers, hidden 960) is saved once under --folder. Baseline and subject take turns, so that whatever else the machine
-does meets both alike; the ratio of medians counts, above 1 is faster than transformers. Only the model room is measured: three span models hand tensors to
+does meets both alike; the ratio of medians counts, above 1 is faster than transformers. On a busy machine read `cpu_ratio` with `--threads 1` instead: seconds of
+processor, not of the clock. Only the model room is measured: three span models hand tensors to
 one another without a network.
 """
 
@@ -13,8 +14,10 @@ import os
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -30,6 +33,18 @@ from swarm.model.span import Row, SpanModel
 SHAPE = dict(hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5, vocab_size=49152)
 
 
+class Seconds(NamedTuple):
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
+
 def model_folder(folder: Path) -> Path:
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
@@ -42,7 +57,7 @@ class Chain:
     """Span models in a row, and caches for some sessions."""
 
     def __init__(self, checkpoint: Checkpoint, cuts: list[int], dtype: str) -> None:
-        self.parts = [(SpanModel.load(checkpoint, [Span(a, b)], dtype=dtype), a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        self.parts = [(SpanModel.load(checkpoint, [Span(a, b)], dtype=dtype), a, b) for a, b in pairwise(cuts)]
 
     def open(self, sessions: int) -> None:
         self.caches = [[model.new_cache(a, b) for _ in range(sessions)] for model, a, b in self.parts]
@@ -54,26 +69,27 @@ class Chain:
             hidden = list(model.run(a, b, rows))
         return [int(logits[-1].argmax()) for logits in hidden]
 
-    def generate(self, prompts: list[list[int]], count: int) -> tuple[list[list[int]], float, float]:
+    def generate(self, prompts: list[list[int]], count: int) -> tuple[list[list[int]], Seconds, Seconds]:
         """Tokens, seconds to the first, seconds for the others."""
         self.open(len(prompts))
-        begin = time.perf_counter()
+        begin = now()
         tokens = [[token] for token in self.step(prompts)]
-        first = time.perf_counter()
+        first = now()
         for _ in range(count - 1):
             for ids, token in zip(tokens, self.step([ids[-1:] for ids in tokens]), strict=True):
                 ids.append(token)
-        return tokens, first - begin, time.perf_counter() - first
+        return tokens, first - begin, now() - first
 
 
-def reference(model: transformers.PreTrainedModel, prompts: list[list[int]], count: int) -> tuple[list[list[int]], float, float]:
+def reference(model: transformers.PreTrainedModel, prompts: list[list[int]], count: int) -> tuple[list[list[int]], Seconds, Seconds]:
     ids = torch.tensor(prompts)
     settings = dict(attention_mask=torch.ones_like(ids), do_sample=False, eos_token_id=None, pad_token_id=0)
-    begin = time.perf_counter()
-    model.generate(ids, max_new_tokens=1, **settings)
-    first = time.perf_counter()
-    out = model.generate(ids, max_new_tokens=count, min_new_tokens=count, **settings)
-    return out[:, ids.shape[1] :].tolist(), first - begin, time.perf_counter() - first - (first - begin)
+    begin = now()
+    out = model.generate(ids, max_new_tokens=1, **settings)
+    first = now()
+    if count > 1:
+        out = model.generate(ids, max_new_tokens=count, min_new_tokens=count, **settings)
+    return out[:, ids.shape[1] :].tolist(), first - begin, now() - first - (first - begin)
 
 
 def main() -> None:
@@ -111,10 +127,13 @@ def main() -> None:
                 theirs.append(a[pick])
                 ours.append(b[pick])
         made = len(prompt) * (count - 1) if count > 1 else len(prompt[0])
+        walls = [[seconds.wall for seconds in side] for side in (theirs, ours)]
+        cpus = [[seconds.cpu for seconds in side] for side in (theirs, ours)]
         report[name] = {
-            "transformers": round(made / median(theirs), 2),
-            "spans": round(made / median(ours), 2),
-            "ratio": round(median(theirs) / median(ours), 3),
+            "transformers": round(made / median(walls[0]), 2),
+            "spans": round(made / median(walls[1]), 2),
+            "ratio": round(median(walls[0]) / median(walls[1]), 3),
+            "cpu_ratio": round(median(cpus[0]) / median(cpus[1]), 3),
             "equal": equal,
         }
     if options.json:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import configargparse
 import yaml
 
-from swarm.errors import InvalidConfig, SwarmError
+from swarm.errors import InvalidConfig
 
 NOTHING = ("", "~", "null")
 """How YAML spells "no value"."""
@@ -60,12 +60,13 @@ class Parser(configargparse.ArgumentParser):
         super().__init__(
             prog=prog,
             description=description,
-            epilog=f"Every option can also be set in the environment (the name in brackets) or in a YAML file (--config): flags win over the environment, the\n"
-            f"environment over the file.\n\nexamples:\n{examples}",
+            epilog="Every option can also be set in the environment (the name in brackets) or in a YAML file (--config).\n"
+            f"Flags win over the environment, the environment over the file.\n\nexamples:\n{examples}",
             formatter_class=Formatter,
             auto_env_var_prefix="SWARM_",
             config_file_parser_class=configargparse.YAMLConfigFileParser,
             add_config_file_help=False,
+            add_env_var_help=False,
             ignore_unknown_config_file_keys=False,
             allow_abbrev=False,
         )
@@ -83,12 +84,12 @@ class Parser(configargparse.ArgumentParser):
             if option.startswith("--") and action.help != argparse.SUPPRESS and action.dest not in ("help", "config")
         ]
 
-    def common(self) -> None:
-        """What every command takes, and what `swarm.local` says to it."""
+    def common(self, *, hidden: bool = True) -> None:
+        """What every command takes, and, `hidden`, what `swarm.local` says to those it starts."""
         group = self.add_argument_group("general")
         group.add_argument("--config", metavar="FILE", is_config_file_arg=True, help="read further settings from this YAML file")
         group.add_argument("--debug", action="store_true", help="log everything, and show tracebacks of errors")
-        for name in ("--ready-fd", "--lifeline-fd"):
+        for name in ("--ready-fd", "--lifeline-fd") if hidden else ():
             self.add_argument(name, type=int, help=argparse.SUPPRESS)
 
     def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,16 +98,17 @@ class Parser(configargparse.ArgumentParser):
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, where there is one to show."""
+    """Shows defaults where there is one to show, and which variable of the environment says the same."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=min(120, _columns()))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if action.option_strings and action.default not in (None, False, argparse.SUPPRESS, []) and "default" not in text:
+        shown = action.default is not None and action.default is not False and action.default not in ("", argparse.SUPPRESS)
+        if action.option_strings and shown and "default:" not in text:
             text += " (default: %(default)s)"
-        return text
+        return f"{text} [{action.env_var}]" if getattr(action, "env_var", None) else text
 
 
 def addresses(given: Sequence[str] | None) -> list[str]:
@@ -157,6 +159,3 @@ def _columns() -> int:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-__all__ = ["Formatter", "Parser", "SwarmError", "YamlFile", "addresses", "number", "set_threads", "size"]

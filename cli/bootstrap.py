@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from swarm.cli.arguments import Parser, addresses, number
-from swarm.cli.notices import config_dir, line_to_type
+from swarm.cli.notices import config_dir, introduce
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
 
 PORT = 31337
 
 EXAMPLES = """\
-  swarm-bootstrap                                              on a machine that others can reach
-  swarm-bootstrap --announce /dns4/swarm.example.org/tcp/31337  behind a name or a forwarded port
+  swarm-bootstrap                                                  on a machine that others can reach
+  swarm-bootstrap --announce /dns4/swarm.example.org/tcp/31337     behind a name or a forwarded port
 """
 
 
@@ -24,9 +23,9 @@ def parser() -> Parser:
     group = it.add_argument_group("network")
     group.add_argument("--host", default="0.0.0.0", help="IP address to listen on; 127.0.0.1 for this machine alone")
     group.add_argument("--port", type=number(0, 65535), default=PORT, help="TCP port to listen on, 0 for any free one")
-    group.add_argument("--announce", action="append", metavar="ADDR", help="multiaddr to tell others instead of what this machine believes its own to be (repeatable)")
+    group.add_argument("--announce", action="append", metavar="ADDR", help="multiaddr to tell others instead of those found here (repeatable)")
     group.add_argument(
-        "--initial-peers", action="append", metavar="ADDR", help="multiaddrs of other peers of the swarm to join (repeatable); without any, a new swarm begins here"
+        "--initial-peers", action="append", metavar="ADDR", help="multiaddr of another peer, to join its swarm (repeatable); without any, one begins here"
     )
     group.add_argument("--identity", metavar="FILE", help="key file; kept, so that the address stays the same (default: ~/.config/swarm/bootstrap.key)")
     it.common()
@@ -41,7 +40,7 @@ def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
     hold_lifeline(args.lifeline_fd)
     shown = screen()
-    set_logging(args.debug, shown.handler, logging.INFO)
+    set_logging(args.debug, shown.handler)
     return run(lambda stop: _serve(args, shown, stop))
 
 
@@ -70,13 +69,9 @@ def _introduce(shown: Screen, addrs: Sequence[str]) -> None:
     shown.say("This machine is an entrance to the swarm. Its addresses, the most public first:")
     for addr in addrs:
         shown.say(f"  {addr}")
-    shown.say("On other machines, type:")
-    shown.say(f"  {line_to_type('swarm-serve MODEL --layers auto', addrs)}")
-    shown.say(f"  {line_to_type('swarm-generate PROMPT --model MODEL', addrs)}")
+    introduce(shown.say, addrs)
     shown.say("Ctrl-C leaves.")
 
 
 if __name__ == "__main__":
     raise SystemExit(main())
-
-

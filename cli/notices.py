@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 SERVING = (
-    "Serving means that other people's prompts pass through this machine and are computed here. Whoever serves the layers a prompt passes through can read what\n"
-    "passes, and so can you: serve only if you will treat it as private. (Said once; Ctrl-C leaves in peace.)"
+    "Serving means that other people's prompts pass through this machine and are computed here.\n"
+    "Whoever serves can read what passes, so treat it as private. (Said once.)"
 )
 
 ASKING = (
-    "Your prompt and its answer pass through other people's machines, and whoever serves them can read what passes: send nothing that must stay secret. With\n"
-    "--own-ends the first and last layers stay on this machine, so that peers see numbers instead of words, which makes reading harder but not impossible.\n"
-    "(Said once.)"
+    "Your prompt and its answer pass through other people's machines, and whoever serves them can read what passes: send nothing secret.\n"
+    "With --own-ends both ends of the model stay here and peers see numbers instead of words: harder to read, not impossible. (Said once.)"
 )
 
 NO_PUBLIC_PEERS = "there are no public peers yet"
@@ -37,10 +41,28 @@ def say_once(name: str, text: str, say: Callable[[str], None]) -> None:
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-    except OSError:
-        pass
+    except OSError as error:
+        log.debug("cannot remember what was said in %s: %s", marker, error)
 
 
 def line_to_type(command: str, addrs: Sequence[str]) -> str:
     """The line with which another machine joins us. The first address is the most public one."""
     return f"{command} --initial-peers {addrs[0]}" if addrs else command
+
+
+def introduce(say: Callable[[str], None], addrs: Sequence[str], model: str = "MODEL") -> None:
+    """How others come to us."""
+    say("On other machines, type:")
+    say(f"  {line_to_type(f'swarm-serve {shlex.quote(model)} --layers auto', addrs)}")
+    say(f"  {line_to_type(f'swarm-generate PROMPT --model {shlex.quote(model)}', addrs)}")
+    if not any(is_public(addr) for addr in addrs):
+        say("No public address was found, so only machines of this network get here; for others, forward the port and name the outer address with --announce.")
+
+
+def is_public(addr: str) -> bool:
+    """Whether a multiaddr can be meant for the whole world: a name, or an address that is routed there."""
+    parts = addr.split("/")
+    try:
+        return ipaddress.ip_address(parts[2]).is_global
+    except (ValueError, IndexError):
+        return len(parts) > 1 and parts[1].startswith("dns")

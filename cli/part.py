@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.cli.screen import Screen
+
 from swarm.core import ModelShape, Span, format_layers, parse_layers, whole
-from swarm.errors import DoesNotFit, MalformedLayers, ProtocolError, RemoteError
+from swarm.errors import InvalidConfig, MalformedLayers, ProtocolError, RemoteError
 from swarm.wire import VERSION, Announcement
 
 if TYPE_CHECKING:
@@ -85,13 +86,13 @@ async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> 
     views = await _others(wish, checkpoint, connection)
     if wish.layers != AUTO:
         return asked(wish, checkpoint.shape)
-    from swarm.model.memory import free_memory, usable
+    from swarm.model.memory import usable
     from swarm.routing.placement import choose_spans
 
     shape, scale = checkpoint.shape, _scale(wish, checkpoint)
     costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * _cache_wanted(wish, shape)) * scale) for i in range(shape.components)]
     step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
-    return (choose_spans(views, shape.components, costs, usable(free_memory(wish.device)), step),)
+    return (choose_spans(views, shape.components, costs, usable(_free(wish)), step),)
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +129,7 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
 
 def cache_tokens(wish: Wish, part: Part) -> int:
     """Positions of all sessions together: as asked, or what half of the memory that is left takes."""
-    from swarm.model.memory import bytes_needed, free_memory, usable
+    from swarm.model.memory import bytes_needed, usable
 
     if wish.cache_tokens is not None:
         return wish.cache_tokens
@@ -136,18 +137,23 @@ def cache_tokens(wish: Wish, part: Part) -> int:
     most = MOST_CACHE * shape.max_length
     scale = _scale(wish, part.checkpoint)
     each = bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
-    return max(1, min(most, usable(free_memory(wish.device)) // 2 // each)) if each > 0 else most
+    return max(1, min(most, usable(_free(wish)) // 2 // each)) if each > 0 else most
 
 
 def _check_fits(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span]) -> None:
-    from swarm.model.memory import check_fits, free_memory
+    from swarm.model.memory import check_fits
+
+    check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _free(wish))
+
+
+def _free(wish: Wish) -> int:
+    """Bytes free on the device. Raises InvalidConfig where there is none such."""
+    from swarm.model.memory import free_memory
 
     try:
-        check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), free_memory(wish.device))
-    except RuntimeError as error:  # torch, about a device that is not there; loading says it better
-        log.debug("cannot ask %s for its free memory: %s", wish.device, error)
-    except DoesNotFit:
-        raise
+        return free_memory(wish.device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch, about a device that this machine or this build does not have
+        raise InvalidConfig(f"cannot use device {wish.device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
 
 
 def _cache_wanted(wish: Wish, shape: ModelShape) -> int:
@@ -176,7 +182,7 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
                 views.append(PeerView.of(record))
     ours = (checkpoint.revision, wish.dtype or checkpoint.dtype)
     if views and not any(view.numerics == ours[1] for view in views):
-        log.warning("every other peer of this model serves it as %s, and this one as %s: they cannot share a chain; --dtype changes it", views[0].numerics, ours[1])
+        log.warning("every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype changes it", views[0].numerics, ours[1])
     if any(view.revision != ours[0] for view in views):
         log.warning("some peers serve another revision of this model: their files differ from those here, so they cannot share a chain with this peer")
     return [view for view in views if (view.revision, view.numerics) == ours]

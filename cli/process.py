@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import psutil
+
 from swarm.errors import SwarmError
 
 INTERRUPTED = 130
@@ -70,8 +72,8 @@ class Stop:
             self._main.cancel()
 
 
-def run(command: Callable[[Stop], Awaitable[int]]) -> int:
-    """Run a command's coroutine to its end on a loop of its own; its exit status."""
+def run(command: Callable[[Stop], Awaitable[int]], *, wait_for_threads: bool = True) -> int:
+    """Run a command's coroutine to its end on a loop of its own; its exit status. Without `wait_for_threads` an interrupted one ends the process here."""
 
     async def main() -> int:
         stop = Stop()
@@ -83,7 +85,7 @@ def run(command: Callable[[Stop], Awaitable[int]]) -> int:
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(main())
-        if status == INTERRUPTED:  # a thread that loads weights cannot be interrupted, and closing the loop would wait for it
+        if status == INTERRUPTED and not wait_for_threads:  # one that loads weights cannot be interrupted, and closing the loop waits for it
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -140,8 +142,9 @@ def hold_lifeline(fd: int | None) -> None:
     def wait() -> None:
         while os.read(fd, 1):
             pass
-        if os.getpgid(0) == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # with whatever we started
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         os._exit(1)
 
     if fd is not None:

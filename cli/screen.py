@@ -32,7 +32,7 @@ def screen(stream: Any = None) -> Screen:
 
 
 class PlainScreen:
-    handler = None
+    handler: logging.Handler | None = None
 
     def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
@@ -70,7 +70,7 @@ class RichScreen:
         from rich.logging import RichHandler
 
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.handler = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
+        self.handler: logging.Handler | None = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
         self.handler.setFormatter(logging.Formatter("%(message)s"))
 
     def say(self, text: str = "") -> None:

@@ -1,28 +1,33 @@
-"""swarm-serve: hold some layers of a model and run them for others. Reads arguments, loads, measures, serves, drains; each of these is somebody else's work."""
+"""swarm-serve: hold some layers of a model and run them for others.
+
+Reads arguments, then puts others' work in order: open, join, choose, load, serve, drain.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, number, set_threads, size
-from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, line_to_type, say_once
+from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
+from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_spelling, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import Span, format_layers, parse_layers
+
+from swarm.core import format_layers
+from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
-    from swarm.compose import Connection, Part
-    from swarm.model.checkpoint import Checkpoint
+    from swarm.compose import Connection
     from swarm.peer.server import Peer
 
 log = logging.getLogger(__name__)
-
-AUTO = "auto"
 
 DRAIN = 30.0
 """Seconds for running answers to move elsewhere or finish. Clients that renew their route leave within a second."""
@@ -46,8 +51,8 @@ def parser() -> Parser:
     )  # fmt: skip
     what.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format to serve in (default: that of the checkpoint)")
     what.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda:0")
-    what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: one for each core)")
-    what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions of all sessions together that the cache may hold (default: what half of the memory left takes)")
+    what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
+    what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
     what.add_argument("--max-disk", type=size, metavar="SIZE", help="download at most this much, such as 20GB (default: no limit)")
     network = it.add_argument_group("network")
     network.add_argument(
@@ -56,13 +61,13 @@ def parser() -> Parser:
     )  # fmt: skip
     network.add_argument("--host", default="0.0.0.0", help="IP address to listen on; 127.0.0.1 for this machine alone")
     network.add_argument("--port", type=number(0, 65535), default=0, help="TCP port to listen on, 0 for any free one")
-    network.add_argument("--announce", action="append", metavar="ADDR", help="multiaddr to tell others instead of what this machine believes its own to be (repeatable)")
+    network.add_argument("--announce", action="append", metavar="ADDR", help="multiaddr to tell others instead of those found here (repeatable)")
     network.add_argument(
         "--identity", metavar="FILE",
-        help="key file, made if it is not there, so that this peer stays the same across restarts; one for each running peer (default: a new identity each time)",
+        help="key file, made if it is not there: the peer stays the same across restarts. One for each running peer (default: a new identity each time)",
     )  # fmt: skip
     network.add_argument("--public-name", default="", metavar="NAME", help="name to show others beside the peer id")
-    network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C waits for running answers to finish or move")
+    network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C lets running answers finish or move")
     it.common()
     return it
 
@@ -73,78 +78,113 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
-    if args.layers != AUTO:
-        parse_layers(args.layers, 2**31)  # malformed ones are answered before torch loads; how many there are is known later
+    check_spelling(args.layers)
     hold_lifeline(args.lifeline_fd)
     set_threads(args.threads)
     shown = screen()
-    set_logging(args.debug, shown.handler, logging.INFO)
+    set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:
         say_once("serve", SERVING, shown.say)
-    return run(lambda stop: _serve(args, shown, stop))
+    return run(lambda stop: _serve(args, shown, stop), wait_for_threads=False)
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, serving_peer
 
-    checkpoint = await asyncio.to_thread(_open, args)
-    spans = _asked(args, checkpoint)
+    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_disk, args.public_name)
+    shown.say(f"opening {args.model}")
+    checkpoint = await asyncio.to_thread(open_checkpoint, wish)
+    initial_peers = addresses(args.initial_peers) or public_peers()
     joining = connect(
-        addresses(args.initial_peers) or public_peers(),
+        initial_peers,
         identity=args.identity,
         listen=True,
         host=args.host,
         port=args.port,
         announce=addresses(args.announce),
+        serve_relay=not initial_peers,  # whoever begins a swarm is its entrance
         debug=args.debug,
     )
     async with joining as connection:
-        part = await asyncio.to_thread(_load, args, checkpoint, spans, shown)
-        peer = serving_peer(connection, part, cache_tokens=args.cache_tokens or 65536, name=args.public_name)
-        await _keep_serving(args, shown, stop, connection, peer, part)
+        spans = await choose(wish, checkpoint, connection)
+        async with announced_as_joining(wish, checkpoint, spans, connection):
+            part = await asyncio.to_thread(load, wish, checkpoint, spans, shown)
+        peer = serving_peer(connection, part, cache_tokens=cache_tokens(wish, part), name=args.public_name)
+        return await _keep_serving(Post(args, shown, connection, peer, format_layers(spans, checkpoint.shape.layers)), stop, new=not initial_peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A peer at its post, and whoever watches it."""
+
+    args: Any
+    shown: Screen
+    connection: Connection
+    peer: Peer
+    layers: str
+
+    def arrived(self, new: bool) -> None:
+        """The swarm can see us."""
+        args, addrs = self.args, self.connection.addrs
+        self.shown.say(f"serving layers {self.layers} of {args.model} as {self.connection.links.peer}")
+        if new:
+            self.shown.say(f"{NO_PUBLIC_PEERS}, so a new swarm begins here, at {addrs[0]}")
+            introduce(self.shown.say, addrs, args.model)
+        tell_ready(args.ready_fd, {"peer_id": self.connection.links.peer, "addrs": list(addrs), "layers": self.layers})
+
+    async def watch(self) -> None:
+        """A status line for as long as we serve."""
+        with self.shown.live() as show:
+            rate = Rate()
+            while True:
+                status = self.peer.status()
+                show(
+                    [
+                        ("state", status.state),
+                        ("layers", self.layers),
+                        ("sessions", str(status.sessions)),
+                        ("tokens served", f"{status.tokens:,}"),
+                        ("tokens/s", f"{rate.update(status.tokens, time.monotonic()):.1f}"),
+                        ("free cache", f"{status.free_tokens:,}"),
+                        ("known peers", str(status.peers)),
+                    ]
+                )
+                await asyncio.sleep(STATUS_EVERY)
+
+
+async def _keep_serving(post: Post, stop: Stop, new: bool) -> int:
+    serving = asyncio.create_task(post.peer.serve(lambda: post.arrived(new)), name="serve")
+    watching = asyncio.create_task(post.watch(), name="status")
+    try:
+        await stop.asked(post.connection.failed, serving, watching)
+        post.shown.say(f"leaving: running answers have {post.args.drain:g} s to finish or to move to other peers; Ctrl-C again stops at once")
+        await _drain(post)
+    finally:
+        for task in (watching, serving):
+            task.cancel()
+        await asyncio.wait({watching, serving})
+    post.shown.say("left")
     return 0
 
 
-def _open(args: Any) -> Checkpoint:
-    from swarm.model.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint.open(args.model, max_disk=args.max_disk)
-    assert checkpoint.shape and checkpoint.revision is not None
-    return checkpoint
-
-
-def _asked(args: Any, checkpoint: Checkpoint) -> tuple[Span, ...]:
-    return parse_layers(args.layers, checkpoint.shape.layers)
-
-
-def _load(args: Any, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Part:
-    from swarm.compose import Part
-    from swarm.model.measure import measure_speed
-    from swarm.model.span import SpanModel
-
-    with shown.progress(lambda done: "fetching files" if done < 0.5 else "loading weights") as progress:
-        model = SpanModel.load(checkpoint, spans, dtype=args.dtype, device=args.device, progress=progress)
-    with shown.progress(lambda done: "measuring speed") as progress:
-        progress(0.0)
-        speed = measure_speed(model)
-    return Part(checkpoint, model, speed)
-
-
-async def _keep_serving(args: Any, shown: Screen, stop: Stop, connection: Connection, peer: Peer, part: Part) -> None:
-    layers = format_layers(part.model.spans, part.checkpoint.shape.layers)
-
-    def ready() -> None:
-        shown.say(f"serving layers {layers} of {part.checkpoint.name} as {connection.links.peer}")
-        tell_ready(args.ready_fd, {"peer_id": connection.links.peer, "addrs": list(connection.addrs), "layers": layers})
-
-    serving = asyncio.create_task(peer.serve(ready), name="serve")
+async def _drain(post: Post) -> None:
     try:
-        await stop.asked(connection.failed, serving)
-        shown.say("draining")
-        await peer.drain(args.drain)
-    finally:
-        serving.cancel()
-        await asyncio.wait({serving})
+        if not await post.peer.drain(post.args.drain):
+            post.shown.say("some answers were still running")
+    except RemoteError as error:
+        log.warning("could not tell others that this peer leaves: %s", error)
+
+
+class Rate:
+    """Tokens a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=round(5 / STATUS_EVERY))
+
+    def update(self, tokens: int, now: float) -> float:
+        self._seen.append((now, tokens))
+        then, before = self._seen[0]
+        return (tokens - before) / (now - then) if now > then else 0.0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -114,6 +116,16 @@ async def connect(
         await node.close()
 
 
+def _veil(key: bytes) -> Callable[[bytes, int, int], int]:
+    """Hides token ids on their way from our own first hop to our own last one. Its own inverse: an id XOR 31 bits that only this process can make."""
+
+    def veil(session: bytes, position: int, token: int) -> int:
+        mask = hashlib.blake2b(position.to_bytes(8, "big"), key=key, salt=session, digest_size=4).digest()
+        return token ^ (int.from_bytes(mask, "big") & 0x7FFFFFFF)
+
+    return veil
+
+
 @dataclass(frozen=True, slots=True)
 class OwnEnds:
     spans: tuple[Span, ...]
@@ -135,7 +147,7 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=dtype)
     engine = Engine(model)
     offer = Offer(opened.revision or "", model.numerics, shape.components, spans, shape.max_length)
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=time.monotonic, verify=verify)
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=time.monotonic, verify=verify, veil=_veil(secrets.token_bytes(32)))
     engine.results = room
     running = asyncio.create_task(engine.run(), name="own ends")
     try:

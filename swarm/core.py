@@ -60,6 +60,10 @@ class Hop:
     stop: int
     addrs: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.addrs) > 16:
+            raise ValueError("a hop has at most 16 addresses")
+
     @property
     def span(self) -> Span:
         return Span(self.start, self.stop)

@@ -47,7 +47,7 @@ class LocalProcess:
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **environment},
+                env={**_plain_environment(), **environment},
             )
         finally:
             os.close(tell)
@@ -162,7 +162,9 @@ class LocalSwarm:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = 0
         try:
-            self._bootstrap = self._spawn(LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key")])
+            self._bootstrap = self._spawn(
+                LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key")]
+            )
             self._wait(self._bootstrap)
             self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])
             self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in layers]
@@ -204,6 +206,11 @@ class LocalSwarm:
 
     def _wait(self, process: Any) -> None:
         process.wait_ready(time.monotonic() + self._start, process.log_path)
+
+
+def _plain_environment() -> dict[str, str]:
+    """Ours, without the settings that commands read from it: SWARM_PORT or SWARM_IDENTITY are meant for one peer, not for each of several."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SWARM_")}
 
 
 def _tail(path: Path, lines: int = 15) -> str:

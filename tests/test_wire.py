@@ -14,8 +14,10 @@ from swarm.core import Hop, Sampling
 from swarm.errors import ProtocolError
 
 S = b"s" * 16
+HOPS = (Hop("a", 0, 2, ("/ip4/1.2.3.4/tcp/5",)), Hop("b", 2, 4))
+ORDER = wire.Order(S, 3, "client", "rev", "float32", ((1, 0), (3, 7)), 8, 20, 30, Sampling(0.7, 5, seed=9, stop_ids=(1, 2)), HOPS)
 MESSAGES = [
-    wire.Open(S, 3, 1, "client", "rev", "float32", ((1, 0), (3, 7)), 8, 20, 30, Sampling(0.7, 5, seed=9, stop_ids=(1, 2)), (Hop("a", 0, 2, ("/ip4/1.2.3.4/tcp/5",)), Hop("b", 2, 4)), "loop", b"x" * 64),
+    wire.Open(S, 3, 1, b"an order", b"x" * 64),
     wire.Step(S, 1, 2, 0, 5, (1, 2), wire.Blob("float32", 3, memoryview(struct.pack("6f", *range(6)))), (10, 20)),
     wire.Step(S, 1, 0, 0, 5, (1, 2)),
     wire.Drawn(S, 1, -1, 0, 5, (1,), "stop", (wire.Logprobs(-0.5, ((1, -0.5), (2, -1.5))),), (1, 2)),
@@ -47,7 +49,7 @@ def test_a_newer_peer_may_add_fields_and_an_older_one_may_lack_optional_ones(mes
 @given(st.binary(max_size=200))
 @settings(max_examples=500)
 def test_no_bytes_do_more_than_be_refused(data):
-    for decode in (wire.decode, wire.decode_announcement, wire.decode_signed):
+    for decode in (wire.decode, wire.decode_order, wire.decode_announcement, wire.decode_signed):
         try:
             decode(data)
         except ProtocolError:
@@ -85,11 +87,21 @@ def test_deep_nesting_is_refused():
 
 
 def test_sampling_is_checked_on_arrival():
-    fields = msgspec.msgpack.decode(wire.encode(MESSAGES[0]))
+    assert wire.decode_order(wire.encode(ORDER)) == ORDER
+    fields = msgspec.msgpack.decode(wire.encode(ORDER))
     at = next(index for index, field in enumerate(fields) if isinstance(field, dict))
     fields[at] = {**fields[at], "temperature": -1.0}
     with pytest.raises(ProtocolError):
-        wire.decode(msgspec.msgpack.encode(fields))
+        wire.decode_order(msgspec.msgpack.encode(fields))
+
+
+def test_a_message_of_tomorrow_is_told_from_garbage():
+    with pytest.raises(wire.UnknownMessage):
+        wire.decode(msgspec.msgpack.encode([99, S, 1, 0, {"new": True}]))
+    for garbage in (b"", b"\xc1", msgspec.msgpack.encode([16, "wrong"]), msgspec.msgpack.encode({})):
+        with pytest.raises(ProtocolError) as caught:
+            wire.decode(garbage)
+        assert not isinstance(caught.value, wire.UnknownMessage)
 
 
 def test_a_token_on_its_way_is_small():

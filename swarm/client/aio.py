@@ -42,7 +42,7 @@ class Client:
     """Use it as `async with Client(model, initial_peers=[…]) as client`, or call `start` and `close`.
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm. `dtype` asks for peers of one numerics class ("float32", …);
-    without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer sees tokens, only activations. `identity` is a
+    without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see activations alone (from which much can be guessed, see docs/security.md). `identity` is a
     file with the client's key; without it every client is somebody new. `patience` is how long to wait, in seconds, for somebody to serve missing layers.
     """
 
@@ -171,7 +171,7 @@ class Client:
 
     def send(self, peer: PeerId, message: SessionMessage) -> None:
         if isinstance(message, Open):
-            message = msgspec.structs.replace(message, signature=self._network.sign(message.signed_part()))
+            message = msgspec.structs.replace(message, signature=self._network.sign(message.order))
         self._network.links.send(peer, message)
 
     def learn(self, route: Route) -> None:

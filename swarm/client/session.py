@@ -13,15 +13,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
 from swarm.client.stops import StopStrings
-from swarm.client.table import PeerTable
-from swarm.core import PeerId, Sampling, SessionId, Span
+from swarm.core import PeerId, Sampling, SessionId
 from swarm.errors import Closed, EmptyPrompt, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Reroute, Send
-from swarm.routing.plan import plan, repair
-from swarm.routing.route import Request, Route
+from swarm.routing.route import Route
 from swarm.wire import Broken, Drawn, Have, Logprobs, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -35,9 +34,6 @@ FIRST_TOKEN = 30.0
 NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
 
-LOOK_AGAIN = 0.5
-"""Seconds between looks at the directory while nobody serves what is missing."""
-
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -48,27 +44,19 @@ class Token:
     finish: str | None = None
 
 
-class Host(Protocol):
+class Host(Surroundings, Protocol):
     """What a session needs of its client."""
 
-    peer: PeerId
-    table: PeerTable
-    components: int
     max_length: int
-    patience: float
-    own: tuple[Span, ...]
     own_addrs: tuple[str, ...]
     eos: tuple[int, ...]
     text: Any
-    clock: Callable[[], float]
 
     def send(self, peer: PeerId, message: SessionMessage) -> None: ...
 
     def learn(self, route: Route) -> None: ...
 
     async def prepare(self, route: Route) -> None: ...
-
-    async def refresh(self) -> None: ...
 
     def forget(self, session: SessionId) -> None: ...
 
@@ -79,7 +67,7 @@ class Session:
     def __init__(self, host: Host, session: SessionId, revision: str, numerics: str, draw_seed: Callable[[], int]) -> None:
         self._host = host
         self._machine = ClientSession(session, host.peer, revision, numerics)
-        self._class = (revision, numerics)
+        self._planner = Planner(host, revision, numerics)
         self._route: Route | None = None
         self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()
         self._stopwatch = Stopwatch()
@@ -356,50 +344,8 @@ class Session:
         await self._find_route(deadline, failure if isinstance(failure, Refused) else None)
 
     async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
-        """Plan, or repair the hole, with what we know; if that is not enough, look at the directory again until patience runs out."""
-        host = self._host
-        give_up, pause = host.clock() + host.patience, 0.0
-        while True:
-            forgive = False
-            for forgive in (False, True):
-                try:
-                    route = self._planned(host.table.shunned(host.clock(), forgive=forgive))
-                except MissingLayers as error:
-                    missing = error
-                else:
-                    await self._open(route)
-                    return
-            now = host.clock()
-            if now >= give_up:
-                raise refusal or missing
-            if deadline is not None and now >= deadline:
-                raise TimedOut("the time allowed for this answer ran out while looking for peers")
-            await asyncio.sleep(pause)
-            await host.refresh()
-            pause = LOOK_AGAIN
-
-    def _planned(self, exclude: frozenset[PeerId]) -> Route:
-        host = self._host
-        views = [view for view in host.table.views if (view.revision, view.numerics) == self._class]
-        history = len(self._machine.history)
-        request = Request(
-            components=host.components,
-            tokens_needed=self._machine.goal,
-            prompt=history,
-            output=max(self._machine.goal - history, 1),
-            source=host.peer if host.own else None,
-            exclude=exclude,
-            own=host.own,
-        )
-        if self._route is None:
-            return plan(views, request)
-        lost = {hop.peer for hop in self._route.hops if hop.peer in exclude or not self._still_there(hop.peer, views)}
-        if not lost - {host.peer}:
-            return plan(views, request)
-        return repair(views, request, self._route, lost)
-
-    def _still_there(self, peer: PeerId, views: Sequence[Any]) -> bool:
-        return peer == self._host.peer or any(view.peer == peer and view.state != "leaving" for view in views)
+        length = len(self._machine.history)
+        await self._open(await self._planner.find(self._route, length, self._machine.goal, deadline, refusal))
 
     async def _open(self, route: Route) -> None:
         """Raise the chain over a route."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Deliver, Effect, Reroute, Send
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, SessionMessage, Step
+from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -48,7 +48,7 @@ class ClientSession:
         self.running = True
 
     def open(self, route: Sequence[Hop]) -> list[Effect]:
-        """Take a route, new or the same: raise the chain and say what of the past still holds. The last token is always fed again, so that the head draws."""
+        """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed again, so that the head draws."""
         dismissed = self._dismiss(route)
         self.route = tuple(route)
         self.chain += 1
@@ -60,10 +60,9 @@ class ClientSession:
         self._valid = len(self.history)
         self._opened = False
         self._until = self._credit_end()
-        order = Open(
+        order = Order(
             session=self.session,
             chain=self.chain,
-            to=0,
             client=self.me,
             revision=self._revision,
             numerics=self._numerics,
@@ -74,7 +73,7 @@ class ClientSession:
             sampling=self._sampling,
             route=self.route,
         )
-        return [self._to_first(order), *dismissed]
+        return [self._to_first(Open(self.session, self.chain, 0, encode(order))), *dismissed]
 
     def cut(self, length: int) -> list[Effect]:
         """End the turn at `length` tokens, dropping what overshot, and halt the ring."""

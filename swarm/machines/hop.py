@@ -14,7 +14,7 @@ A hop's positions come in four lengths, each at most the one before:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,7 +22,7 @@ import msgspec
 from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.journal import Journal
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, SessionMessage, Step
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,14 @@ class _Pending:
     micros: tuple[int, ...]
 
 
-class HopSession:
-    """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0"."""
+Veil = Callable[[int, int], int]
 
-    def __init__(self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True) -> None:
+
+class HopSession:
+    """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0". `veil` hides token ids from the hops
+    between a client's own ends: it changes an id at a position, and changes it back."""
+
+    def __init__(self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True, veil: Veil | None = None) -> None:
         self.session = session
         self.limits = limits
         self.epoch = Epoch(-1, 0)
@@ -59,7 +63,9 @@ class HopSession:
         self.acked = 0
         self.lease_ends = float("inf")
         self._rewindable = rewindable
-        self._order: Open | None = None
+        self._order: Order | None = None
+        self._opened: Open | None = None
+        self._veil = veil
         self._journal = Journal(limits.journal_bytes)
         self._pending: deque[_Pending] = deque()
         self._serial = 0
@@ -75,7 +81,7 @@ class HopSession:
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
     @property
-    def order(self) -> Open:
+    def order(self) -> Order:
         """The OPEN this hop follows."""
         if self._order is None:
             raise RuntimeError("a hop without an OPEN has no neighbours")
@@ -83,7 +89,7 @@ class HopSession:
 
     @property
     def index(self) -> int:
-        return self.order.to
+        return self._opened.to if self._opened is not None else CLIENT
 
     @property
     def route(self) -> tuple[Hop, ...]:
@@ -103,7 +109,7 @@ class HopSession:
 
     @property
     def _prev(self) -> tuple[PeerId, int]:
-        return self.order.sender, self.index - 1
+        return self.order.sender(self.index), self.index - 1
 
     @property
     def _next(self) -> tuple[PeerId, int]:
@@ -111,8 +117,8 @@ class HopSession:
 
     # --- events -------------------------------------------------------------------------------------------------------------------------------------------
 
-    def open(self, order: Open, now: float) -> list[Effect]:
-        """A checked OPEN from our predecessor. A lower chain is dropped; the same one is answered again; a higher one is obeyed."""
+    def open(self, message: Open, order: Order, now: float) -> list[Effect]:
+        """A checked OPEN from our predecessor, and the order in it. A lower chain is dropped; the same one is answered again; a higher one is obeyed."""
         if order.chain < self.epoch.chain:
             return []
         self._renew(now)
@@ -120,14 +126,14 @@ class HopSession:
             return [self._have(resend=True)]
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
         dismissed = self._dismiss(order)
-        self._order = order
+        self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False
         effects.append(self._have(resend=True))
         if not self.is_last:
-            effects.append(self._to_next(_readdressed(order, self.index + 1)))
+            effects.append(self._to_next(_readdressed(message, self.index + 1)))
         return effects + dismissed
 
     def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
@@ -151,7 +157,8 @@ class HopSession:
             return effects
         self._asked = False
         hidden = message.hidden[known:] if message.hidden is not None else None
-        return effects + self._append(message.tokens[known:], hidden, message.micros) + self._take_held()
+        tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
+        return effects + self._append(tokens, hidden, message.micros) + self._take_held()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
         """The engine finished a job: its output rows, or at the head the drawn tokens. The result of a voided job is dropped."""
@@ -250,7 +257,13 @@ class HopSession:
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
 
-    def _dismiss(self, order: Open) -> list[Effect]:
+    def _veiled(self, start: int, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Token ids as they travel between a client's own first hop and its own last one."""
+        if self._veil is None or self.is_first == self.is_last or self.route[0].peer != self.route[-1].peer:
+            return tuple(tokens)
+        return tuple(self._veil(position, token) for position, token in enumerate(tokens, start))
+
+    def _dismiss(self, order: Order) -> list[Effect]:
         """Tell our old successor that it is not needed any more, so that it need not wait for its lease to run out."""
         if self._order is None or self.is_last:
             return []
@@ -324,7 +337,7 @@ class HopSession:
                 self.index + 1,
                 self.epoch.draft,
                 self.sent,
-                tuple(self.tokens[self.sent : stop]),
+                self._veiled(self.sent, self.tokens[self.sent : stop]) if self.is_first else tuple(self.tokens[self.sent : stop]),
                 self._journal.rows(self.sent, stop),
                 micros,
             )

@@ -10,7 +10,8 @@ takes them out. So everything before the first layer *is* `embed`, everything af
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +43,8 @@ class Absent(nn.Module):
 class AbsentTable(nn.Module):
     """Stands where a table of embeddings is not: looks up nothing, which added to anything changes nothing."""
 
+    zero: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros((), device="cpu"), persistent=False)
@@ -66,6 +69,11 @@ class Gate(nn.Module):
             raise UnsupportedModel(f"{type(self.layer).__name__} returns more than hidden states, which cannot travel between peers")
         self.taken = hidden
         return hidden
+
+    def out(self) -> torch.Tensor:
+        if self.taken is None:
+            raise UnsupportedModel(f"{type(self.layer).__name__} was never called, so the model does not run its layers one after another")
+        return self.taken
 
 
 class Wanted(nn.Module):
@@ -94,7 +102,8 @@ class Anatomy:
 
 
 def dissect(model: PreTrainedModel) -> Anatomy:
-    """Raises UnsupportedModel for a tree that is not embeddings, one list of layers, and a head."""
+    """Works for a whole model and for a part of one, where what is absent is left out. Raises UnsupportedModel for a tree that is not embeddings, one list of
+    layers, and a head."""
     name = type(model).__name__
     count = model.config.num_hidden_layers
     lists = [
@@ -108,12 +117,15 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     limbs = dict(_limbs(model, lists[0]))
     before, after, rotary = [], [], []
     for path, module in limbs.items():
-        if component_of(path, count) == count + 1:
+        if not any(True for _ in module.parameters()):  # a rotary embedding, a dropout, a norm without weights: kept, since it costs nothing
+            if hasattr(module, "rope_type"):
+                rotary.append(path)
+        elif component_of(path, count) == count + 1:
             after.append(path)
-        elif any(True for _ in module.parameters()):
+        elif path.rpartition(".")[0] == lists[0].rpartition(".")[0] and _declared_after(model, lists[0], path):
+            raise UnsupportedModel(f"{name} has {path} after its layers, which is neither a final norm nor a head known here, so it cannot be cut into spans")
+        else:
             before.append(path)
-        elif hasattr(module, "rope_type"):
-            rotary.append(path)
     return Anatomy(lists[0], count, tuple(before), tuple(after), tuple(rotary), embedding, output)
 
 
@@ -127,9 +139,8 @@ def replacements(model: nn.Module, anatomy: Anatomy, spans: Sequence[Span], keep
     for component, paths in ((0, anatomy.before), (anatomy.count + 1, anatomy.after)):
         if not any(component in span for span in spans):
             for path in paths:
-                there = model.get_submodule(path)
-                if path not in keep and not isinstance(there, Absent | AbsentTable):
-                    new[path] = AbsentTable() if isinstance(there, nn.Embedding) else Absent()
+                if path not in keep:
+                    new[path] = AbsentTable() if isinstance(model.get_submodule(path), nn.Embedding) else Absent()
     return new
 
 
@@ -149,7 +160,6 @@ def part_class(whole: type[PreTrainedModel], spans: Sequence[Span], needs_embedd
         if not (has_embed or needs_embedding) or not (has_head or needs_output):
             self._tied_weights_keys = {}
             self.all_tied_weights_keys = {}
-        self.anatomy = anatomy
 
     # transformers finds a family's conversions of stored tensors by the name of the class: the part must bear it.
     return type(whole.__name__, (whole,), {"__init__": __init__, "__module__": whole.__module__})
@@ -163,9 +173,9 @@ class View:
     entry: Gate | None
     exit: Gate | None
     wanted: Wanted | None
-    held: int = field(default=0)
+    held: int
 
-    def __call__(self, given: torch.Tensor, wanted: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
+    def __call__(self, given: torch.Tensor, wanted: torch.Tensor | None, **kwargs: torch.Tensor) -> torch.Tensor:
         """`given` is ids [1, T] when the view has `embed`, hidden states [1, T, H] otherwise. Returns logits of the `wanted` rows [1, W, V] when the view has
         `head`, hidden states [1, T, H] otherwise."""
         try:
@@ -177,7 +187,7 @@ class View:
             if self.wanted is not None:
                 self.wanted.wanted = wanted
             output = self.model(use_cache=False, **kwargs)
-            return output.logits if self.exit is None else self.exit.taken
+            return output.logits if self.exit is None else self.exit.out()
         finally:
             for gate in (self.entry, self.exit):
                 if gate is not None:
@@ -195,7 +205,7 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> View:
     else:
         wanted = Wanted(model.get_submodule(anatomy.output))
         new[anatomy.output] = wanted
-    copy = _with(model, {tuple(path.split(".")): module for path, module in new.items()})
+    copy: Any = _with(model, {tuple(path.split(".")): module for path, module in new.items()})
     root = copy if wanted is not None else getattr(copy, model.base_model_prefix)
     held = sum(1 for i in range(anatomy.count) if i + 1 in span)
     return View(root, entry, exit_, wanted, held)
@@ -209,8 +219,9 @@ def _gate(model: nn.Module, anatomy: Anatomy, new: dict[str, nn.Module], index: 
     return there
 
 
-def _with(module: nn.Module, new: Mapping[tuple[str, ...], nn.Module]) -> nn.Module:
+def _with(module: nn.Module | None, new: Mapping[tuple[str, ...], nn.Module]) -> nn.Module:
     """A shallow copy of a module tree with some modules replaced; everything else is shared."""
+    assert module is not None
     copy = module.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     children = dict(module._modules)
@@ -231,6 +242,13 @@ def _limbs(model: nn.Module, layers: str) -> Iterator[tuple[str, nn.Module]]:
             if name != step:
                 yield f"{below}{name}", child
         at, below = at.get_submodule(step), f"{below}{step}."
+
+
+def _declared_after(model: nn.Module, layers: str, path: str) -> bool:
+    """Whether a sibling of the list of layers is declared after it. Families declare modules in the order in which they run, but for OPT's final projection."""
+    parent, _, name = layers.rpartition(".")
+    names = [child for child, _ in model.get_submodule(parent).named_children()]
+    return names.index(path.rpartition(".")[2]) > names.index(name)
 
 
 def _path_of(model: nn.Module, wanted: nn.Module | None) -> str | None:

@@ -11,15 +11,19 @@ without touching a model. No mask is ever built by transformers: for an implemen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 
 from swarm.errors import UnsupportedModel
 from swarm.model.cache import KVCache
 
 IMPLEMENTATION = "swarm"
+
+_UNSAID = -1
 
 SCORES_AT_ONCE = 2**24
 """How many attention scores the path by hand holds at a time: 64 MiB in float32."""
@@ -46,6 +50,23 @@ class Pack:
         return self._masks[key]
 
 
+@dataclass(slots=True)
+class Turn:
+    """Whose turn it is: the pack that a span model is running. Every attention module of the model holds the same one, since several families (Nemotron,
+    StableLM) drop keyword arguments on the way from the model to its attention."""
+
+    pack: Pack | None = None
+
+
+def seat(model: torch.nn.Module) -> Turn:
+    """Give every module of `model` that knows its layer the same turn."""
+    turn = Turn()
+    for module in model.modules():
+        if hasattr(module, "layer_idx"):
+            module.turn = turn  # type: ignore[assignment]
+    return turn
+
+
 def packed_attention(
     module: torch.nn.Module,
     q_1QTD: torch.Tensor,
@@ -53,9 +74,8 @@ def packed_attention(
     v_1KTE: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
-    pack: Pack | None = None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | None = _UNSAID,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     is_causal: bool | None = None,
@@ -66,10 +86,14 @@ def packed_attention(
 
     Raises UnsupportedModel for a family that wants what this function does not do, rather than give a wrong answer.
     """
+    turn: Turn | None = getattr(module, "turn", None)
+    pack = None if turn is None else turn.pack
     if pack is None or attention_mask is not None or position_bias is not None or is_causal is False:
         raise UnsupportedModel(f"{type(module).__name__} asks for attention that swarm does not do (a mask, a bias or both directions)")
     pack.calls += 1
-    layer = module.layer_idx
+    layer = cast(int, module.layer_idx)
+    if sliding_window == _UNSAID:
+        sliding_window = _window(cast(PreTrainedConfig, module.config), layer)
     q_QTD, k_KTD, v_KTE = q_1QTD[0], k_1KTD[0], v_1KTE[0]
     if len(pack.caches) == 1:
         return _attend(pack, pack.caches[0], layer, pack.starts[0], q_QTD, k_KTD, v_KTE, scaling, sliding_window, softcap, s_aux)[None], None
@@ -79,6 +103,14 @@ def packed_attention(
         outs.append(_attend(pack, cache, layer, start, q_QTD[:, here], k_KTD[:, here], v_KTE[:, here], scaling, sliding_window, softcap, s_aux))
         at += n
     return torch.cat(outs)[None], None
+
+
+def _window(config: PreTrainedConfig, layer: int) -> int | None:
+    """The window of a family that tells transformers' mask of it and not its attention (Qwen2-MoE, Phi-MoE)."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and kinds[layer] != "sliding_attention":
+        return None
+    return getattr(config, "sliding_window", None)
 
 
 def _attend(

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from swarm.core import ModelShape, Span, merge_spans, whole
+from swarm.core import ModelShape, Span, merge_spans
 from swarm.errors import DoesNotFit, NotAModel, UnsafeWeights, UnsupportedModel
 from swarm.model.families import model_class
+from swarm.model.memory import ITEM_SIZE
 from swarm.model.names import tensors_of_components
 from swarm.model.sources import Progress, Source, Tensor, headers, is_other_weights, open_source
 
@@ -30,8 +31,6 @@ _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float
 NO_LENGTH_LIMIT = 2**20
 """`max_length` of a model that states none: as many tokens as one message may carry."""
 
-ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
 
 class Checkpoint:
     """A model in a folder or on the hub. Opened with `Checkpoint.open`; attributes that need more than the configuration are read when first asked for.
@@ -44,6 +43,10 @@ class Checkpoint:
         self.name, self.config = source.name, config
         self._source, self._raw, self._max_disk, self._weights = source, raw, max_disk, weights
         self.model_class = model_class(config, source.name)
+        try:
+            self._sizes = (config.num_hidden_layers, config.hidden_size, config.vocab_size, kv_width(config))
+        except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
+            raise UnsupportedModel(f"the configuration of {source.name} states no size that all layers share ({error}), so it cannot be planned for") from error
 
     @classmethod
     def open(
@@ -72,17 +75,16 @@ class Checkpoint:
 
     @cached_property
     def shape(self) -> ModelShape:
-        config = self.config
-        layers = config.num_hidden_layers
+        layers, hidden, vocab, kv = self._sizes
         return ModelShape(
             name=self.name,
             layers=layers,
-            hidden=config.hidden_size,
-            vocab=config.vocab_size,
-            max_length=getattr(config, "max_position_embeddings", None) or NO_LENGTH_LIMIT,
+            hidden=hidden,
+            vocab=vocab,
+            max_length=getattr(self.config, "max_position_embeddings", None) or NO_LENGTH_LIMIT,
             config_hash=self.config_hash,
             component_bytes=self._component_bytes(),
-            kv_bytes_per_token=(0, *([kv_width(config) * ITEM_SIZE.get(self.dtype, 4)] * layers), 0),
+            kv_bytes_per_token=(0, *([kv * ITEM_SIZE.get(self.dtype, 4)] * layers), 0),
         )
 
     @cached_property
@@ -132,7 +134,7 @@ class Checkpoint:
     def tensors_for(self, spans: Iterable[Span]) -> set[str]:
         """Names of the tensors of `spans`. Raises NotAModel when there are none, or when a file that holds one is missing."""
         self._need_weights()
-        layers = self.config.num_hidden_layers
+        layers = self._sizes[0]
         owned = tensors_of_components(self._file_of, layers)
         names: set[str] = set()
         for span in merge_spans(spans):
@@ -215,13 +217,13 @@ class Checkpoint:
         """Of every component. A layer whose file is missing is taken to be as large as the largest that is here."""
         if not self._weights or self._why_no_weights():
             return ()
-        layers = self.config.num_hidden_layers
+        layers, hidden, vocab, _ = self._sizes
         sizes = []
         for names in tensors_of_components(self._file_of, layers):
             known = [self._tensors[name].nbytes for name in names if name in self._tensors]
             sizes.append(sum(known) if len(known) == len(names) else None)
         largest = max((size for size in sizes[1:-1] if size is not None), default=0)
-        matrix = self.config.vocab_size * self.config.hidden_size * ITEM_SIZE.get(self.dtype, 4)
+        matrix = vocab * hidden * ITEM_SIZE.get(self.dtype, 4)
         guesses = [matrix, *([largest] * layers), matrix]
         return tuple(guess if size is None else size for size, guess in zip(sizes, guesses, strict=True))
 
@@ -235,10 +237,6 @@ def kv_width(config: PreTrainedConfig) -> int:
     if getattr(config, "multi_query", False):
         kv_heads = 1
     return 2 * kv_heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-
-
-def whole_of(checkpoint: Checkpoint) -> Span:
-    return whole(checkpoint.shape.components)
 
 
 def _canonical(value: object) -> bytes:

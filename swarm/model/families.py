@@ -6,11 +6,29 @@ state outside its attention would do that silently, so what is not known to work
 
 from __future__ import annotations
 
+from typing import cast
+
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from swarm.errors import UnsupportedModel
 
-_REASONS: dict[str, str] = {}
+_ENCODERS = (
+    "bert bert-generation camembert data2vec-text electra ernie roberta roberta-prelayernorm roc_bert xlm-roberta xlm-roberta-xl xmod modernbert-decoder"
+)
+
+_REASONS = {
+    "diffllama": "its layers attend twice with the same keys",
+    "doge": "its attention computes a mask of its own",
+    "gemma3n_text": "its layers also read the token ids",
+    "gemma4_text": "its layers differ in size and some use the keys and values of others",
+    "gemma4_unified_text": "its layers differ in size and some use the keys and values of others",
+    "longcat_flash": "its layers hold two attentions each",
+    "moshi": "it speaks and listens beside writing",
+    **dict.fromkeys(_ENCODERS.split(), "it is an encoder at heart, built otherwise than decoders"),
+}
+
+_INTERFACE_UNDECLARED = frozenset({"stablelm"})
+"""Families whose attention does go through transformers' attention interface although they do not say so; tested."""
 
 _LAYER_KINDS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers whose only state is keys and values that may all be seen, or the last so many of them."""
@@ -26,7 +44,7 @@ def model_class(config: PreTrainedConfig, name: str) -> type[PreTrainedModel]:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (architectures and not any(_generates(text) for text in architectures)):
         kind = architectures[0] if architectures else family
         raise UnsupportedModel(f"{name} is a {kind}, not a causal language model; choose a model that generates text")
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    found = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     if reason := _reason(config, found):
         raise UnsupportedModel(f"{name} cannot be split over peers: {reason}; choose a model of another family than {family}")
     return found
@@ -54,7 +72,7 @@ def _reason(config: PreTrainedConfig, found: type[PreTrainedModel]) -> str | Non
         return "it is an encoder and a decoder, and only decoders are served"
     if getattr(found, "_is_stateful", False):
         return "its layers keep a recurrent state, which cannot be taken back to an earlier position"
-    if not getattr(found, "_supports_attention_backend", False):
+    if not getattr(found, "_supports_attention_backend", False) and config.model_type not in _INTERFACE_UNDECLARED:
         return "its attention does not go through transformers' attention interface"
     if strange := set(getattr(config, "layer_types", None) or ()) - _LAYER_KINDS:
         return f"it has layers of kind {', '.join(sorted(strange))}"

@@ -85,7 +85,8 @@ def _run(model: SpanModel, start: int, stop: int, cache: KVCache, n: int) -> Non
 def _median(act: Callable[[], None], budget: float, clock: Callable[[], float], at_most: int) -> float:
     """Median seconds of `act`, after one that warms caches up and maps pages in. At least once, at most `at_most` times, until the budget is spent."""
     act()
-    times, end = [], clock() + budget
+    times: list[float] = []
+    end = clock() + budget
     while len(times) < max(1, at_most) and (not times or clock() < end):
         begin = clock()
         act()

@@ -8,12 +8,16 @@ long factors from its start, where transformers switches half-way and computes i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
 class ReachRotary(nn.Module):
     """A family's rotary embedding told that the sequence is `reach` positions long."""
+
+    inner: Any
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

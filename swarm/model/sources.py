@@ -31,7 +31,7 @@ MAX_HEADER = 100 * 2**20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".ot", ".tflite")
 _SMALL_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
-_UNREACHABLE = (OSError, errors.HfHubHTTPError.__mro__[1])
+_UNREACHABLE: tuple[type[BaseException], ...] = (OSError, errors.HfHubHTTPError.__mro__[1])
 """What a missing connection looks like: the hub's own HTTP error derives from that of the HTTP client it happens to use, which has changed twice."""
 
 
@@ -123,8 +123,9 @@ class Hub:
         with _translated(repo):
             info = self._api.model_info(repo, files_metadata=True)
         self._commit = info.sha
-        self._sizes = {file.rfilename: file.size or 0 for file in info.siblings if "/" not in file.rfilename}
-        self._hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
+        files = [file for file in info.siblings or () if "/" not in file.rfilename]
+        self._sizes = {file.rfilename: file.size or 0 for file in files}
+        self._hashes = {file.rfilename: file.lfs.sha256 for file in files if file.lfs is not None}
 
     def files(self) -> dict[str, int]:
         return self._sizes
@@ -241,5 +242,5 @@ def _translated(repo: str) -> Iterator[None]:
         raise _Offline(f"cannot reach the hub for {repo} ({_first_line(error)}); check the connection, or give a local folder") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -5,24 +5,21 @@ Shapes: T = tokens of all rows together, n = tokens of one row, W = rows whose l
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from swarm.core import Span, merge_spans
-from swarm.errors import InvalidConfig, NotAModel, SwarmError, UnsupportedModel
-from swarm.model.anatomy import Anatomy, View, cut, part_class
-from swarm.model.attention import IMPLEMENTATION, Pack
+from swarm.errors import InvalidConfig, UnsupportedModel
+from swarm.model.anatomy import Anatomy, View, cut, dissect, part_class
+from swarm.model.attention import Pack, seat
 from swarm.model.cache import KVCache
-from swarm.model.checkpoint import INDEX, Checkpoint
+from swarm.model.checkpoint import Checkpoint
 from swarm.model.families import length_scaled_rope
+from swarm.model.loading import read_part, share
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.rotary import ReachRotary
 
@@ -54,7 +51,7 @@ class SpanModel:
         self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
         self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, max_length
         self.numerics = _numerics(model)
-        self._model, self._anatomy = model, anatomy
+        self._model, self._anatomy, self._turn = model, anatomy, seat(model)
         self._views: dict[tuple[int, int], View] = {}
         self._scaled = length_scaled_rope(config)
         self._rotaries: list[ReachRotary] = []
@@ -86,7 +83,7 @@ class SpanModel:
         if spans[-1].stop > checkpoint.shape.components:
             raise ValueError(f"components [{spans[-1].start}, {spans[-1].stop}) reach beyond the {checkpoint.shape.components} of {checkpoint.name}")
         tensors = checkpoint.tensors_for(spans)
-        folder = checkpoint.fetch(spans, progress=_share(progress, 0.0, 0.5))
+        folder = checkpoint.fetch(spans, progress=share(progress, 0.0, 0.5))
         head = checkpoint.shape.head
         kind = part_class(
             checkpoint.model_class,
@@ -94,12 +91,12 @@ class SpanModel:
             needs_embedding=any(head in span for span in spans) and not any(map(is_output_matrix, tensors)),
             needs_output=any(0 in span for span in spans) and not any(map(is_token_embedding, tensors)),
         )
-        model = _read(kind, checkpoint, folder, tensors, DTYPES[name], _share(progress, 0.5, 1.0))
+        model = read_part(kind, checkpoint, folder, tensors, DTYPES[name], share(progress, 0.5, 1.0))
         try:
-            model.to(device)
+            cast(torch.nn.Module, model).to(device)
         except (RuntimeError, AssertionError) as error:
             raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
-        return cls(model, model.anatomy, spans, checkpoint.shape.max_length)
+        return cls(model, dissect(model), spans, checkpoint.shape.max_length)
 
     @property
     def head(self) -> int:
@@ -108,8 +105,8 @@ class SpanModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights held; tied ones count once."""
-        return sum(parameter.nbytes for parameter in self._model.parameters())
+        """Bytes of the tensors held; tied ones count once."""
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._model.state_dict().values()}.values())
 
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
@@ -140,24 +137,36 @@ class SpanModel:
         counts = [len(row.tokens) for row in rows]
         wants = [(n - 1,) if row.want is None else row.want for row, n in zip(rows, counts, strict=True)] if stop == self._anatomy.count + 2 else []
         if wants and not any(wants):  # a chunk of a prompt: what the head would compute nobody reads
-            self._run(start, stop - 1, rows) if stop - start > 1 else [row.cache.advance(n) for row, n in zip(rows, counts, strict=True)]
+            if stop - start > 1:
+                self._run(start, stop - 1, rows)
+            else:
+                self._advance(rows, counts)
             return [torch.empty((0, self.vocab), device=self.device) for _ in rows]
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
         positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
-        out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T, pack=pack)[0]
+        self._turn.pack = pack
+        try:
+            out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]
+        finally:
+            self._turn.pack = None
         if pack.calls != view.held:
             raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
-        for row, n in zip(rows, counts, strict=True):
-            row.cache.advance(n)
+        self._advance(rows, counts)
         if wants:
             return list(out.float().split([len(want) for want in wants]))
         return [out] if len(rows) == 1 else list(out.split(counts))
 
+    @staticmethod
+    def _advance(rows: Sequence[Row], counts: Sequence[int]) -> None:
+        for row, n in zip(rows, counts, strict=True):
+            row.cache.advance(n)
+
     def _given(self, start: int, rows: Sequence[Row]) -> torch.Tensor:
         if start == 0:
             return self._integers([token for row in rows for token in row.tokens])[None]
-        hidden = rows[0].hidden if len(rows) == 1 else torch.cat([row.hidden for row in rows])
+        given = [row.hidden for row in rows if row.hidden is not None]
+        hidden = given[0] if len(given) == 1 else torch.cat(given)
         return hidden.to(device=self.device, dtype=self.dtype)[None]
 
     def _wanted(self, wants: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor | None:
@@ -175,7 +184,7 @@ class SpanModel:
 
     def _by_reach(self, rows: Sequence[Row]) -> dict[int, list[int]]:
         """Rows by the length that their rotary scaling goes by: those below the threshold together, longrope's long ones too, dynamic's each by its own."""
-        kind, original = self._scaled
+        kind, original = self._scaled or ("", 0)
         groups: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             reach = max(row.cache.limit or 0, row.start + len(row.tokens))
@@ -221,75 +230,3 @@ def _numerics(model: PreTrainedModel) -> str:
     method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
     name = str(model.dtype).removeprefix("torch.")
     return name if method is None else f"{name}-{method.quant_method}"
-
-
-def _read(
-    kind: type[PreTrainedModel],
-    checkpoint: Checkpoint,
-    folder: Path,
-    tensors: set[str],
-    dtype: torch.dtype,
-    progress: Callable[[float], None] | None,
-) -> PreTrainedModel:
-    """`from_pretrained` on a folder of links to the files that are needed, since it insists on every file that an index names."""
-    files = checkpoint.files_for_tensors(tensors)
-    with tempfile.TemporaryDirectory(prefix="swarm-") as links, _quietly(progress):
-        for file in sorted(set(files.values())):
-            (Path(links) / file).symlink_to((folder / file).resolve())
-        if set(files.values()) != {"model.safetensors"}:
-            (Path(links) / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
-        try:
-            model, report = kind.from_pretrained(
-                links,
-                config=checkpoint.config,
-                dtype=dtype,
-                attn_implementation=IMPLEMENTATION,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                generation_config=GenerationConfig(),
-                output_loading_info=True,
-            )
-        except SwarmError:
-            raise
-        except ImportError as error:
-            raise UnsupportedModel(f"{checkpoint.name} needs a package that is not installed here: {str(error).splitlines()[0]}") from error
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise NotAModel(f"the weights of {checkpoint.name} cannot be loaded ({text}); fetch them again, or choose another model") from error
-    if missing := sorted(report["missing_keys"]):
-        raise NotAModel(f"{checkpoint.name} has no weights for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}; fetch it again")
-    return model.eval()
-
-
-@contextmanager
-def _quietly(progress: Callable[[float], None] | None) -> Iterator[None]:
-    """Without transformers' report on the tensors that a part leaves out, and with its progress bar turned into `progress`."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    hook = transformers_logging.set_tqdm_hook(lambda _, args, kwargs: _Counted(progress, *args, **kwargs))
-    try:
-        yield
-    finally:
-        transformers_logging.set_tqdm_hook(hook)
-        transformers_logging.set_verbosity(verbosity)
-        if progress:
-            progress(1.0)
-
-
-class _Counted:
-    """As much of tqdm as loading uses."""
-
-    def __init__(self, progress: Callable[[float], None] | None, iterable: Sequence[object] = (), **_: object) -> None:
-        self._progress, self._iterable = progress, iterable
-
-    def __iter__(self) -> Iterator[object]:
-        total = len(self._iterable) or 1
-        for done, item in enumerate(self._iterable, 1):
-            yield item
-            if self._progress:
-                self._progress(done / total)
-
-
-def _share(progress: Callable[[float], None] | None, low: float, high: float) -> Callable[[float], None] | None:
-    return None if progress is None else lambda done: progress(low + (high - low) * done)

@@ -109,7 +109,12 @@ class Daemon:
             command = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]
         environment = os.environ | {"GOLOG_LOG_LEVEL": "info" if debug else "fatal", "GOLOG_LOG_FMT": "json"}
         self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for us alone: we drain, and need the network for it
         )
         self.died = asyncio.ensure_future(self._process.wait())
         ready = asyncio.get_running_loop().create_future()
@@ -143,6 +148,7 @@ class Daemon:
                     with contextlib.suppress(ProcessLookupError):
                         stop()
                     await asyncio.wait({self.died}, timeout=_TERMINATE)
+            self._process._transport.close()  # type: ignore[attr-defined]  # its pipe, too, which asyncio would leave to the garbage collector
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait({self._reader})

@@ -200,12 +200,24 @@ async def _probe_identity(identity: Identity, entrances: list[Entrance], debug: 
         raise _explained(error, entrances, ("", 0)) from error
     try:
         async with asyncio.timeout(PROBE):
-            await probe.p2p._client.connect(PeerID.from_base58(identity.peer_id), [])
+            await _find(probe, identity.peer_id)
     except (P2PDaemonError, OSError, EOFError):
         return
     finally:
         await probe.close()
     raise IdentityInUse(identity.peer_id)
+
+
+async def _find(probe: Daemon, peer: PeerId) -> None:
+    """Returns when somebody answers to this peer id. Raises P2PDaemonError when nobody knows it, or nobody answers where it was."""
+    while True:
+        try:
+            await probe.p2p._client.connect(PeerID.from_base58(peer), [])
+            return
+        except P2PDaemonError as error:
+            if "failed to find any peer in table" not in str(error):
+                raise
+        await asyncio.sleep(0.1)  # connected already, but p2pd does not count its initial peers as acquaintances yet
 
 
 def _explained(error: DaemonError, entrances: list[Entrance], at: tuple[str, int]) -> SwarmError:

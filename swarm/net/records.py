@@ -1,5 +1,7 @@
 """Announcements as they lie in the DHT: where, signed how, and which of them are worth believing. No I/O; the time is handed in or asked of one clock.
 
+::
+
     key     "swarm.1.<config hash>.<shard>"     a few shards for each model, so that one storing peer never holds (or sends) all announcements of a large swarm
     subkey  the peer id of the owner
     value   wire.Signed: the encoded Announcement and the owner's signature, checked with the key inside that peer id

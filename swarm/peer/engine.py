@@ -18,7 +18,7 @@ from swarm.core import Sampling
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.hops import HopKey
 from swarm.peer.schedule import Waiting, schedule
-from swarm.wire import Blob, Open
+from swarm.wire import Blob, Order
 
 if TYPE_CHECKING:
     from swarm.model.cache import KVCache
@@ -70,7 +70,7 @@ class Engine:
 
     # --- HopEngine --------------------------------------------------------------------------------------------------------------------------------------------
 
-    def open(self, key: HopKey, order: Open) -> None:
+    def open(self, key: HopKey, order: Order) -> None:
         slot = self._slots.get(key)
         if slot is None:
             self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))

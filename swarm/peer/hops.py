@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from swarm.core import Hop, PeerId, SessionId, Span, check_cover
@@ -16,7 +17,8 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.ports import Links
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Message, Open, SessionMessage, Step
+from swarm.errors import ProtocolError
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Message, Open, Order, SessionMessage, Step, decode_order
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def layers_of(start: int, stop: int, components: int) -> int:
 class HopEngine(Protocol):
     """Where jobs are computed. Results come back through `HopRoom.finished` and `HopRoom.failed`."""
 
-    def open(self, key: HopKey, order: Open) -> None:
+    def open(self, key: HopKey, order: Order) -> None:
         """A hop begins, or follows a new order."""
 
     def submit(self, key: HopKey, job: Compute) -> None: ...
@@ -75,12 +77,13 @@ class HopRoom:
         verify: Callable[[PeerId, bytes, bytes], bool],
         limits: HopLimits = HopLimits(),
         changed: Callable[[], None] = lambda: None,
+        veil: Callable[[SessionId, int, int], int] | None = None,
     ) -> None:
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
-        self._changed = changed
+        self._changed, self._veil = changed, veil
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
 
     @property
@@ -152,29 +155,39 @@ class HopRoom:
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
-    def _open(self, sender: PeerId, order: Open) -> None:
-        if (reason := self._objection(sender, order)) is not None:
+    def _open(self, sender: PeerId, message: Open) -> None:
+        try:
+            order = decode_order(message.order)
+            reason = self._objection(sender, message, order)
+        except ProtocolError as error:
+            reason = "refused", "the order cannot be read"
+            log.info("%s", error)
+        if reason is not None:
             kind, detail = reason
             log.info("refused a session: %s (%s)", kind, detail)
-            self._links.send(sender, Broken(order.session, order.chain, order.to - 1, order.to, kind, detail))
+            self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, kind, detail))
             return
-        key = HopKey(order.session, order.hop.start, order.hop.stop)
+        key = self._key(message, order)
         hops = self._hops.setdefault(order.session, {})
         if any(order.chain < hop.epoch.chain for hop in hops.values()):
             return
         hop = hops.get(key)
         if hop is None:
-            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable)
+            veil = None if self._veil is None else partial(self._veil, order.session)
+            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
         for old in [other for other in hops if other not in self._keys(order)]:
             self._forget(old)
         self.ledger.reserve(key, order.limit, self._layers(key))
         self._learn(order.route)
         self._engine.open(key, order)
-        self._do(key, hop.open(order, self._clock()))
+        self._do(key, hop.open(message, order, self._clock()))
 
-    def _objection(self, sender: PeerId, order: Open) -> tuple[str, str] | None:
+    def _objection(self, sender: PeerId, message: Open, order: Order) -> tuple[str, str] | None:
         """Why this OPEN cannot be obeyed, as (reason, detail), or None."""
-        if order.to >= len(order.route) or order.hop.peer != self._links.peer or sender != order.sender:
+        if (order.session, order.chain) != (message.session, message.chain) or message.to >= len(order.route):
+            return "refused", "the order is not the one it is said to be"
+        ours = order.route[message.to]
+        if ours.peer != self._links.peer or sender != order.sender(message.to):
             return "refused", "this order is not for this peer"
         if order.revision != self.offer.revision or order.numerics != self.offer.numerics:
             return "refused", "the peer serves another revision of the model"
@@ -182,16 +195,16 @@ class HopRoom:
             check_cover(order.route, self.offer.components)
         except ValueError:
             return "refused", "the route does not cover the model"
-        if not any(span.covers(order.hop.span) for span in self.offer.spans):
+        if not any(span.covers(ours.span) for span in self.offer.spans):
             return "refused", "the peer does not hold these layers"
         if order.reply != "loop":
             return "refused", f"the peer does not know the reply kind {order.reply!r}"
-        if not self._verify(order.client, order.signed_part(), order.signature):
+        if not self._verify(order.client, message.order, message.signature):
             return "refused", "the order's signature is not its client's"
         hops = self._hops.get(order.session, {})
         if any(hop.order.client != order.client for hop in hops.values()):
             return "refused", "the session belongs to another client"
-        key = HopKey(order.session, order.hop.start, order.hop.stop)
+        key = self._key(message, order)
         if self.leaving and key not in hops:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:
@@ -200,7 +213,12 @@ class HopRoom:
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
         return None
 
-    def _keys(self, order: Open) -> set[HopKey]:
+    @staticmethod
+    def _key(message: Open, order: Order) -> HopKey:
+        hop = order.route[message.to]
+        return HopKey(order.session, hop.start, hop.stop)
+
+    def _keys(self, order: Order) -> set[HopKey]:
         return {HopKey(order.session, hop.start, hop.stop) for hop in order.route if hop.peer == self._links.peer}
 
     def _layers(self, key: HopKey) -> int:

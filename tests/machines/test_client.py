@@ -5,17 +5,17 @@ from __future__ import annotations
 from swarm.core import Hop, Sampling
 from swarm.machines.client import PAST, ClientSession
 from swarm.machines.effects import Deliver, Reroute, Send
-from swarm.wire import Broken, Drawn, Grant, Have, Open, Step
+from swarm.wire import Broken, Drawn, Grant, Have, Order, Step, decode_order
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4))
 
 
-def begun(prompt=(1, 2, 3), count=10, credit=64) -> tuple[ClientSession, Open]:
+def begun(prompt=(1, 2, 3), count=10, credit=64) -> tuple[ClientSession, Order]:
     client = ClientSession(S, "me", "rev", "float32", credit=credit)
     client.begin(prompt, Sampling(), count)
     (send,) = client.open(ROUTE)
-    return client, send.message
+    return client, decode_order(send.message.order)
 
 
 def test_a_first_open_keeps_nothing_forces_the_prompt_and_ends_at_the_goal():
@@ -52,11 +52,11 @@ def test_a_repair_keeps_all_but_the_last_token_and_a_cut_keeps_less():
     client, _ = begun()
     client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 8)))
     (send,) = client.open(ROUTE)
-    assert send.message.starts == ((1, 0), (2, 4)) and send.message.emit_from == 5
+    assert decode_order(send.message.order).starts == ((1, 0), (2, 4)) and decode_order(send.message.order).emit_from == 5
     client.cut(4)
     client.begin((5, 6), Sampling(), 4)
     (send,) = client.open(ROUTE)
-    assert send.message.starts == ((1, 0), (3, 4))
+    assert decode_order(send.message.order).starts == ((1, 0), (3, 4))
 
 
 def test_a_long_conversation_does_not_grow_its_open_and_never_claims_too_much():
@@ -65,8 +65,8 @@ def test_a_long_conversation_does_not_grow_its_open_and_never_claims_too_much():
     for turn in range(100):
         client.begin((turn,), Sampling(), 1)
         (send,) = client.open(ROUTE)
-        everything[send.message.chain] = send.message.starts[-1][1]
-    starts = send.message.starts
+        everything[send.message.chain] = decode_order(send.message.order).starts[-1][1]
+    starts = decode_order(send.message.order).starts
     assert len(starts) <= PAST
     for last in range(1, 101):
         claimed = min(start for chain, start in starts if chain > last)

@@ -7,14 +7,16 @@ import struct
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Step
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
 
 
-def order(to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None) -> Open:
-    return Open(S, chain, to, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route)
+def order(to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None) -> tuple[Open, Order]:
+    """An OPEN to hop `to`, and what is in it."""
+    order = Order(S, chain, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route)
+    return Open(S, chain, to, encode(order)), order
 
 
 def rows(*values: float) -> Blob:
@@ -23,7 +25,7 @@ def rows(*values: float) -> Blob:
 
 def opened(to: int, limits: HopLimits = HopLimits(), **kwargs) -> HopSession:
     hop = HopSession(S, limits)
-    hop.open(order(to, **kwargs), now=0)
+    hop.open(*order(to, **kwargs), now=0)
     return hop
 
 
@@ -43,17 +45,17 @@ def sent(effects, kind):
 
 
 def test_open_answers_the_predecessor_and_travels_on():
-    effects = HopSession(S).open(order(1), now=0)
+    effects = HopSession(S).open(*order(1), now=0)
     assert sent(effects, Have) == [Have(S, 1, 0, 0, 0, True)]
     (onward,) = sent(effects, Open)
-    assert onward.to == 2 and onward.route == ROUTE
+    assert onward == order(2)[0]
     assert [effect.peer for effect in effects if isinstance(effect, Send)] == ["a", "c"]
 
 
 def test_a_lower_chain_is_dropped_and_the_same_one_answered_again():
     hop = opened(1, chain=5, starts=((5, 0),))
-    assert hop.open(order(1, chain=4), now=0) == []
-    again = hop.open(order(1, chain=5), now=0)
+    assert hop.open(*order(1, chain=4), now=0) == []
+    again = hop.open(*order(1, chain=5), now=0)
     assert sent(again, Have) and not sent(again, Open)
 
 
@@ -116,9 +118,9 @@ def test_outputs_gone_from_the_journal_are_asked_of_the_predecessor():
 def test_the_past_that_holds_depends_on_when_the_hop_last_took_part():
     for last, kept in [(1, 2), (3, 5)]:
         hop = HopSession(S)
-        hop.open(order(1, chain=last, starts=((last, 0),)), now=0)
+        hop.open(*order(1, chain=last, starts=((last, 0),)), now=0)
         run(hop, hop.step("a", Step(S, last, 1, 0, 0, tuple(range(8)), rows(*range(8))), 0))
-        effects = hop.open(order(1, chain=4, starts=((2, 2), (4, 5))), now=0)
+        effects = hop.open(*order(1, chain=4, starts=((2, 2), (4, 5))), now=0)
         assert sent(effects, Have)[0].length == kept
 
 
@@ -146,7 +148,7 @@ def test_a_draw_asked_under_an_older_order_is_not_sent_again():
     """Tokens delivered before a repair are forced: the head must not draw them, even from a job that was asked to."""
     head = opened(2, emit_from=2)
     jobs = head.step("b", Step(S, 1, 2, 0, 0, (1, 2, 7, 8), rows(1, 1, 1, 1)), 0)
-    head.open(order(2, chain=2, starts=((1, 0), (2, 4)), emit_from=5), now=0)
+    head.open(*order(2, chain=2, starts=((1, 0), (2, 4)), emit_from=5), now=0)
     assert sent(run(head, jobs), Drawn) == []
 
 
@@ -195,5 +197,25 @@ def test_close_travels_on_and_only_from_the_predecessor():
 def test_a_successor_that_is_no_longer_needed_is_told_so():
     hop = opened(1)
     spare = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("d", 4, 6))
-    assert Send("c", Close(S, 1, 2)) in hop.open(order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
-    assert sent(hop.open(order(1, chain=3, starts=((1, 0), (3, 0)), route=spare), now=0), Close) == []
+    assert Send("c", Close(S, 1, 2)) in hop.open(*order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
+    assert sent(hop.open(*order(1, chain=3, starts=((1, 0), (3, 0)), route=spare), now=0), Close) == []
+
+
+def test_between_a_clients_own_ends_token_ids_travel_veiled():
+    ring = (Hop("client", 0, 1), Hop("b", 1, 5), Hop("client", 5, 6))
+
+    def veil(position: int, token: int) -> int:
+        return token ^ (1000 + position)
+
+    first, last = HopSession(S, veil=veil), HopSession(S, veil=veil)
+    first.open(*order(0, route=ring), now=0)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (4, 5)), 0))
+    (step,) = sent(first.have("b", Have(S, 1, 0, 0, 0, True)), Step)
+    assert step.tokens == (4 ^ 1000, 5 ^ 1001) and first.tokens == [4, 5]
+    last.open(*order(2, route=ring), now=0)
+    last.step("b", Step(S, 1, 2, 0, 0, step.tokens, rows(1, 1)), 0)
+    assert last.tokens == [4, 5]
+    plain = HopSession(S, veil=veil)
+    plain.open(*order(0), now=0)
+    run(plain, plain.step("client", Step(S, 1, 0, 0, 0, (4,)), 0))
+    assert sent(plain.have("b", Have(S, 1, 0, 0, 0, True)), Step)[0].tokens == (4,)

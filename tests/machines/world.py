@@ -16,7 +16,7 @@ from swarm.machines.effects import Compute, Deliver, Draw, Reroute, Send
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopKey, HopRoom, Offer
-from swarm.wire import Blob, Broken, Drawn, Have, Message, Open, SessionMessage, decode, encode
+from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, SessionMessage, decode, encode
 
 COMPONENTS = 6
 VOCAB = 50
@@ -57,7 +57,7 @@ class ToyEngine:
         self.queue: deque = deque()
         self.caches: dict[HopKey, list[list[bytes]]] = {}
 
-    def open(self, key: HopKey, order: Open) -> None:
+    def open(self, key: HopKey, order: Order) -> None:
         self.caches.setdefault(key, [[] for _ in range(key.start, key.stop)])
 
     def submit(self, key: HopKey, job: Compute) -> None:
@@ -155,6 +155,7 @@ class World:
             clock=lambda: self.now,
             verify=lambda *_: True,
             limits=self.limits,
+            veil=(lambda _, position, token: token ^ (position * 7919 % 2**20)) if peer == CLIENT_PEER else None,
         )
 
     def post(self, sender: PeerId, to: PeerId, message: Message) -> None:

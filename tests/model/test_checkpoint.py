@@ -114,7 +114,7 @@ def test_a_client_needs_no_weights(tiny, copy):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(ModelNotFound, match="there is no folder ./nothing; give a folder with a model, or a hub id like Qwen/Qwen3-8B"):
+    with pytest.raises(ModelNotFound, match=r"there is no folder \./nothing; give a folder with a model, or a hub id like Qwen/Qwen3-8B"):
         Checkpoint.open("./nothing")
     with pytest.raises(ModelNotFound, match="there is no folder a/b/c"):
         Checkpoint.open("a/b/c")
@@ -211,7 +211,7 @@ def test_components_beyond_the_model(tiny):
 
 def test_disk_that_is_not_enough(copy):
     need = opened(copy).bytes_for([Span(0, HEAD + 1)])
-    with pytest.raises(DoesNotFit, match="take 0.0 GB of disk, more than the 0.0 GB allowed; choose fewer layers or raise --max-disk"):
+    with pytest.raises(DoesNotFit, match=r"take 0\.0 GB of disk, more than the 0\.0 GB allowed; choose fewer layers or raise --max-disk"):
         opened(copy, max_disk=need // 2).fetch([Span(0, 1)])
     assert opened(copy, max_disk=2 * need).fetch([Span(0, 1)]) == copy
 

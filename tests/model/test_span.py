@@ -115,7 +115,7 @@ def test_a_folder_with_only_the_files_of_the_span_loads(sharded, tmp_path):
     rest = [Span(0, 2), Span(4, HEAD + 1)]
     parts = [(sharded.load(rest[0]), 0, 2), (SpanModel.load(checkpoint, [span]), 2, 4), (sharded.load(rest[1]), 4, HEAD + 1)]
     assert Chain(parts).generate(prompt_of(9), 12) == generated(sharded.model, prompt_of(9), 12)
-    with pytest.raises(NotAModel, match="lacks model-.*which the layers asked for need"):
+    with pytest.raises(NotAModel, match=r"lacks model-.*which the layers asked for need"):
         SpanModel.load(checkpoint, rest)
     with pytest.raises(NotAModel, match="holds only some of the model's files"):
         _ = checkpoint.revision

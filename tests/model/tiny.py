@@ -26,11 +26,12 @@ _ALL_HEADS = {key: value for key, value in _BASE.items() if key != "num_key_valu
 _MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32)
 _OPT = _ENDLESS | _HEADS | dict(hidden_size=48, ffn_dim=96, init_std=0.2)
 
+_MLA = dict(q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12)
+_MLA |= dict(moe_intermediate_size=32, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, first_k_dense_replace=2)
+_LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+
 FAMILIES: dict[str, tuple[str, dict]] = {
-    "llama": (
-        "Llama",
-        _BASE | dict(rope_parameters=dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)),
-    ),
+    "llama": ("Llama", _BASE | dict(rope_parameters=_LLAMA3)),
     "llama-tied": ("Llama", _BASE | dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
     "qwen2": ("Qwen2", _BASE | dict(use_sliding_window=True, sliding_window=17, max_window_layers=2, tie_word_embeddings=True)),
     "qwen3": ("Qwen3", _BASE | dict(head_dim=20, rope_parameters=dict(rope_type="yarn", factor=4.0, rope_theta=1e4, original_max_position_embeddings=32))),
@@ -49,6 +50,9 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "opt": ("OPT", _OPT),
     "opt-projected": ("OPT", _OPT | dict(word_embed_proj_dim=24, do_layer_norm_before=False, tie_word_embeddings=False, init_std=0.6)),
     "olmo2": ("Olmo2", _BASE),
+    "qwen2_moe": ("Qwen2Moe", _BASE | _MOE | dict(shared_expert_intermediate_size=32, use_sliding_window=True, sliding_window=12, max_window_layers=2)),
+    "nemotron": ("Nemotron", _BASE | dict(partial_rotary_factor=0.5)),
+    "deepseek_v3": ("DeepseekV3", _ALL_HEADS | _MLA),
     "gpt_oss": ("GptOss", _BASE | dict(head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=9)),
 }
 

@@ -98,8 +98,16 @@ class Child:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment,
         )  # fmt: skip
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), 60)
-        return cls(process, json.loads(line))
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), 60)
+            assert line, "the child did not start; see its stderr"
+            return cls(process, json.loads(line))
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            process._transport.close()
+            raise
 
     def signal(self, which: signal.Signals, p2pd: bool = False) -> None:
         os.kill(self.p2pd if p2pd else self.process.pid, which)

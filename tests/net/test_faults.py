@@ -13,10 +13,12 @@ from swarm.net.node import Node
 from tests.net.helpers import Collector, announcement, child, eventually, is_running, nodes, step
 
 SILENCE = Timing().silence
-SECOND = 1.0
+SECOND = 2.0
+"""What "at once" may take on a machine where other tests run beside; less than SILENCE, so that it was not silence that told."""
 
 
 async def linked(node: Node, peer_id: str, seen: Collector) -> None:
+    seen.messages.clear()
     node.links.send(peer_id, step())
     await seen.until(lambda seen: seen.messages)
     seen.messages.clear()
@@ -34,7 +36,7 @@ def test_a_frozen_peer_is_lost_after_silence_and_may_come_back_and_a_killed_one_
                 await linked(node, peer.peer_id, seen)
                 peer.signal(signal.SIGSTOP, p2pd)
                 took = await seen.until(lambda seen: seen.lost)
-                assert SILENCE - 1.5 < took < SILENCE + SECOND
+                assert SILENCE - 1.5 < took < SILENCE + 1.5
                 assert seen.lost == [peer.peer_id] and not seen.messages
 
                 peer.signal(signal.SIGCONT, p2pd)
@@ -109,7 +111,6 @@ def test_a_frozen_daemon_of_our_own_does_not_keep_us_from_closing():
             Collector(other.links, echo=True)
             await linked(node, other.peer_id, seen)
             os.kill(node._daemon.pid, signal.SIGSTOP)
-            await seen.until(lambda seen: seen.lost, SILENCE + SECOND)
             await asyncio.wait_for(node.close(), 8.0)
             assert not is_running(node._daemon.pid)
 

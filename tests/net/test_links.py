@@ -59,7 +59,7 @@ def test_tokens_pass_a_prompt():
                 seen.messages.clear()
                 one.links.send(two.peer_id, step(len(trips), session=token))
                 trips.append(await seen.until(lambda seen: any(message.session == token for _, message in seen.messages)))
-            assert len(trips) >= 3 and sorted(trips)[len(trips) // 2] < 0.1
+            assert len(trips) >= 3 and sorted(trips)[len(trips) // 2] < 0.5
 
     asyncio.run(main())
 
@@ -89,7 +89,7 @@ def test_a_clean_close_is_told_at_once():
             one.links.send(two.peer_id, step(1))
             await at_two.until(lambda seen: seen.messages)
             await one.links.close()
-            assert await at_two.until(lambda seen: seen.lost == [one.peer_id]) < 1.0
+            assert await at_two.until(lambda seen: seen.lost == [one.peer_id]) < 2.0
             assert not at_one.lost
 
     asyncio.run(main())
@@ -123,7 +123,7 @@ def test_garbage_on_a_stream_hurts_nobody():
             begin = time.monotonic()
             one.links.send(two.peer_id, step(1))
             await seen.until(lambda seen: [message.start for peer, message in seen.messages if peer == one.peer_id] == [0, 1])
-            assert one.peer_id not in seen.lost and time.monotonic() - begin < 1
+            assert one.peer_id not in seen.lost and time.monotonic() - begin < 2.5
 
     asyncio.run(main())
 

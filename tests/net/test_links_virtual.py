@@ -54,7 +54,7 @@ def test_both_dial_whenever_they_like_and_nothing_is_lost_doubled_or_reordered(i
         await asyncio.gather(one.close(), two.close())
         assert network.open_streams() == len(one._pairs) == len(two._pairs) == 0
 
-    for seed in range(300):
+    for seed in range(150):
         run(main(seed))
 
 
@@ -84,7 +84,7 @@ def test_whatever_breaks_messages_keep_their_order_and_a_loss_is_told():
         assert network.open_streams() == 1
         await asyncio.gather(one.close(), two.close())
 
-    for seed in range(300):
+    for seed in range(150):
         run(main(seed))
 
 

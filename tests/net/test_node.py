@@ -27,14 +27,22 @@ def make_old(folder: Path) -> None:
     os.utime(folder, (0, 0))
 
 
-def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
+@pytest.fixture
+def short_tempdir(monkeypatch):
+    """A place of our own for sockets; pytest's is too long for them."""
+    base = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", base)
+    yield Path(base)
+    shutil.rmtree(base)
+
+
+def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path, short_tempdir):
     async def main():
-        before = folders()
         identity = Identity.load_or_create(tmp_path / "identity")
         node = await Node.start(identity)
         assert node.peer_id == identity.peer_id == node.links.peer
         assert [addr.endswith(f"/p2p/{node.peer_id}") for addr in node.addrs] == [True]
-        (folder,) = folders() - before
+        (folder,) = folders()
         assert folder.stat().st_mode & 0o077 == 0
         assert sorted(path.name for path in folder.iterdir()) == ["client.sock", "lock", "p2pd.sock"]  # no key
         pid = node._daemon.pid
@@ -45,11 +53,8 @@ def test_a_node_has_its_identity_and_leaves_nothing_behind(tmp_path):
     asyncio.run(main())
 
 
-def test_what_a_killed_node_left_behind_is_removed_and_what_a_living_one_uses_is_not(monkeypatch, request):
-    base = tempfile.mkdtemp(dir="/tmp")  # pytest's own is too long for sockets
-    request.addfinalizer(lambda: shutil.rmtree(base))
-    monkeypatch.setattr(tempfile, "tempdir", base)
-    dead = Path(base, PREFIX + "dead")
+def test_what_a_killed_node_left_behind_is_removed_and_what_a_living_one_uses_is_not(short_tempdir):
+    dead = short_tempdir / (PREFIX + "dead")
     dead.mkdir()
     (dead / "lock").touch()
 

@@ -8,11 +8,12 @@ import pytest
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopRoom, Offer
-from swarm.wire import Broken, Close, Grant, Have, Keep, Open, Step
+from swarm.wire import Broken, Close, Grant, Have, Keep, Open, Order, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 4, 6))
-ORDER = Open(S, 1, 1, "client", "rev", "float32", ((1, 0),), 3, 50, 100, Sampling(), ROUTE, signature=b"good")
+PLAIN = Order(S, 1, "client", "rev", "float32", ((1, 0),), 3, 50, 100, Sampling(), ROUTE)
+ORDER = Open(S, 1, 1, encode(PLAIN), b"good")
 
 
 class Links:
@@ -61,8 +62,9 @@ class Setting:
         return self.links.sent
 
 
-def changed(**changes) -> Open:
-    return msgspec.structs.replace(ORDER, **changes)
+def changed(to: int = 1, signature: bytes = b"good", **changes) -> Open:
+    order = msgspec.structs.replace(PLAIN, **changes)
+    return Open(order.session, order.chain, to, encode(order), signature)
 
 
 def test_an_order_is_obeyed_reserved_and_passed_on():
@@ -82,6 +84,8 @@ def test_an_order_is_obeyed_reserved_and_passed_on():
         ("before", changed(route=(Hop("before", 0, 2), Hop("me", 2, 5), Hop("after", 5, 6))), "refused"),
         ("before", changed(route=(Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 5, 6))), "refused"),
         ("before", changed(route=ROUTE[:2]), "refused"),
+        ("before", msgspec.structs.replace(ORDER, chain=2), "refused"),
+        ("before", msgspec.structs.replace(ORDER, order=b"garbage"), "refused"),
         ("before", changed(to=2), "refused"),
         ("before", changed(to=7), "refused"),
         ("before", changed(reply="logits"), "refused"),

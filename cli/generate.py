@@ -1,0 +1,159 @@
+"""swarm-generate: ask a swarm, and show the answer as it comes. Reads arguments and shows text; how an answer comes about is the client's business."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from swarm.bootstrap import public_peers
+from swarm.cli.arguments import Parser, addresses, number, set_threads
+from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
+from swarm.cli.process import reporting, run, set_logging
+
+from swarm.core import Sampling
+from swarm.errors import EmptyPrompt, UsageError
+
+EXAMPLES = """\
+  swarm-generate "Explain quantum computing in simple terms" --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
+  swarm-generate $'Q: sort 7 3 9 1\\nA:' --local 3 --show-route      the demo model, over three processes of this machine
+"""
+
+
+def parser() -> Parser:
+    it = Parser("swarm-generate", "Ask a swarm, and show the answer as it comes.", EXAMPLES)
+    it.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads it from standard input, without its last line break")
+    whom = it.add_argument_group("whom to ask")
+    whom.add_argument("--model", help="hub id such as Qwen/Qwen3-8B, or a folder with at least configuration and tokenizer (default: the demo model)")
+    whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
+    whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
+    whom.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="ask only peers that compute in this format (default: the fastest)")
+    whom.add_argument("--own-ends", action="store_true", help="hold embed and head here, so that peers see activations and no text (needs those weights)")
+    how = it.add_argument_group("how to answer")
+    how.add_argument("--max-new-tokens", type=number(1, 2**31), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)")
+    how.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: always the likeliest token")
+    how.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest tokens only, 0 for all")
+    how.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that together have this probability, 1 for all")
+    how.add_argument("--min-p", type=float, default=0.0, help="leave out tokens below this share of the likeliest one's probability, 0 for none")
+    how.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 makes tokens that were already there less likely")
+    how.add_argument("--seed", type=int, help="draw the same answer each time (default: a new one)")
+    how.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
+    how.add_argument("--chat", action="store_true", help="put the prompt into the model's own chat format")
+    how.add_argument("--timeout", type=number(0.001, 1e9, float), metavar="SECONDS", help="give up an answer that takes longer (default: never)")
+    how.add_argument("--show-route", action="store_true", help="then say which peers answered, how long each took per token, and tokens/s")
+    it.common(hidden=False)
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return reporting("swarm-generate", argv, _main)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = parser().read(argv)
+    options = _options(args)
+    prompt = _prompt(args.prompt)
+    initial_peers = _whom(args)
+    set_threads(None)
+    set_logging(args.debug)
+    model = args.model or _demo_model()
+    if args.local is None:
+        say_once("generate", ASKING, _tell)
+        return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
+    with _local_swarm(args, model) as local:
+        return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options))
+
+
+def _options(args: Any) -> dict[str, Any]:
+    """What a session's stream takes. Raises InvalidSampling before anything is loaded."""
+    drawing = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    Sampling(**drawing, seed=args.seed or 0)
+    return {**drawing, "seed": args.seed, "max_new_tokens": args.max_new_tokens, "stop": tuple(args.stop or ()), "chat": args.chat, "timeout": args.timeout}
+
+
+def _prompt(text: str) -> str:
+    if text == "-":
+        try:
+            text = sys.stdin.read().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"the prompt on standard input is not valid text ({error.reason} at byte {error.start}); pass it as UTF-8") from error
+    if not text:
+        raise EmptyPrompt
+    return text
+
+
+def _whom(args: Any) -> list[str]:
+    given = addresses(args.initial_peers)
+    if args.local is not None:
+        if given:
+            raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
+        return []
+    if peers := given or public_peers():
+        return peers
+    raise UsageError(
+        f"{NO_PUBLIC_PEERS}; name one with --initial-peers (swarm-serve and swarm-bootstrap print theirs), or start some on this machine with --local 3"
+    )
+
+
+def _demo_model() -> str:
+    import swarm
+
+    return swarm.demo_model()
+
+
+def _local_swarm(args: Any, model: str) -> Any:
+    from swarm.local import LocalSwarm
+    from swarm.model.checkpoint import Checkpoint
+
+    layers = even_split(Checkpoint.open(model).shape.layers, args.local)
+    _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
+    return LocalSwarm(model, layers, dtype=args.dtype)
+
+
+def even_split(layers: int, peers: int) -> list[str]:
+    """Ranges as `--layers` takes them, as even as can be. Raises UsageError for more peers than layers."""
+    if peers > layers:
+        raise UsageError(f"this model has {layers} layers, so at most {layers} peers can share them; give a smaller --local")
+    cuts = [round(layers * at / peers) for at in range(peers + 1)]
+    return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
+
+
+async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any]) -> int:
+    from swarm import aio
+
+    async with aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends) as client, await client.ready_session() as session:
+        with _whole_lines() as write:
+            async with contextlib.aclosing(session.stream(prompt, **options)) as pieces:
+                async for piece in pieces:
+                    write(piece)
+        if args.show_route:
+            _tell(session.route.explain())
+    return 0
+
+
+@contextlib.contextmanager
+def _whole_lines() -> Any:
+    """Yields a function that shows a piece of text at once. What was shown ends with a line break, however the answer ends."""
+    last = ""
+
+    def write(piece: str) -> None:
+        nonlocal last
+        last = piece or last
+        print(piece, end="", flush=True)
+
+    try:
+        yield write
+    finally:
+        if last and not last.endswith("\n"):
+            print(flush=True)
+
+
+def _tell(text: str) -> None:
+    """Beside the answer, never in it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""Where a session's routes come from: planned, or repaired, from what the client knows of the swarm; patient while nobody serves what is missing.
+
+Asks `swarm.routing` what would be best. Does not know what a session says to its hops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from swarm.client.table import PeerTable
+from swarm.core import PeerId, Span
+from swarm.errors import MissingLayers, Refused, TimedOut
+from swarm.routing.plan import plan, repair
+from swarm.routing.route import Request, Route
+from swarm.routing.table import PeerView
+
+LOOK_AGAIN = 0.5
+"""Seconds between looks at the directory while nobody serves what is missing."""
+
+
+class Surroundings(Protocol):
+    """What planning needs of a client. `own` are the ends it keeps for itself; `patience` how many seconds to wait for missing layers."""
+
+    peer: PeerId
+    table: PeerTable
+    components: int
+    patience: float
+    own: tuple[Span, ...]
+    clock: Callable[[], float]
+
+    async def refresh(self) -> None: ...
+
+
+class Planner:
+    """Routes for one session, through peers of one revision and numerics class."""
+
+    def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
+        self._around, self._class = around, (revision, numerics)
+
+    async def find(self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None) -> Route:
+        """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
+
+        Peers that failed us lately come last. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut at the deadline.
+        """
+        around = self._around
+        give_up, pause = around.clock() + around.patience, 0.0
+        while True:
+            for forgive in (False, True):
+                try:
+                    return self._plan(old, length, goal, around.table.shunned(around.clock(), forgive=forgive))
+                except MissingLayers as error:
+                    missing = error
+            now = around.clock()
+            if now >= give_up:
+                raise refusal or missing
+            if deadline is not None and now >= deadline:
+                raise TimedOut("the time allowed for this answer ran out while looking for peers")
+            await asyncio.sleep(pause)
+            await around.refresh()
+            pause = LOOK_AGAIN
+
+    def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
+        around = self._around
+        views = [view for view in around.table.views if (view.revision, view.numerics) == self._class]
+        request = Request(
+            components=around.components,
+            tokens_needed=goal,
+            prompt=length,
+            output=max(goal - length, 1),
+            source=around.peer if around.own else None,
+            exclude=exclude,
+            own=around.own,
+        )
+        lost = {hop.peer for hop in old.hops if hop.peer in exclude or not self._is_there(hop.peer, views)} if old is not None else set()
+        return repair(views, request, old, lost) if old is not None and lost else plan(views, request)
+
+    def _is_there(self, peer: PeerId, views: Sequence[PeerView]) -> bool:
+        return peer == self._around.peer or any(view.peer == peer and view.state != "leaving" for view in views)

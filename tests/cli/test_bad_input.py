@@ -1,0 +1,161 @@
+"""Bad input: one clear sentence and the next step, status 2 for what the caller can mend and 1 for failures, no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+import sys
+
+import pytest
+from swarm.cli import bootstrap, generate, part, serve
+
+from swarm.net.identity import Identity
+
+NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/" + Identity.ephemeral().peer_id
+"""Well-formed, and nobody is there."""
+
+
+def said(capsys, main, *argv: str, status: int = 2) -> str:
+    """The one sentence on stderr."""
+    assert main([str(text) for text in argv]) == status
+    out = capsys.readouterr()
+    last = out.err.rstrip("\n").split("\n")[-1]
+    assert last.startswith("swarm-") and "Traceback" not in out.err, out.err
+    return last
+
+
+def test_no_model_named(capsys):
+    assert "MODEL" in said(capsys, serve.main)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nothing", "what is this?", "a/b/c"])
+def test_unknown_model(capsys, name):
+    assert name in said(capsys, serve.main, name)
+    assert name in said(capsys, generate.main, "hello", "--model", name, "--local", "1")
+    assert name in said(capsys, generate.main, "hello", "--model", name, "--initial-peers", NOBODY)
+
+
+def test_folder_without_config(capsys, tmp_path):
+    assert "config.json" in said(capsys, serve.main, tmp_path)
+    assert "config.json" in said(capsys, generate.main, "hello", "--model", tmp_path, "--initial-peers", NOBODY)
+
+
+def test_folder_without_safetensors(capsys, tmp_path, model):
+    shutil.copy(f"{model}/config.json", tmp_path)
+    assert "safetensors" in said(capsys, serve.main, tmp_path, "--layers", "0:2")
+    assert "safetensors" in said(capsys, serve.main, tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin" in said(capsys, serve.main, tmp_path)
+
+
+def test_a_model_that_needs_code_of_its_own(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "strange.Config"}}))
+    assert "never run" in said(capsys, serve.main, tmp_path)
+
+
+@pytest.mark.parametrize("layers", ["3", "5:2", "0:", "middle", "", "0:2,,4:6", "-1:2"])
+def test_malformed_layers(capsys, layers):
+    assert "0:12" in said(capsys, serve.main, "no/model-is-opened", f"--layers={layers}")
+
+
+def test_layers_out_of_range(capsys, model):
+    words = said(capsys, serve.main, model, "--layers", "0:7")
+    assert "6 layers" in words and "0:6" in words
+
+
+def test_layers_that_do_not_fit(capsys, model, monkeypatch):
+    checkpoint = part.open_checkpoint(part.Wish(model, "auto", None, "cpu", 64, None, ""))
+    cost = checkpoint.shape.component_bytes[1] + 64 * checkpoint.shape.kv_bytes_per_token[1]
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free: 2 * cost + 1)
+    words = said(capsys, serve.main, model, "--layers", "1:5", "--cache-tokens", "64")
+    assert "2 of 6 layers do fit" in words
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free: 0)
+    assert "not even one layer fits" in said(capsys, serve.main, model, "--layers", "auto", "--host", "127.0.0.1")
+
+
+def test_more_disk_than_allowed(capsys, model):
+    assert "--max-disk" in said(capsys, serve.main, model, "--max-disk", "1KB", "--host", "127.0.0.1")
+
+
+def test_devices_and_formats_that_are_not_there(capsys, model):
+    assert "bfloat16" in said(capsys, serve.main, model, "--dtype", "int3")
+    assert "abacus" in said(capsys, serve.main, model, "--device", "abacus", "--host", "127.0.0.1")
+
+
+@pytest.mark.parametrize("addr", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/300.0.0.1/tcp/1/p2p/12D3KooW"])
+def test_malformed_initial_peers(capsys, model, addr):
+    for main, argv in ((serve.main, [model]), (generate.main, ["hello", "--model", model]), (bootstrap.main, [])):
+        words = said(capsys, main, *argv, "--initial-peers", addr)
+        assert addr in words and "/ip4/203.0.113.5" in words
+
+
+def test_unreachable_initial_peers(capsys, model):
+    for main, argv in ((serve.main, [model, "--host", "127.0.0.1"]), (generate.main, ["hello", "--model", model])):
+        words = said(capsys, main, *argv, "--initial-peers", NOBODY, status=1)
+        assert NOBODY in words and "swarm-bootstrap" in words
+
+
+def test_nobody_to_ask(capsys):
+    words = said(capsys, generate.main, "hello")
+    assert "no public peers yet" in words and "--initial-peers" in words and "--local" in words
+
+
+def test_local_and_elsewhere_at_once(capsys):
+    assert "leave out one" in said(capsys, generate.main, "hello", "--local", "2", "--initial-peers", NOBODY)
+
+
+def test_more_local_peers_than_layers(capsys, model):
+    assert "at most 6" in said(capsys, generate.main, "hello", "--model", model, "--local", "7")
+
+
+def test_empty_prompt(capsys, monkeypatch):
+    assert "empty" in said(capsys, generate.main, "", "--local", "2")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert "empty" in said(capsys, generate.main, "-", "--local", "2")
+
+
+def test_a_prompt_that_is_no_text(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert "UTF-8" in said(capsys, generate.main, "-", "--local", "2")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(("--temperature", "-1"), ("--temperature", "nan"), ("--temperature", "hot"), ("--top-p", "0"), ("--top-p", "2"), ("--top-k", "-1")),
+        *(("--min-p", "2"), ("--seed", "-5"), ("--repetition-penalty", "0"), ("--max-new-tokens", "0"), ("--timeout", "0"), ("--local", "0")),
+    ],
+)
+def test_invalid_sampling(capsys, option):
+    name, value = option
+    words = said(capsys, generate.main, "hello", f"{name}={value}")
+    assert name.removeprefix("--").replace("-", "_") in words.replace("-", "_")
+
+
+def test_port_in_use(capsys, home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words = said(capsys, bootstrap.main, "--host", "127.0.0.1", "--port", port)
+    assert port in words and "--port" in words
+
+
+def test_no_such_port_or_host(capsys):
+    assert "65535" in said(capsys, bootstrap.main, "--port", "70000")
+    assert "--port" in said(capsys, bootstrap.main, "--port", "http")
+    assert "over-there" in said(capsys, bootstrap.main, "--host", "over-there")
+
+
+def test_a_bad_identity_file(capsys, tmp_path, model):
+    file = tmp_path / "peer.key"
+    file.write_text("no key at all")
+    assert str(file) in said(capsys, serve.main, model, "--identity", file, "--host", "127.0.0.1")
+    assert str(file) in said(capsys, bootstrap.main, "--identity", file, "--host", "127.0.0.1")
+
+
+def test_debug_shows_where(capsys):
+    assert bootstrap.main(["--port", "70000", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err

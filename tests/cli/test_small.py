@@ -1,0 +1,213 @@
+"""The small parts of the commands, each alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+
+import pytest
+from swarm.bootstrap import public_peers
+from swarm.cli import part
+from swarm.cli.generate import even_split
+from swarm.cli.notices import introduce, is_public, say_once
+from swarm.cli.part import Wish
+from swarm.cli.process import reporting, run, tell_ready
+from swarm.cli.screen import PlainScreen, RichScreen, screen
+from swarm.cli.serve import Rate
+
+from swarm.core import Span
+from swarm.errors import MissingLayers, UsageError
+
+
+def test_the_list_of_public_peers(tmp_path):
+    file = tmp_path / "peers.txt"
+    file.write_text("# nobody\n\n/dns4/a/tcp/1/p2p/x  # a friend\n/ip4/1.2.3.4/tcp/2/p2p/y\n")
+    assert public_peers(file) == ["/dns4/a/tcp/1/p2p/x", "/ip4/1.2.3.4/tcp/2/p2p/y"]
+    assert public_peers() == []
+
+
+@pytest.mark.parametrize("layers", [1, 5, 12, 61])
+def test_an_even_split_covers_every_layer_once(layers):
+    for peers in range(1, layers + 1):
+        ranges = [tuple(map(int, text.split(":"))) for text in even_split(layers, peers)]
+        assert [at for start, stop in ranges for at in range(start, stop)] == list(range(layers))
+        sizes = [stop - start for start, stop in ranges]
+        assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(UsageError, match=str(layers)):
+        even_split(layers, layers + 1)
+
+
+def test_a_notice_is_said_once(home):
+    said: list[str] = []
+    for _ in range(2):
+        say_once("serve", "this is what it means", said.append)
+    say_once("generate", "and that", said.append)
+    assert said == ["this is what it means", "and that"]
+
+
+def test_a_notice_where_nothing_can_be_remembered(monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    said: list[str] = []
+    say_once("serve", "words", said.append)
+    assert said == ["words"]
+
+
+def test_lines_to_type_can_be_typed():
+    said: list[str] = []
+    introduce(said.append, ["/ip4/10.0.0.1/tcp/1/p2p/x"], "a model")
+    assert "  swarm-serve 'a model' --layers auto --initial-peers /ip4/10.0.0.1/tcp/1/p2p/x" in said
+    assert "--announce" in said[-1]
+    introduce(said.append, ["/ip4/8.8.8.8/tcp/1/p2p/x"])
+    assert "--announce" not in said[-1]
+
+
+def test_which_addresses_are_public():
+    assert [is_public(addr) for addr in ("/ip4/8.8.8.8/tcp/1", "/dns4/a.org/tcp/1", "/ip4/192.168.0.1/tcp/1", "/ip6/::1/tcp/1", "", "x")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_ready_is_one_line_and_then_nothing():
+    ready, tell = os.pipe()
+    tell_ready(tell, {"peer_id": "x", "addrs": [], "layers": "0:3"})
+    with os.fdopen(ready) as pipe:
+        assert json.loads(pipe.read()) == {"peer_id": "x", "addrs": [], "layers": "0:3"}
+    tell_ready(None, {})
+
+
+def test_a_screen_that_is_no_terminal_says_each_thing_once():
+    stream, now = io.StringIO(), [0.0]
+    shown = PlainScreen(stream, lambda: now[0])
+    with shown.progress(lambda done: "fetching" if done < 0.5 else "loading") as progress:
+        for done in (0.0, 0.1, 0.5, 1.0):
+            progress(done)
+    with shown.live() as show:
+        show([("state", "online"), ("sessions", "1")])
+        now[0] = 61.0
+        show([("state", "online"), ("sessions", "2")])
+    assert stream.getvalue() == "fetching …\nloading …\nstate online, sessions 2\n"
+    assert isinstance(screen(stream), PlainScreen)
+
+
+def test_a_terminal_shows_the_same_words():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    shown = screen(stream)
+    assert isinstance(shown, RichScreen)
+    shown.say("a [plain] word")
+    with shown.progress(lambda done: "loading layers 0:3") as progress:
+        progress(0.5)
+    with shown.live() as show:
+        show([("state", "online"), ("sessions", "2")])
+    said = stream.getvalue()
+    assert all(words in said for words in ("a [plain] word", "loading layers 0:3", "online", "sessions"))
+
+
+def test_tokens_a_second_over_the_last_few():
+    rate = Rate()
+    assert rate.update(0, 0.0) == 0.0
+    assert [rate.update(10 * at, 0.5 * at) for at in range(1, 30)] == [20.0] * 29
+    for at in range(30, 45):
+        last = rate.update(290, 0.5 * at)
+    assert last == 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (UsageError("do it so"), 2, "swarm-x: do it so\n"),
+        (MissingLayers("layers 3:4 are served by nobody"), 1, "swarm-x: layers 3:4 are served by nobody\n"),
+        (ExceptionGroup("tasks", [ExceptionGroup("more", [UsageError("do it so")])]), 2, "swarm-x: do it so\n"),
+        (ZeroDivisionError("oh"), 1, "swarm-x: this is a bug: ZeroDivisionError: oh; run again with --debug to see where, and please report it\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_are_one_sentence(capsys, error, status, words):
+    def fail(argv: object) -> int:
+        raise error
+
+    assert reporting("swarm-x", [], fail) == status
+    assert capsys.readouterr().err == words
+    assert reporting("swarm-x", ["--debug"], fail) == status
+    name = "UsageError" if isinstance(error, ExceptionGroup) else type(error).__name__
+    assert (name in capsys.readouterr().err.replace(words, "")) == bool(words)
+
+
+def test_a_command_runs_on_a_loop_of_its_own():
+    async def command(stop: object) -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert run(command) == 7
+
+
+class Nowhere:
+    """A connection to a directory that holds what a test puts there."""
+
+    def __init__(self, records: list) -> None:
+        self.records, self.announced = records, []
+        self.directory, self.addrs, self.links = self, (), self
+        self.peer = "12D3KooWus"
+
+    async def read(self, config_hash: str) -> list:
+        return [record for record in self.records if record.config_hash == config_hash]
+
+    async def announce(self, record) -> None:
+        self.announced.append(record)
+
+
+def _wish(model: str, **changes: object) -> Wish:
+    return Wish(**(dict(model=model, layers="auto", dtype=None, device="cpu", cache_tokens=64, max_disk=None, name="") | changes))
+
+
+def _room_for(checkpoint, layers: int, tokens: int):
+    """Free bytes in which so many layers fit, and half of another."""
+    from swarm.model.memory import MARGIN, SHARE
+
+    shape = checkpoint.shape
+    return int((MARGIN + (layers + 0.5) * (shape.component_bytes[1] + tokens * shape.kv_bytes_per_token[1])) / SHARE) + 2
+
+
+def test_auto_takes_what_nobody_serves_and_what_fits(model, monkeypatch):
+    checkpoint = part.open_checkpoint(_wish(model))
+    monkeypatch.setattr(part, "_free", lambda wish: _room_for(checkpoint, 2, 64))
+    wish, nowhere = _wish(model), Nowhere([])
+
+    def joining(spans: tuple[Span, ...], peer: str, **changes: object):
+        import msgspec
+
+        record = part._joining(wish, checkpoint, spans, nowhere)
+        return msgspec.structs.replace(record, peer=peer, **changes)
+
+    def choose(records: list) -> tuple[Span, ...]:
+        nowhere.records = records
+        return asyncio.run(part.choose(wish, checkpoint, nowhere))
+
+    covered = [joining((Span(0, 3),), "12D3KooWa", state="online"), joining((Span(5, 8),), "12D3KooWb")]
+    assert choose(covered) == (Span(3, 5),)
+    # who serves other weights or in another format cannot help us, so its layers are missing to us
+    strangers = [joining((Span(3, 5),), "12D3KooWc", revision="other"), joining((Span(3, 5),), "12D3KooWd", numerics="bfloat16")]
+    assert choose([*covered, *strangers]) == (Span(3, 5),)
+
+
+def test_who_loads_says_so_meanwhile(model):
+    async def load() -> None:
+        async with part.announced_as_joining(wish, checkpoint, (Span(1, 3),), nowhere):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    wish, nowhere = _wish(model, name="me"), Nowhere([])
+    checkpoint = part.open_checkpoint(wish)
+    asyncio.run(load())
+    (record,) = nowhere.announced
+    assert (record.state, record.spans, record.name, record.numerics) == ("joining", ((1, 3),), "me", "float32")
