@@ -108,7 +108,8 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         shown = action.default is not None and action.default is not False and action.default not in ("", argparse.SUPPRESS)
         if action.option_strings and shown and "default:" not in text:
             text += " (default: %(default)s)"
-        return f"{text} [{action.env_var}]" if getattr(action, "env_var", None) else text
+        variable = getattr(action, "env_var", None)
+        return f"{text} [{variable}]" if variable else text
 
 
 def addresses(given: Sequence[str] | None) -> list[str]:

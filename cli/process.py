@@ -139,7 +139,7 @@ def tell_ready(fd: int | None, facts: dict[str, Any]) -> None:
 def hold_lifeline(fd: int | None) -> None:
     """End at once when the parent is gone, however it went: it alone holds the other end of this pipe. A thread, so that a busy loop cannot delay it."""
 
-    def wait() -> None:
+    def wait(fd: int) -> None:
         while os.read(fd, 1):
             pass
         for child in psutil.Process().children(recursive=True):
@@ -148,7 +148,7 @@ def hold_lifeline(fd: int | None) -> None:
         os._exit(1)
 
     if fd is not None:
-        threading.Thread(target=wait, name="lifeline", daemon=True).start()
+        threading.Thread(target=wait, args=(fd,), name="lifeline", daemon=True).start()
 
 
 def set_logging(debug: bool, handler: logging.Handler | None = None, level: int = logging.WARNING) -> None:

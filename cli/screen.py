@@ -81,8 +81,8 @@ class RichScreen:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=self.console, transient=True) as bars:
-            bar = bars.add_task(what(0.0), total=1.0)
-            yield lambda done: bars.update(bar, completed=done, description=what(done))
+            bar = bars.add_task(what(0.0), total=None)  # which pulses, until there is a share to show
+            yield lambda done: bars.update(bar, total=1.0 if done else None, completed=done, description=what(done))
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:

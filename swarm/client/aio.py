@@ -18,7 +18,7 @@ from swarm.client.session import Session, Token
 from swarm.client.table import PeerTable
 from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
-from swarm.errors import Closed, PeerLost, RemoteError
+from swarm.errors import Closed, PeerLost, RemoteError, SwarmError, TimedOut
 from swarm.peer.hops import HopRoom
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
@@ -43,7 +43,8 @@ class Client:
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm. `dtype` asks for peers of one numerics class ("float32", …);
     without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see activations alone (from which much can be guessed, see docs/security.md). `identity` is a
-    file with the client's key; without it every client is somebody new. `patience` is how long to wait, in seconds, for somebody to serve missing layers.
+    file with the client's key; without it every client is somebody new. `patience` is how long to wait, in seconds, for somebody to serve missing layers;
+    `timeout` how long `start` may take. `token` is for gated models on the hub.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Client:
         identity: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.model = str(model)
+        self._timeout = timeout
         self.patience = patience
         self.table = PeerTable()
         self.own: tuple[Span, ...] = ()
@@ -71,6 +74,7 @@ class Client:
         self._stack = contextlib.AsyncExitStack()
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
+        self._dead: SwarmError | None = None
 
     async def __aenter__(self) -> Client:
         return await self.start()
@@ -79,22 +83,30 @@ class Client:
         await self.close()
 
     async def start(self) -> Client:
-        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, MalformedAddress, NoBootstrap."""
+        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, MalformedAddress, NoBootstrap, TimedOut."""
         try:
-            self._opened = await open_model(self.model, token=self._token)
-            self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
-            self._connection.links.subscribe(self._receive, self._lost)
-            await self.refresh()
-            if self._own_ends:
-                own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
-                self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
-                self._dtype = own.numerics
-            await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
-            await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
+            async with asyncio.timeout(self._timeout):
+                await self._start()
+        except TimeoutError as error:
+            await self.close()
+            raise TimedOut(f"could not join the swarm within {self._timeout:g} s; is the network up, and are the initial peers the right ones?") from error
         except BaseException:
             await self.close()
             raise
         return self
+
+    async def _start(self) -> None:
+        self._opened = await open_model(self.model, token=self._token)
+        self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        self._connection.links.subscribe(self._receive, self._lost)
+        await self.refresh()
+        if self._own_ends:
+            own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
+            self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
+            self._dtype = own.numerics
+        await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
+        await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
+        await self._stack.enter_async_context(_task(self._watch(), "watch"))
 
     async def close(self) -> None:
         """Close every session and leave the network. Idempotent."""
@@ -111,14 +123,16 @@ class Client:
         """A conversation that keeps its caches between turns."""
         if self._closed or self._opened is None:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
+        if self._dead is not None:
+            raise self._dead
         revision, numerics = choose_class(self.table.views, self._opened.revision, self.components, self._dtype, self._class_request())
         session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
         self._sessions[session._machine.session] = session
         return session
 
-    async def ready_session(self) -> Session:
-        """A session, after waiting up to `patience` seconds for somebody to serve every layer."""
-        give_up = self.clock() + self.patience
+    async def ready_session(self, *, timeout: float | None = None) -> Session:
+        """A session, after waiting up to `patience` (or `timeout`, if that is less) seconds for somebody to serve every layer."""
+        give_up = self.clock() + min(self.patience, self.patience if timeout is None else timeout)
         while True:
             try:
                 return self.session()
@@ -130,18 +144,18 @@ class Client:
 
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt; options as for `Session.stream`."""
-        async with await self.ready_session() as session:
+        async with await self._timed(options) as session:
             return await session.generate(prompt, **options)
 
     async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
         """The answer to a prompt, in pieces as they come."""
-        async with await self.ready_session() as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
+        async with await self._timed(options) as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
         """Token ids in, new token ids out; options as for `Session.stream_details`."""
-        async with await self.ready_session() as session:
+        async with await self._timed(options) as session:
             return [token async for token in session.stream_tokens(tokens, **options)]
 
     # --- what sessions need -----------------------------------------------------------------------------------------------------------------------------------
@@ -217,6 +231,20 @@ class Client:
             self.table.update(await self._network.directory.read(self._model.shape.config_hash))
         except RemoteError as error:
             log.info("could not read the directory: %s", error)
+
+    async def _timed(self, options: dict[str, Any]) -> Session:
+        """A session, its waiting taken off the caller's `timeout`."""
+        began, timeout = self.clock(), options.get("timeout")
+        session = await self.ready_session(timeout=timeout)
+        if timeout is not None:
+            options["timeout"] = timeout - (self.clock() - began)
+        return session
+
+    async def _watch(self) -> None:
+        """Our own daemon's death ends every answer with a clear error: nothing will arrive any more."""
+        self._dead = error = await asyncio.shield(self._network.failed)
+        for session in list(self._sessions.values()):
+            session.abort(error)
 
     async def _keep_refreshing(self) -> None:
         while True:

@@ -76,6 +76,8 @@ class Session:
         self._sick: str | None = None
         self._trouble: dict[PeerId, float] = {}
         self._closed = False
+        self._aborted: SwarmError | None = None
+        self._answer: asyncio.Queue[Token | SwarmError] | None = None
         self._last: tuple[Sampling, tuple[str, ...], int] | None = None
 
     async def __aenter__(self) -> Session:
@@ -192,6 +194,12 @@ class Session:
     def lost(self, peer: PeerId) -> None:
         self._do(self._machine.lost(peer))
 
+    def abort(self, error: SwarmError) -> None:
+        """The network below is gone: whoever waits for a token hears of it."""
+        self._aborted = error
+        if self._answer is not None:
+            self._answer.put_nowait(error)
+
     def keep(self) -> None:
         self._do(self._machine.keep())
 
@@ -223,6 +231,8 @@ class Session:
     ) -> AsyncIterator[Token]:
         if self._closed:
             raise Closed("this session is closed; open another")
+        if self._aborted is not None:
+            raise self._aborted
         if self._turn_running:
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
@@ -230,7 +240,7 @@ class Session:
         end = began = len(self._machine.history) + len(prompt)
         self._turn_running = True
         self._machine.begin(prompt, sampling, max_new)
-        answer: asyncio.Queue[Token | SwarmError] = asyncio.Queue()
+        answer = self._answer = asyncio.Queue()
         driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
         try:
             while True:
@@ -245,7 +255,7 @@ class Session:
         finally:
             driver.cancel()
             await asyncio.wait({driver})
-            self._turn_running = False
+            self._turn_running, self._answer = False, None
             self._stopwatch.pause()
             if self._machine.running or len(self._machine.history) > end:
                 self._do(self._machine.cut(end))

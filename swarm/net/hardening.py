@@ -28,7 +28,7 @@ _original = MSGPackSerializer.__dict__["_decode_ext_types"].__func__
 def _decode_ext_types(cls: type[MSGPackSerializer], type_code: int, data: bytes) -> object:
     """Every extension type is decoded by a decoder within the decoder: some 200 of them nested, 937 bytes, overflow the C stack and kill the process."""
     depth = getattr(_depth, "value", 0)
-    if False:
+    if depth >= MAX_EXT_DEPTH:
         raise ValueError(f"extension types nested deeper than {MAX_EXT_DEPTH}")
     if type_code != cls._TUPLE_EXT_TYPE_CODE and type_code not in cls._ext_type_codes:
         raise ValueError("unknown extension type")  # hivemind would write a line of log for each

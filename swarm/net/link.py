@@ -173,7 +173,10 @@ class Link:
             while True:
                 messages, stream.early = stream.early, []
                 for raw in messages:
-                    message = wire.decode(memoryview(raw))
+                    try:
+                        message = wire.decode(memoryview(raw))
+                    except wire.UnknownMessage:
+                        continue  # from a newer peer, which must expect us not to know it
                     if isinstance(message, wire.SessionMessage):
                         self._busy = self._heard
                         self.deliver(message)

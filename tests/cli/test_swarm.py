@@ -107,11 +107,20 @@ def test_ctrl_c_while_starting(model, command):
     assert status == 130 and "Traceback" not in err and "serving" not in out
 
 
-def test_whoever_is_started_ends_with_its_parent(tmp_path):
-    with (tmp_path / "log").open("wb") as log:
-        process = LocalProcess("swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(tmp_path / "key")], log, {})
+def _bootstrap(folder, *arguments: str) -> LocalProcess:
+    with (folder / "log").open("wb") as log:
+        process = LocalProcess("swarm.cli.bootstrap", ["--host", "127.0.0.1", "--identity", str(folder / "key"), *arguments], log, {})
     try:
-        process.wait_ready(time.monotonic() + 60, tmp_path / "log")
+        process.wait_ready(time.monotonic() + 60, folder / "log")
+    except BaseException:
+        process.kill()
+        raise
+    return process
+
+
+def test_whoever_is_started_ends_with_its_parent_and_comes_back_under_its_address(tmp_path):
+    process = _bootstrap(tmp_path, "--port", "0")
+    try:
         assert set(process.facts) == {"peer_id", "addrs", "layers"}
         assert process.facts["addrs"][0].endswith(process.facts["peer_id"])
         tree = process._tree()
@@ -119,12 +128,18 @@ def test_whoever_is_started_ends_with_its_parent(tmp_path):
         os.close(process._hold)
         process._hold = None
         process._process.wait(10)
-        deadline = time.monotonic() + 10
-        while any(one.is_running() and one.status() != "zombie" for one in tree) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not [one for one in tree if one.is_running() and one.status() != "zombie"]
+        assert not psutil.wait_procs(tree, timeout=10)[1]
     finally:
         process.kill()
+    port = process.facts["addrs"][0].split("/")[4]
+    again = _bootstrap(tmp_path, "--port", port)
+    try:
+        assert again.facts == process.facts
+        assert again.facts["addrs"][0] in (tmp_path / "log").read_text()
+        again.stop()
+        assert again._process.returncode == 0
+    finally:
+        again.kill()
 
 
 def test_layers_that_go_missing_on_the_way(ask, local, command):

@@ -104,13 +104,16 @@ def test_forged_and_broken_records_are_refused_and_harm_nobody_elses():
             rubbish = DictionaryDHTValue()
             rubbish.store("x", b"\xc1", later)
             rubbish.store(victim.peer_id, MSGPackSerializer.dumps(theirs), later)
+            friend = next(one for one in iter(Identity.ephemeral, None) if shard_of(one.peer_id) == shard_of(victim.peer_id))
+            good = seal(announcement(friend.peer_id), friend)  # known to the stranger alone, amid the rubbish
+            rubbish.store(friend.peer_id, MSGPackSerializer.dumps(good), time.time() + LIFETIME)
             dht.protocol.storage.data.clear()
             dht.protocol.storage.store(DHTID.generate(source=key), rubbish, later)
 
             for node in (victim, reader):
                 begin = time.monotonic()
                 records = await node.directory.read(KEY)
-                assert [(record.peer, record.state) for record in records] == [(victim.peer_id, "online")]
+                assert [(record.peer, record.state) for record in records] == [(peer, "online") for peer in sorted((victim.peer_id, friend.peer_id))]
                 assert time.monotonic() - begin < 3.0
 
     asyncio.run(main())

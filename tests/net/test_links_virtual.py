@@ -143,7 +143,8 @@ HELLO = wire.Hello(wire.VERSION)
         ([wire.Hello(0)], [wire.End("version")]),
         ([HELLO, HELLO], [HELLO, wire.End("protocol")]),
         ([HELLO, b"\xff" * 100], []),
-        ([HELLO, one_frame(b"\x93\x63\x01\x02")], [HELLO, wire.End("protocol")]),
+        ([HELLO, one_frame(b"\x93\x63\x01\x02"), wire.End("bye")], [HELLO]),  # what a newer peer may say is passed over
+        ([HELLO, one_frame(b"\x93\xc0\x01\x02")], [HELLO, wire.End("protocol")]),
         ([HELLO, one_frame(wire.encode(wire.Broken(bytes(16), 0, 0, 0, "x"))[:-1])], [HELLO, wire.End("protocol")]),
         ([wire.Hello(wire.VERSION + 1), step(1), wire.End("bye")], [HELLO]),
     ],

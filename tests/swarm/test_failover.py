@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 import swarm
@@ -113,3 +114,13 @@ def test_a_peer_that_is_asked_to_stop_hands_over_and_leaves(model, local, client
                 assert not leaver.is_alive() and leaver._process.returncode == 0
         assert tokens == expected
         assert leaver.peer_id not in {hop.peer_id for hop in session.route.hops}
+
+
+def test_the_death_of_the_clients_own_daemon_is_a_clear_error(model, local):
+    with swarm.Client(str(model), initial_peers=local.initial_peers) as client, client.session() as session:
+        tokens = session.stream_tokens(PROMPT, max_new_tokens=900, ignore_eos=True)
+        next(tokens)
+        (daemon,) = [child for child in psutil.Process().children() if "p2pd" in child.name()]
+        daemon.kill()
+        with pytest.raises(swarm.SwarmError, match="p2pd|daemon"):
+            list(tokens)
