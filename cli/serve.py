@@ -67,6 +67,7 @@ def parser() -> Parser:
         help="key file, made if it is not there: the peer stays the same across restarts. One for each running peer (default: a new identity each time)",
     )  # fmt: skip
     network.add_argument("--public-name", default="", metavar="NAME", help="name to show others beside the peer id")
+    network.add_argument("--max-upload", type=size, metavar="RATE", help="send at most this many bytes per second, such as 2MB (default: no limit)")
     network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C lets running answers finish or move")
     it.common()
     return it
@@ -103,6 +104,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
         port=args.port,
         announce=addresses(args.announce),
         serve_relay=not initial_peers,  # whoever begins a swarm is its entrance
+        max_upload=args.max_upload,
         debug=args.debug,
     )
     async with joining as connection:

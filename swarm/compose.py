@@ -90,9 +90,11 @@ async def connect(
     port: int = 0,
     announce: Sequence[str] = (),
     serve_relay: bool = False,
+    max_upload: float | None = None,
     debug: bool = False,
 ) -> AsyncIterator[Connection]:
-    """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out. `serve_relay` lets others reach each other through us.
+    """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out. `serve_relay` lets others reach each other through us;
+    `max_upload` bounds what we send, in bytes per second.
 
     Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
@@ -108,6 +110,7 @@ async def connect(
         announce_addrs=list(announce) or None,
         client_mode=not listen,
         serve_relay=serve_relay,
+        max_upload=max_upload,
         debug=debug,
     )
     try:

@@ -39,13 +39,13 @@ class Planner:
     def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
         self._around, self._class = around, (revision, numerics)
 
-    async def find(self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None) -> Route:
+    async def find(self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None, patience: float | None = None) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
 
-        Peers that failed us lately come last. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut at the deadline.
+        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut at the deadline.
         """
         around = self._around
-        give_up, pause = around.clock() + around.patience, 0.0
+        give_up, pause = around.clock() + (around.patience if patience is None else patience), 0.0
         while True:
             for forgive in (False, True):
                 try:
@@ -53,7 +53,7 @@ class Planner:
                 except MissingLayers as error:
                     missing = error
             now = around.clock()
-            if now >= give_up:
+            if now >= give_up and pause:  # never without having looked once
                 raise refusal or missing
             if deadline is not None and now >= deadline:
                 raise TimedOut("the time allowed for this answer ran out while looking for peers")

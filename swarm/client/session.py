@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -125,7 +125,7 @@ class Session:
         ignore_eos: bool = False,
         chat: bool = False,
         timeout: float | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's message in the model's own chat format.
 
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
@@ -345,6 +345,9 @@ class Session:
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "silent":
             self._route = None
+        if broken.reason == "leaving":
+            await self._move_off(broken.peer, deadline)
+            return
         failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost and nobody can take its place")
         if broken.reason in ("refused", "overloaded", "failed"):
             failure = Refused(f"peer {broken.peer} says no and nobody can take its place: {broken.detail}", broken.reason)
@@ -352,6 +355,16 @@ class Session:
         if self._host.clock() > since + self._host.patience:
             raise failure
         await self._find_route(deadline, failure if isinstance(failure, Refused) else None)
+
+    async def _move_off(self, peer: PeerId, deadline: float | None) -> None:
+        """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
+        length = len(self._machine.history)
+        try:
+            route = await self._planner.find(self._route, length, self._machine.goal, deadline, patience=0)
+        except MissingLayers:
+            log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
+        else:
+            await self._open(route)
 
     async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
         length = len(self._machine.history)

@@ -128,7 +128,7 @@ class ClientSession:
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
         if not self.route or sender != self.route[0].peer or message.chain != self.chain or not 0 <= message.hop < len(self.route):
             return []
-        self._opened = False
+        self._opened &= message.reason == "leaving"  # who leaves still answers
         return [Reroute(message.hop, self.route[message.hop].peer, message.reason, message.detail)]
 
     def lost(self, peer: PeerId) -> list[Effect]:

@@ -24,6 +24,7 @@ from swarm.model.cache import KVCache
 IMPLEMENTATION = "swarm"
 
 _UNSAID = -1
+"""Default of `sliding_window`: None is what families say of a layer that sees everything, which is not the same as saying nothing."""
 
 SCORES_AT_ONCE = 2**24
 """How many attention scores the path by hand holds at a time: 64 MiB in float32."""

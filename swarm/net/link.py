@@ -17,6 +17,7 @@ from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import ProtocolError
 from swarm.net.frames import CONTROL, MAX_CONTROL, Inbox, Outbox, one_frame
+from swarm.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class Link:
     task: asyncio.Task[None]
     """Whose life the stream is; cancelling it ends the link."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    uplink: Uplink = field(default_factory=Uplink)
     finishing: str | None = None
     _heard: float = 0.0
     _spoke: float = 0.0
@@ -219,6 +221,8 @@ class Link:
                     writer.write(data)
                     await writer.drain()
                     self._spoke = loop.time()
+                    if (pause := self.uplink.spend(len(data), self._spoke)) > 0:
+                        await asyncio.sleep(pause)
                 if self.finishing is not None:
                     # And no half-close: p2pd answers an end of file by closing both directions, so that what the other side still has to say would be lost.
                     self.stream.say(wire.End(self.finishing))

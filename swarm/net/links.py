@@ -23,6 +23,7 @@ from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, Stream, Timing
 from swarm.net.pair import Pair, World
+from swarm.net.uplink import Uplink
 from swarm.ports import Lost, Receive
 
 log = logging.getLogger(__name__)
@@ -39,22 +40,22 @@ MAX_ADDRS = 16
 
 
 class LinkPool:
-    def __init__(self, p2p: P2P, timing: Timing | None = None) -> None:
+    def __init__(self, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> None:
         self._p2p = p2p
         self._peer: PeerId = p2p.peer_id.to_base58()
         self._pairs: dict[PeerId, Pair] = {}
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timing = timing or Timing()
-        self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget)
+        self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget, uplink or Uplink())
         self._receive: Receive = lambda peer, message: None
         self._lost: Lost = lambda peer: None
         self._closed = False
         self._stamp = 0
 
     @classmethod
-    async def start(cls, p2p: P2P, timing: Timing | None = None) -> LinkPool:
-        self = cls(p2p, timing)
+    async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> LinkPool:
+        self = cls(p2p, timing, uplink)
         await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
         return self
 

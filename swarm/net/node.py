@@ -27,6 +27,7 @@ from swarm.net.joining import Membership
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
 from swarm.net.records import BadRecords, Guard
+from swarm.net.uplink import Uplink
 
 JOIN = 10.0
 """Seconds for any initial peer to answer: two attempts at TCP, TLS and negotiation across the world."""
@@ -68,12 +69,13 @@ class Node:
         serve_relay: bool = False,
         use_relay: bool = False,
         timing: Timing | None = None,
+        max_upload: float | None = None,
         debug: bool = False,
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
-        addresses to be (a port forwarded by a router, a proxy). `serve_relay` lets others reach each other through us; `use_relay` asks the initial peers to
+        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets others reach each other through us; `use_relay` asks the initial peers to
         do that for us.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
@@ -99,14 +101,14 @@ class Node:
         self = cls()
         self.peer_id = identity.peer_id
         try:
-            await self._start(identity, entrances, flags, client_mode, timing, debug, (host, port))
+            await self._start(identity, entrances, flags, client_mode, timing, debug, (host, port), Uplink(max_upload))
         except BaseException:
             await self.close()
             raise
         return self
 
     async def _start(
-        self, identity: Identity, entrances: list[Entrance], flags: list[str], client_mode: bool, timing: Timing | None, debug: bool, at: tuple[str, int]
+        self, identity: Identity, entrances: list[Entrance], flags: list[str], client_mode: bool, timing: Timing | None, debug: bool, at: tuple[str, int], uplink: Uplink
     ) -> None:
         try:
             daemon = await Daemon.start(identity, flags, debug)
@@ -138,7 +140,7 @@ class Node:
             raise _nobody(entrances) from error
         node.protocol._validate_dictionary = guard.prune
         self._stack.push_async_callback(_leave, node, daemon)
-        self.links = await LinkPool.start(daemon.p2p, timing)
+        self.links = await LinkPool.start(daemon.p2p, timing, uplink)
         self._stack.push_async_callback(self.links.close)
         membership = Membership(node, daemon.p2p, entrances)
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(membership.keep()))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hivemind.p2p import P2PDaemonError
 
@@ -25,6 +25,7 @@ from swarm.core import PeerId
 from swarm.errors import PeerLost, ProtocolError
 from swarm.net.frames import CONTROL, Outbox
 from swarm.net.link import IDLE, Ending, Kind, Link, Refused, Stream, Timing
+from swarm.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class World:
     lost: Callable[[PeerId], None]
     spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     forget: Callable[[Pair], None]
+    uplink: Uplink = field(default_factory=Uplink)
 
 
 class Pair:
@@ -210,7 +212,7 @@ class Pair:
         """Be the link with this peer until it ends."""
         task = asyncio.current_task()
         assert task is not None
-        link = Link(self.peer, stream, self._outbox, self._world.timing, lambda message: self._world.deliver(self.peer, message), self._pongs, task)
+        link = Link(self.peer, stream, self._outbox, self._world.timing, lambda message: self._world.deliver(self.peer, message), self._pongs, task, uplink=self._world.uplink)
         self.link = link
         self._change()
         log.debug("linked with %s", self.peer)

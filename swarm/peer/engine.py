@@ -180,7 +180,7 @@ class Engine:
         from swarm.model.blobs import from_blob
         from swarm.model.span import Row
 
-        hidden = None if job.hidden is None else from_blob(job.hidden, device=self.model.device, dtype=self.model.dtype)
+        hidden = None if job.hidden is None else from_blob(job.hidden, self.model.device, self.model.dtype, width=self.model.hidden)
         return Row(slot.cache, job.start, job.tokens, hidden, job.draw)
 
     def _run(self, ready, began: float) -> list[_Done]:

@@ -6,6 +6,7 @@ Owns the tasks of everything below it; whoever runs `serve` owns those of the no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -105,7 +106,8 @@ class Peer:
         self.room.leave()
         try:
             async with asyncio.timeout(patience):
-                await self.announce()
+                with contextlib.suppress(RemoteError):  # unheard, but our clients know from the hop room
+                    await self.announce()
                 while self.room.sessions:
                     self._emptied.clear()
                     await self._emptied.wait()

@@ -166,6 +166,14 @@ def test_missing_and_broken_weights_are_named(tiny, tmp_path):
         SpanModel.load(Checkpoint.open(str(tmp_path)), [Span(1, 4)])
 
 
+def test_a_final_norm_by_an_unknown_name_is_noticed(tmp_path):
+    """LFM2 calls it `embedding_norm`; taken for a part of `embed` it would be missing from `head`, and answers would be wrong without a word."""
+    settings = {key: value for key, value in FAMILIES["llama"][1].items() if key != "rope_parameters"}
+    known = save("Lfm2", settings | {"layer_types": ["full_attention"] * LAYERS}, tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"has model\.embedding_norm after its layers"):
+        known.load(Span(1, 2))
+
+
 # --- run --------------------------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,48 @@ def test_whatever_breaks_messages_keep_their_order_and_a_loss_is_told():
         run(main(seed))
 
 
+def test_a_dial_that_fails_while_the_peers_own_waits_makes_room_for_it():
+    """We are the smaller, so our stream should stay and theirs is held; then ours breaks before it was answered."""
+
+    async def main(seed: int) -> bool:
+        network = Network(seed)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(1))
+        two.send(one.peer, step(2))
+        while not (at_one.messages or at_two.messages):
+            await asyncio.sleep(0.001)
+            ours = next((pair for pair in network.streams if pair[0].opened_by == one.peer), None)
+            mine = one._pairs[two.peer]
+            if ours is not None and ours[0]._under_way and mine._held and mine.link is None and two._pairs[one.peer].link is None:  # its Hello never arrives
+                for writer in ours:
+                    writer._under_way.clear()
+                    writer.close()
+                await at_one.until(lambda seen: seen.messages)
+                await at_two.until(lambda seen: seen.messages)
+                assert not at_one.lost and not at_two.lost
+                return True
+        return False
+
+    assert sum(run(main(seed)) for seed in range(60)) > 5
+
+
+def test_a_message_that_an_idle_close_cuts_is_sent_again_whole():
+    async def main() -> None:
+        network = Network(0)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(0))
+        await at_two.until(lambda seen: seen.messages)
+        two._pairs[one.peer].link.finish("idle")
+        await asyncio.sleep(0.02)
+        one.send(two.peer, step(1, size=50_000_000))
+        one.send(two.peer, step(2))
+        await at_two.until(lambda seen: len(seen.messages) == 3)
+        assert [(message.start, len(message.hidden)) for _, message in at_two.messages] == [(0, 1), (1, 12_500_000), (2, 1)]
+        assert len(network.streams) == 2 and not at_one.lost and not at_two.lost
+
+    run(main())
+
+
 def test_a_peer_that_began_anew_is_believed_after_a_moment():
     """It lost our link (a frozen machine that was thawed, say) while ours still looks alive: its new stream takes over, and we are told of the loss once."""
 

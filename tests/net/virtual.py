@@ -58,6 +58,7 @@ class _Writer:
         self._near, self._delay = near, delay
         self.gone = False
         self.other: _Writer
+        self.opened_by = ""
         self.transport = self
         self._under_way: deque = deque()
 
@@ -82,6 +83,7 @@ class _Writer:
             self.other._near.feed_data(data)
 
     async def drain(self) -> None:
+        await asyncio.sleep(0.001)
         if self.gone:
             raise ConnectionResetError
 
@@ -148,6 +150,7 @@ class FakeP2P:
         delay = network.delay()
         writer, far = _Writer(ours, delay), _Writer(theirs, delay)
         writer.other, far.other = far, writer
+        writer.opened_by = far.opened_by = self.peer_id.to_base58()
         network.streams.append((writer, far))
         handler = other._handlers[name]
         asyncio.get_running_loop().call_later(network.delay(), lambda: asyncio.ensure_future(handler(SimpleNamespace(peer_id=self.peer_id), theirs, far)))

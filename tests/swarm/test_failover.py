@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import psutil
 import pytest
 
@@ -124,3 +126,14 @@ def test_the_death_of_the_clients_own_daemon_is_a_clear_error(model, local):
         daemon.kill()
         with pytest.raises(swarm.SwarmError, match="p2pd|daemon"):
             list(tokens)
+
+
+def test_a_leaving_peer_that_nobody_can_replace_finishes_what_it_does(model, local, expected):
+    with swarm.Client(str(model), initial_peers=local.initial_peers, patience=1) as client, client.session() as session:
+        tokens = []
+        for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
+            tokens.append(token)
+            if len(tokens) == 30:
+                local.peers[1]._process.send_signal(signal.SIGINT)
+    assert tokens == expected
+    assert local.peers[1]._process.wait(20) == 0
