@@ -15,7 +15,7 @@ import psutil
 import swarm
 from bench.common import Baseline, arguments, median, random_llama, show
 
-TOKENS = 32
+TOKENS = 64
 PROMPT = [(17 * at + 5) % 40000 for at in range(16)]
 LONG = [(31 * at + 7) % 40000 for at in range(1024)]
 

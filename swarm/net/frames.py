@@ -3,7 +3,7 @@
 A link carries a sequence of *fragments* each way:
 
     offset 0   u32   length of the payload, 1 … 65536
-    offset 4   u8    flags: bit 0 "the message ends with this fragment", all others zero
+    offset 4   u8    flags: bit 0 "the message ends with this fragment", bit 1 "hand it on together with the next one", all others zero
     offset 5   u32   lane
     offset 9   payload
 
@@ -14,6 +14,9 @@ may give it to another once that is said. Lane 0 is for the link itself (Hello, 
 Why lanes: a prompt's activations are megabytes and a token is a hundred bytes. Each lane in turn sends one fragment, so a token waits for at most one
 fragment of every other session (64 KiB: 5 ms at 100 Mbit/s), never for a whole prompt. And why not one stream for each session: p2pd holds a socket, two
 goroutines and flow-control windows for each, an idle one is never reaped, and a hundred sessions would need a hundred heartbeats.
+
+Messages of several sessions that leave together arrive together: bit 1 on a whole message tells the reader to hold it until the next has come, so that steps
+computed as one batch here are one batch at the next hop too, however the network cuts the bytes.
 
 What a stranger can make a reader hold is bounded: the messages that have begun and not ended are together at most MAX_MESSAGE bytes in MAX_PARTIAL lanes,
 and a sender of ours keeps to that by not beginning a large message while the ones under way leave no room for it.
@@ -44,7 +47,7 @@ CONTROL = None
 """The lane of the link itself. Every other lane is named by any hashable value, in practice a session id."""
 
 _HEADER = struct.Struct(">IBI")
-_LAST = 1
+_LAST, _MORE = 1, 2
 HEADER_SIZE = _HEADER.size
 
 
@@ -57,31 +60,37 @@ class Inbox:
         self._buffer = bytearray()
         self._partial: dict[int, bytearray] = {}
         self._partial_bytes = 0
+        self._together: list[bytes | bytearray] = []
+        self._together_bytes = 0
 
     @property
     def held(self) -> int:
         """Bytes kept for messages that are not whole yet."""
-        return self._partial_bytes + len(self._buffer)
+        return self._partial_bytes + len(self._buffer) + self._together_bytes
 
     def feed(self, data: bytes) -> list[bytes | bytearray]:
         """Take the next bytes of the stream, however they were cut, and return the messages that are now whole. Raises ProtocolError; the link is then over."""
         buffer = self._buffer
         buffer += data
-        messages: list[bytes | bytearray] = []
+        ready: list[bytes | bytearray] = []
         at = 0
         while len(buffer) - at >= HEADER_SIZE:
             length, flags, lane = _HEADER.unpack_from(buffer, at)
-            if not 1 <= length <= FRAGMENT or flags & ~_LAST:
+            if not 1 <= length <= FRAGMENT or flags not in (0, _LAST, _LAST | _MORE):
                 raise ProtocolError(f"no fragment: length {length}, flags {flags}")
             end = at + HEADER_SIZE + length
             if len(buffer) < end:
                 break
             message = self._add(lane, buffer, at + HEADER_SIZE, end, bool(flags & _LAST))
             if message is not None:
-                messages.append(message)
+                self._together.append(message)
+                self._together_bytes += len(message)
+            if not flags & _MORE or self._together_bytes > WRITE:  # an honest sender never holds back more than one write
+                ready += self._together
+                self._together, self._together_bytes = [], 0
             at = end
         del buffer[:at]
-        return messages
+        return ready
 
     def _add(self, lane: int, buffer: bytearray, start: int, end: int, last: bool) -> bytes | bytearray | None:
         partial = self._partial.get(lane)
@@ -157,20 +166,20 @@ class Outbox:
 
     def take(self, budget: int = WRITE) -> bytes:
         """The next bytes for the stream: everything that is ready, up to about `budget`. Empty when nothing waits."""
-        parts: list[bytes | memoryview] = []
+        fragments: list[tuple[int, bool, bytes | memoryview]] = []
         taken = 0
         while taken < budget:
             if self._control:
                 message = self._control.popleft()
-                parts += (_HEADER.pack(len(message), _LAST, 0), message)
+                fragments.append((0, True, message))
                 count = len(message)
             elif self._ring:
-                count = self._take_fragment(self._ring.popleft(), parts)
+                count = self._take_fragment(self._ring.popleft(), fragments)
             else:
                 break
             taken += count
             self.size -= count
-        return b"".join(parts)
+        return _joined(fragments)
 
     def restart(self) -> None:
         """The stream is gone but its messages are not: those that left in part will be sent whole again on the next stream."""
@@ -181,7 +190,7 @@ class Outbox:
         self._open_bytes = self._open = 0
         self._admit()
 
-    def _take_fragment(self, key: Hashable, parts: list[bytes | memoryview]) -> int:
+    def _take_fragment(self, key: Hashable, fragments: list[tuple[int, bool, bytes | memoryview]]) -> int:
         lane = self._lanes[key]
         message = lane.messages[0]
         large = len(message) > FRAGMENT
@@ -192,7 +201,7 @@ class Outbox:
         piece = memoryview(message)[lane.sent : lane.sent + FRAGMENT] if large else message
         lane.sent += len(piece)
         last = lane.sent == len(message)
-        parts += (_HEADER.pack(len(piece), _LAST if last else 0, lane.number), piece)
+        fragments.append((lane.number, last, piece))
         if last:
             lane.messages.popleft()
             lane.sent, lane.open = 0, False
@@ -226,6 +235,15 @@ class Outbox:
         self._numbers_used.add(number)
         self._next_number = number % (2**32 - 1) + 1
         return number
+
+
+def _joined(fragments: list[tuple[int, bool, bytes | memoryview]]) -> bytes:
+    """Fragments (lane, ends its message, payload) as bytes. One that ends a message says so if the next does too: then they are handed on together."""
+    parts: list[bytes | memoryview] = []
+    for at, (lane, last, payload) in enumerate(fragments):
+        more = last and at + 1 < len(fragments) and fragments[at + 1][1]
+        parts += (_HEADER.pack(len(payload), (_LAST if last else 0) | (_MORE if more else 0), lane), payload)
+    return b"".join(parts)
 
 
 def one_frame(message: bytes) -> bytes:

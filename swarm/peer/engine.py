@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from swarm.core import Sampling
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.hops import HopKey
-from swarm.peer.schedule import Waiting, schedule
+from swarm.peer.muster import Muster, on_one_machine
+from swarm.peer.schedule import DECODE, Waiting, schedule
 from swarm.wire import Blob, Order
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class _Slot:
     cache: KVCache
     queue: deque[Compute | int] = field(default_factory=deque)
     arrived: int = 0
-    gone: bool = False
+    musters: bool = False
+    """Whether this is the first hop of a ring on one machine, whose sessions are kept in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class _Done:
     rows: Blob | None = None
     draws: tuple[Draw, ...] = ()
     micros: int = 0
+    decoded: bool = False
     error: str = ""
 
 
@@ -65,7 +68,9 @@ class Engine:
         self._clock = clock
         self._slots: dict[HopKey, _Slot] = {}
         self._arrivals = 0
+        self._patience: float | None = None
         self._wake = asyncio.Event()
+        self._muster = Muster()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
 
     # --- HopEngine --------------------------------------------------------------------------------------------------------------------------------------------
@@ -73,9 +78,10 @@ class Engine:
     def open(self, key: HopKey, order: Order) -> None:
         slot = self._slots.get(key)
         if slot is None:
-            self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
-        else:
-            slot.sampling = order.sampling
+            slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
+        slot.sampling = order.sampling
+        slot.musters = key.start == 0 and on_one_machine(order.route)
+        self._muster.gone(key)
 
     def submit(self, key: HopKey, job: Compute) -> None:
         slot = self._slots[key]
@@ -83,6 +89,7 @@ class Engine:
             self._arrivals += 1
             slot.arrived = self._arrivals
         slot.queue.append(job)
+        self._muster.back(key, self._clock())
         self._wake.set()
 
     def truncate(self, key: HopKey, length: int) -> None:
@@ -93,8 +100,9 @@ class Engine:
 
     def free(self, key: HopKey) -> None:
         if (slot := self._slots.pop(key, None)) is not None:
-            slot.gone = True
             slot.queue.clear()
+            self._muster.gone(key)
+            self._wake.set()
 
     # --- the loop ---------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -102,8 +110,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._woken()
                 while round_ := schedule(self._waiting()):
                     for keys in round_:
                         batch = self._take(keys)
@@ -111,17 +118,27 @@ class Engine:
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def busy(self) -> bool:
-        return any(slot.queue for slot in self._slots.values())
+    async def _woken(self) -> None:
+        """Until something arrives, or those that wait for company have waited long enough."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
 
     def _waiting(self) -> list[Waiting[HopKey]]:
+        """The oldest job of every hop, but for sessions of one machine's ring whose company is still due."""
         waiting = []
         for key, slot in self._slots.items():
             job = next((entry for entry in slot.queue if isinstance(entry, Compute)), None)
             if job is not None:
                 waiting.append(Waiting(key, key.start, key.stop, len(job.tokens), slot.arrived))
-        return waiting
+        steps = {job.what for job in waiting if job.decodes and self._slots[job.what].musters}
+        now = self._clock()
+        until = self._muster.wait_until(steps, now) if steps else now
+        self._patience = until - now if until > now else None
+        return [job for job in waiting if job.what not in steps] if until > now else waiting
 
     def _take(self, keys: Sequence[HopKey]) -> list[tuple[HopKey, _Slot, list[int], Compute]]:
         """Pop each hop's oldest job, and the cuts before it. A hop that went meanwhile is skipped."""
@@ -146,6 +163,8 @@ class Engine:
             if result.error:
                 self.results.failed(result.key, result.error)
             else:
+                if result.decoded and self._slots[result.key].musters:
+                    self._muster.left(result.key, self._clock())
                 self.results.finished(result.key, result.serial, result.rows, result.draws, result.micros)
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
@@ -194,7 +213,7 @@ class Engine:
         self.steps += 1
         self.tokens += sum(len(job.tokens) for _, _, job, _ in ready)
         micros = round((self._clock() - began) * 1e6)
-        return [_Done(key, job.serial, blob, tuple(drawn), micros) for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
+        return [_Done(key, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE) for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
 
     def _draw(self, ready, outputs) -> list[list[Draw]]:
         """Draw every token that was asked for, all sessions in one go."""

@@ -1,4 +1,4 @@
-"""Which jobs run next: decode steps of every session first, then at most one chunk of somebody's prompt. Pure; knows counts and keys, no tensors.
+"""Which jobs run next: decode steps of every session first, then at most one chunk's worth of prompts. Pure; knows counts and keys, no tensors.
 
 A job is grouped with others that enter and leave the model at the same components, because only those can share a row of tokens.
 """
@@ -17,6 +17,9 @@ DECODE = 8
 PACKED = 512
 """Positions packed into one row at most: beyond it a row only adds waiting."""
 
+CHUNK = 256
+"""Positions of prompts in one round: one chunk of a long one, or several short ones. It is how long a stream may have to wait for somebody's prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Generic[T]):
@@ -34,7 +37,7 @@ class Waiting(Generic[T]):
 
 
 def schedule(waiting: Sequence[Waiting[T]]) -> list[list[T]]:
-    """One round: groups to run one after the other, each a row of packed sessions. Older jobs first; every decode step is in, and one prompt chunk."""
+    """One round: groups to run one after the other, each a row of packed sessions. Older jobs first; every decode step is in, and one group of prompts."""
     ordered = sorted(waiting, key=lambda job: job.arrived)
     groups: list[list[T]] = []
     rows: dict[tuple[int, int], list[T]] = {}
@@ -48,5 +51,18 @@ def schedule(waiting: Sequence[Waiting[T]]) -> list[list[T]]:
             groups.append(rows[way])
         rows[way].append(job.what)
         sizes[way] += job.count
-    groups.extend([job.what] for job in [job for job in ordered if not job.decodes][:1])
+    if prompts := _prompts([job for job in ordered if not job.decodes]):
+        groups.append(prompts)
     return groups
+
+
+def _prompts(ordered: Sequence[Waiting[T]]) -> list[T]:
+    """The oldest prompt's job, and those that fit beside it."""
+    group: list[T] = []
+    size = 0
+    for job in ordered:
+        if group and ((job.entry, job.exit) != (ordered[0].entry, ordered[0].exit) or size + job.count > CHUNK):
+            continue
+        group.append(job.what)
+        size += job.count
+    return group

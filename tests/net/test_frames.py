@@ -173,3 +173,21 @@ def test_what_cannot_be_sent_is_said_at_once():
 
 def test_one_frame_is_a_whole_message():
     assert Inbox().feed(one_frame(b"hello")) == [b"hello"]
+
+
+def test_messages_that_leave_together_are_handed_on_together():
+    outbox, inbox = Outbox(), Inbox()
+    messages = [bytes([at]) * 100 for at in range(8)]
+    for at, message in enumerate(messages):
+        outbox.put(at, message)
+    data = outbox.take()
+    assert inbox.feed(data[:-1]) == []
+    assert [bytes(message) for message in inbox.feed(data[-1:])] == messages
+
+
+def test_a_stranger_that_always_promises_more_cannot_make_us_hold_it():
+    inbox = Inbox()
+    fragment = struct.pack(">IBI", 1000, 3, 1) + bytes(1000)
+    for _ in range(1000):
+        inbox.feed(fragment)
+        assert inbox.held < 200_000

@@ -1,0 +1,66 @@
+"""Keeping the sessions of one machine's ring in step. Pure: times are handed in, deadlines come out.
+
+Peers on machines of their own do best when sessions go round in several groups, so that every hop is busy. Peers that share one machine do worst that way: its
+cores read the weights once for each group instead of once for all. So the first hop of a ring that lies on a single machine waits, before it starts a batch,
+for the sessions that are still on their way round and due back. They then travel as one from there on, and nobody waits again until somebody joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from ipaddress import ip_address
+
+from swarm.core import Hop
+
+SLACK = 1.25
+"""A session is due back within so many usual rounds; later ones are not waited for (the answer ended, a hop died)."""
+
+LONGEST = 1.0
+"""Seconds beyond which nobody is waited for, however long the rounds are."""
+
+SMOOTHING = 0.2
+
+
+class Muster:
+    def __init__(self) -> None:
+        self._left: dict[Hashable, float] = {}
+        self._round = 0.0
+
+    def left(self, key: Hashable, now: float) -> None:
+        """A session's step has been computed here and is on its way round."""
+        self._left[key] = now
+
+    def back(self, key: Hashable, now: float) -> None:
+        """Its next step has arrived."""
+        if (since := self._left.pop(key, None)) is not None:
+            taken = now - since
+            self._round = taken if not self._round else self._round + SMOOTHING * (taken - self._round)
+
+    def gone(self, key: Hashable) -> None:
+        self._left.pop(key, None)
+
+    def wait_until(self, ready: Collection[Hashable], now: float) -> float:
+        """When the batch of `ready` sessions may start: now if nobody else is due back, else the latest time worth waiting until."""
+        allowed = min(SLACK * self._round, LONGEST)
+        due = [since + allowed for key, since in self._left.items() if key not in ready]
+        for key in [key for key, since in self._left.items() if since + LONGEST * 2 < now]:
+            del self._left[key]
+        return max((time for time in due if time > now), default=now)
+
+
+def on_one_machine(route: Sequence[Hop]) -> bool:
+    """Whether several hops say that they are reached at one address that is no public one: behind a public address may be many machines."""
+    if len({hop.peer for hop in route}) < 2:
+        return False
+    hosts = [{host for addr in hop.addrs if (host := _private_host(addr))} for hop in route]
+    return bool(set.intersection(*hosts))
+
+
+def _private_host(addr: str) -> str | None:
+    parts = addr.split("/")
+    if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
+        return None
+    try:
+        return parts[2] if ip_address(parts[2]).is_private else None
+    except ValueError:
+        return None

@@ -1,0 +1,60 @@
+"""Keeping the sessions of one machine's ring in step."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.core import Hop
+from swarm.peer.muster import LONGEST, SLACK, Muster, on_one_machine
+
+
+def one_round(muster: Muster, key: str, at: float, taken: float) -> None:
+    muster.left(key, at)
+    muster.back(key, at + taken)
+
+
+def test_a_session_alone_never_waits():
+    muster = Muster()
+    one_round(muster, "a", 0.0, 0.2)
+    assert muster.wait_until({"a"}, 0.2) == 0.2
+
+
+def test_whoever_is_due_back_is_waited_for_and_then_all_go_at_once():
+    muster = Muster()
+    one_round(muster, "a", 0.0, 0.2)
+    muster.left("b", 0.3)
+    assert muster.wait_until({"a"}, 0.4) == pytest.approx(0.3 + SLACK * 0.2)
+    muster.back("b", 0.5)
+    assert muster.wait_until({"a", "b"}, 0.5) == 0.5
+
+
+def test_whoever_is_late_or_gone_is_not_waited_for():
+    muster = Muster()
+    one_round(muster, "a", 0.0, 0.2)
+    muster.left("b", 0.3)
+    assert muster.wait_until({"a"}, 0.6) == 0.6
+    muster.left("c", 0.6)
+    muster.gone("c")
+    assert muster.wait_until({"a"}, 0.7) == 0.7
+
+
+def test_long_rounds_are_not_waited_out():
+    muster = Muster()
+    one_round(muster, "a", 0.0, 30.0)
+    muster.left("b", 30.0)
+    assert muster.wait_until({"a"}, 30.0) == 30.0 + LONGEST
+
+
+@pytest.mark.parametrize(
+    "hosts, same",
+    [
+        (["127.0.0.1", "127.0.0.1"], True),
+        (["192.168.1.5", "192.168.1.5"], True),
+        (["192.168.1.5", "192.168.1.6"], False),
+        (["8.8.8.8", "8.8.8.8"], False),
+        (["127.0.0.1"], False),
+    ],
+)
+def test_one_machine_is_one_address_that_is_not_public(hosts, same):
+    route = [Hop(f"peer{at}", at, at + 1, (f"/ip4/{host}/tcp/1/p2p/x", "/dns4/example.org/tcp/1")) for at, host in enumerate(hosts)]
+    assert on_one_machine(route) is same
