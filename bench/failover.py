@@ -60,7 +60,10 @@ def main() -> None:
                 rebuilt += again
                 gaps.append(gap)
                 if not args.json:
-                    print(f"run {run + 1}: {'same' if tokens == expected else 'DIFFERENT'} tokens, longest gap {gap:.2f} s{'' if again else ', not hit'}", flush=True)
+                    print(
+                        f"run {run + 1}: {'same' if tokens == expected else 'DIFFERENT'} tokens, longest gap {gap:.2f} s{'' if again else ', not hit'}",
+                        flush=True,
+                    )
     gaps.sort()
     figures = {
         "runs": args.runs, "same tokens": same, "chain rebuilt": rebuilt,

@@ -7,6 +7,7 @@ Baseline and subject take turns within one run, because this machine's speed is 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -86,7 +87,7 @@ def memory(local: swarm.LocalSwarm) -> dict:
 
 def split(layers: int, peers: int) -> list[str]:
     cuts = [round(layers * at / peers) for at in range(peers + 1)]
-    return [f"{start}:{stop}" for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
 
 
 def main() -> None:

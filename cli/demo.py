@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from swarm.cli.arguments import Parser, set_threads
 from swarm.cli.process import reporting, set_logging
-
 from swarm.demo import PROMPTS, STORY, Prompt
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import reporting, run, set_logging
-
 from swarm.core import Sampling
 from swarm.errors import EmptyPrompt, UsageError
 

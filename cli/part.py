@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.cli.screen import Screen
-
 from swarm.core import ModelShape, Span, format_layers, parse_layers, whole
 from swarm.errors import InvalidConfig, MalformedLayers, ProtocolError, RemoteError
 from swarm.wire import VERSION, Announcement

@@ -19,7 +19,6 @@ from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_spelling, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-
 from swarm.core import format_layers
 from swarm.errors import RemoteError
 

@@ -78,7 +78,7 @@ class EmptyPrompt(UsageError):
 
 class PromptTooLong(UsageError):
     def __init__(self, length: int, limit: int) -> None:
-        super().__init__(f"prompt and answer need {length} positions, but the model and its peers allow {limit}; shorten the prompt or ask for fewer new tokens")
+        super().__init__(f"prompt and answer need {length} positions, but this model allows {limit}; shorten the prompt or ask for fewer new tokens")
 
 
 class PortInUse(UsageError):

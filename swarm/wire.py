@@ -1,13 +1,14 @@
 """What peers say to one another, and the only place where their bytes become values.
 
-Every message is a frozen msgspec struct, encoded as a msgpack array that opens with the message's number. Readers ignore extra trailing fields and fill
-missing ones with defaults, so versions N−1, N and N+1 understand one another as long as fields are only ever added at the end. Decoding checks types, ranges and
-sizes; whatever fails is a ProtocolError and never anything else. No message can make a reader run code or allocate more than it received.
+Every message is a frozen msgspec struct, encoded as a msgpack array that opens with the message's number. Readers ignore extra trailing fields, fill missing
+ones with defaults and pass over messages of unknown number, so versions N−1, N and N+1 understand one another as long as fields are only ever added at the
+end. Decoding checks types, ranges and sizes; whatever fails is a ProtocolError and never anything else. No message can make a reader run code or allocate
+more than it received.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Union
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -191,7 +192,7 @@ class End(Message, frozen=True, array_like=True, tag=4):
     reason: Text = ""
 
 
-AnyMessage = Union[Open, Step, Drawn, Have, Grant, Keep, Close, Broken, Hello, Ping, Pong, End]
+AnyMessage = Open | Step | Drawn | Have | Grant | Keep | Close | Broken | Hello | Ping | Pong | End
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,9 @@ def test_layers_the_model_does_not_have_are_named_with_those_it_has():
         parse_layers("8:13", 12)
 
 
-spans_of = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 13)).map(lambda pair: Span(min(pair[0], 12), min(pair[0] + pair[1], 14))), min_size=1, max_size=4)
+spans_of = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 13)).map(lambda pair: Span(min(pair[0], 12), min(pair[0] + pair[1], 14))), min_size=1, max_size=4
+)
 
 
 @given(spans_of)

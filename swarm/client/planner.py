@@ -6,7 +6,7 @@ Asks `swarm.routing` what would be best. Does not know what a session says to it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from swarm.client.table import PeerTable
@@ -23,12 +23,17 @@ LOOK_AGAIN = 0.5
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself; `patience` how many seconds to wait for missing layers."""
 
-    peer: PeerId
     table: PeerTable
-    components: int
     patience: float
     own: tuple[Span, ...]
-    clock: Callable[[], float]
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    @property
+    def components(self) -> int: ...
+
+    def clock(self) -> float: ...
 
     async def refresh(self) -> None: ...
 
@@ -39,10 +44,13 @@ class Planner:
     def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
         self._around, self._class = around, (revision, numerics)
 
-    async def find(self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None, patience: float | None = None) -> Route:
+    async def find(
+        self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None, patience: float | None = None
+    ) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
 
-        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut at the deadline.
+        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut
+        at the deadline.
         """
         around = self._around
         give_up, pause = around.clock() + (around.patience if patience is None else patience), 0.0

@@ -25,6 +25,10 @@ class HopReport:
     milliseconds: float
     measured: bool
 
+    @property
+    def kind(self) -> str:
+        return "measured" if self.measured else "predicted"
+
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
@@ -37,7 +41,7 @@ class RouteReport:
         """A few lines: each hop, the network, the speed."""
         wide = max(len(hop.layers) for hop in self.hops)
         lines = [
-            f"hop {at}  {hop.peer_id[:8]}…{hop.peer_id[-6:]}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {'measured' if hop.measured else 'predicted'}"
+            f"hop {at}  {hop.peer_id[:8]}…{hop.peer_id[-6:]}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}"
             for at, hop in enumerate(self.hops)
         ]
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -47,10 +47,16 @@ class Token:
 class Host(Surroundings, Protocol):
     """What a session needs of its client."""
 
-    max_length: int
     own_addrs: tuple[str, ...]
-    eos: tuple[int, ...]
-    text: Any
+
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def eos(self) -> tuple[int, ...]: ...
+
+    @property
+    def text(self) -> Any: ...
 
     def send(self, peer: PeerId, message: SessionMessage) -> None: ...
 
@@ -138,7 +144,7 @@ class Session:
         async for piece in self._text(ids, sampling, (stop,) if isinstance(stop, str) else tuple(stop), max_new_tokens, timeout):
             yield piece
 
-    async def stream_tokens(self, tokens: Sequence[int], **options: Any) -> AsyncIterator[int]:
+    async def stream_tokens(self, tokens: Sequence[int], **options: Any) -> AsyncGenerator[int, None]:
         """Token ids in, new token ids out, the stop token included. Options as for `stream_details`."""
         async with contextlib.aclosing(self.stream_details(tokens, **options)) as details:
             async for token in details:
@@ -159,14 +165,14 @@ class Session:
         ignore_eos: bool = False,
         logprobs: int | None = None,
         timeout: float | None = None,
-    ) -> AsyncIterator[Token]:
+    ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
         sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs)
         async with contextlib.aclosing(self._turn(list(tokens), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
 
-    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncIterator[str]:
+    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncGenerator[str, None]:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
         if self._last is None:
             raise UsageError("there is nothing to resume; generate something first")
@@ -210,7 +216,7 @@ class Session:
         drawn = self._draw_seed() if seed is None else seed
         return Sampling(temperature, top_k, top_p, min_p, repetition_penalty, drawn, ends, logprobs)
 
-    async def _text(self, ids: list[int], sampling: Sampling, stops: tuple[str, ...], max_new: int | None, timeout: float | None) -> AsyncIterator[str]:
+    async def _text(self, ids: list[int], sampling: Sampling, stops: tuple[str, ...], max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
         """Tokens of a turn as text. A stop string ends the turn where the text before it ends; what overshot leaves the history."""
         cutter, detokenizer = StopStrings(stops), self._host.text.detokenizer()
         async with contextlib.aclosing(self._turn(ids, sampling, max_new, timeout, stops)) as turn:
@@ -228,7 +234,7 @@ class Session:
 
     async def _turn(
         self, prompt: list[int], sampling: Sampling, max_new: int | None, timeout: float | None, stops: tuple[str, ...] = ()
-    ) -> AsyncIterator[Token]:
+    ) -> AsyncGenerator[Token, None]:
         if self._closed:
             raise Closed("this session is closed; open another")
         if self._aborted is not None:

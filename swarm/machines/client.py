@@ -48,7 +48,8 @@ class ClientSession:
         self.running = True
 
     def open(self, route: Sequence[Hop]) -> list[Effect]:
-        """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed again, so that the head draws."""
+        """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
+        again, so that the head draws."""
         dismissed = self._dismiss(route)
         self.route = tuple(route)
         self.chain += 1

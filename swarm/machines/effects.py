@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from swarm.core import PeerId
 from swarm.wire import Blob, Logprobs, SessionMessage
@@ -65,7 +64,7 @@ class Reroute:
     detail: str
 
 
-Effect = Union[Send, Compute, Truncate, Forget, Deliver, Reroute]
+Effect = Send | Compute | Truncate | Forget | Deliver | Reroute
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     name = type(model).__name__
     count = model.config.num_hidden_layers
     lists = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and path.rpartition(".")[2] in LAYER_LISTS
+        path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count and path.rpartition(".")[2] in LAYER_LISTS
     ]
     embedding, output = _path_of(model, model.get_input_embeddings()), _path_of(model, model.get_output_embeddings())
     if not lists or embedding is None or output is None:
@@ -266,4 +264,3 @@ def _copy_labels(layer: nn.Module, to: nn.Module) -> None:
     for name, value in vars(layer).items():
         if isinstance(value, str | int | float) and not name.startswith("_") and name != "training":
             setattr(to, name, value)
-

@@ -49,9 +49,7 @@ class Checkpoint:
             raise UnsupportedModel(f"the configuration of {source.name} states no size that all layers share ({error}), so it cannot be planned for") from error
 
     @classmethod
-    def open(
-        cls, model: str, *, token: str | None = None, cache_dir: str | None = None, max_disk: int | None = None, weights: bool = True
-    ) -> Checkpoint:
+    def open(cls, model: str, *, token: str | None = None, cache_dir: str | None = None, max_disk: int | None = None, weights: bool = True) -> Checkpoint:
         """Open a hub id or a local folder; `max_disk` (bytes) bounds what `fetch` may download. With `weights=False` only configuration and tokenizer are
         looked at, which is all a client needs. A folder without weights opens too: what needs them raises.
 

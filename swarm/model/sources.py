@@ -136,9 +136,7 @@ class Hub:
     def header(self, filename: str) -> dict[str, Tensor]:
         with _translated(self.name):
             found = self._api.parse_safetensors_file_metadata(self.name, filename, revision=self._commit)
-        return {
-            name: Tensor(tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0]) for name, tensor in found.tensors.items()
-        }
+        return {name: Tensor(tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0]) for name, tensor in found.tensors.items()}
 
     def hash(self, filename: str) -> str:
         """The hub's own record of large files, so that nothing has to be fetched to know it."""
@@ -183,9 +181,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 raise ValueError("header too long")
             lines = json.loads(file.read(length))
         lines.pop("__metadata__", None)
-        found = {
-            name: Tensor(line["dtype"], tuple(line["shape"]), line["data_offsets"][1] - line["data_offsets"][0]) for name, line in lines.items()
-        }
+        found = {name: Tensor(line["dtype"], tuple(line["shape"]), line["data_offsets"][1] - line["data_offsets"][0]) for name, line in lines.items()}
         end = max((line["data_offsets"][1] for line in lines.values()), default=0)
     except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise NotAModel(f"{path} is not a readable safetensors file ({error}); fetch it again") from error

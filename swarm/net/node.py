@@ -75,8 +75,8 @@ class Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
-        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets others reach each other through us; `use_relay` asks the initial peers to
-        do that for us.
+        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets
+        others reach each other through us; `use_relay` asks the initial peers to do that for us.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
         """
@@ -108,7 +108,15 @@ class Node:
         return self
 
     async def _start(
-        self, identity: Identity, entrances: list[Entrance], flags: list[str], client_mode: bool, timing: Timing | None, debug: bool, at: tuple[str, int], uplink: Uplink
+        self,
+        identity: Identity,
+        entrances: list[Entrance],
+        flags: list[str],
+        client_mode: bool,
+        timing: Timing | None,
+        debug: bool,
+        at: tuple[str, int],
+        uplink: Uplink,
     ) -> None:
         try:
             daemon = await Daemon.start(identity, flags, debug)

@@ -212,7 +212,16 @@ class Pair:
         """Be the link with this peer until it ends."""
         task = asyncio.current_task()
         assert task is not None
-        link = Link(self.peer, stream, self._outbox, self._world.timing, lambda message: self._world.deliver(self.peer, message), self._pongs, task, uplink=self._world.uplink)
+        link = Link(
+            self.peer,
+            stream,
+            self._outbox,
+            self._world.timing,
+            lambda message: self._world.deliver(self.peer, message),
+            self._pongs,
+            task,
+            uplink=self._world.uplink,
+        )
         self.link = link
         self._change()
         log.debug("linked with %s", self.peer)

@@ -213,7 +213,10 @@ class Engine:
         self.steps += 1
         self.tokens += sum(len(job.tokens) for _, _, job, _ in ready)
         micros = round((self._clock() - began) * 1e6)
-        return [_Done(key, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE) for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
+        return [
+            _Done(key, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE)
+            for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)
+        ]
 
     def _draw(self, ready, outputs) -> list[list[Draw]]:
         """Draw every token that was asked for, all sessions in one go."""

@@ -13,11 +13,11 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from swarm.core import Hop, PeerId, SessionId, Span, check_cover
+from swarm.errors import ProtocolError
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.ports import Links
-from swarm.errors import ProtocolError
 from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Message, Open, Order, SessionMessage, Step, decode_order
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
+
 from swarm.cli import bootstrap, generate, serve
 from swarm.cli.arguments import Parser, addresses, number, size
-
 from swarm.errors import InvalidConfig
 
 COMMANDS = ["serve", "generate", "bootstrap"]

@@ -9,8 +9,8 @@ import socket
 import sys
 
 import pytest
-from swarm.cli import bootstrap, generate, part, serve
 
+from swarm.cli import bootstrap, generate, part, serve
 from swarm.net.identity import Identity
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/" + Identity.ephemeral().peer_id

@@ -8,6 +8,7 @@ import json
 import os
 
 import pytest
+
 from swarm.bootstrap import public_peers
 from swarm.cli import part
 from swarm.cli.generate import even_split
@@ -16,7 +17,6 @@ from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
 from swarm.cli.screen import PlainScreen, RichScreen, screen
 from swarm.cli.serve import Rate
-
 from swarm.core import Span
 from swarm.errors import MissingLayers, UsageError
 

@@ -9,9 +9,9 @@ import time
 
 import psutil
 import pytest
-from swarm.cli import generate, serve
 
 import swarm
+from swarm.cli import generate, serve
 from swarm.local import LocalProcess
 from tests.cli.test_bad_input import said
 

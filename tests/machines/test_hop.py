@@ -13,7 +13,9 @@ S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
 
 
-def order(to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None) -> tuple[Open, Order]:
+def order(
+    to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None
+) -> tuple[Open, Order]:
     """An OPEN to hop `to`, and what is in it."""
     order = Order(S, chain, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route)
     return Open(S, chain, to, encode(order)), order

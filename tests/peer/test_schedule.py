@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from swarm.peer.schedule import CHUNK, DECODE, PACKED, Waiting, schedule
 
-jobs = st.lists(st.builds(lambda way, count: (way, count), st.sampled_from([(0, 5), (5, 9), (0, 9)]), st.one_of(st.integers(1, DECODE), st.integers(DECODE + 1, 300))), max_size=80)
+jobs = st.lists(
+    st.builds(lambda way, count: (way, count), st.sampled_from([(0, 5), (5, 9), (0, 9)]), st.one_of(st.integers(1, DECODE), st.integers(DECODE + 1, 300))),
+    max_size=80,
+)
 
 
 def waiting(jobs):

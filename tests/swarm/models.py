@@ -43,5 +43,7 @@ def save_tokenizer(folder: Path) -> None:
 def greedy(folder: Path, prompt: list[int], count: int) -> list[int]:
     """What transformers' own `generate` answers in one process."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
+    out = model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     return out[0, len(prompt) :].tolist()
