@@ -112,6 +112,8 @@ class LocalProcess:
         self._frozen = []
 
     def _tree(self) -> list[psutil.Process]:
+        if not self.is_alive():
+            return []  # its pid may be somebody else's by now
         try:
             process = psutil.Process(self.pid)
             return [process, *process.children(recursive=True)]
