@@ -1,4 +1,4 @@
-"""How long planning takes: `python bench/routes.py [--json]`. Synthetic swarms as in the study before this project: 80 layers, consumer machines, 5 regions.
+"""How long planning takes: `python -m bench.routes [--json]`. Synthetic swarms as in the study before this project: 80 layers, consumer machines, 5 regions.
 
 Scenarios differ in what peers have measured of one another: every pair, 20 other peers each (the rest falls back to the median), or nothing.
 """

@@ -1,4 +1,4 @@
-"""The span model against transformers' own generate, in one process: `python bench/span.py [--json] [--quick]`.
+"""The span model against transformers' own generate, in one process: `python -m bench.span [--json] [--quick]`.
 
 A random Llama of 362 M parameters (32 layers, hidden 960) is saved once under --folder. Baseline and subject take turns, so that whatever else the
 machine does meets both alike; the ratio of medians counts, above 1 is faster than transformers. On a busy machine read `cpu_ratio` with `--threads 1`:

@@ -1,4 +1,4 @@
-"""swarm-bootstrap: a well-known address at which others find the swarm, and a relay for those behind routers. Serves no layers and needs no model."""
+"""swarm-bootstrap: a well-known address at which others find the swarm. Runs the relay service too, which no command asks for yet. Needs no model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 
 def parser() -> Parser:
-    it = Parser("swarm-bootstrap", "Run a peer that only helps others find the swarm: an entrance to its DHT, and a relay for peers behind routers.", EXAMPLES)
+    it = Parser("swarm-bootstrap", "Run a peer that only helps others find the swarm. A peer behind a router still needs its own port forwarded.", EXAMPLES)
     group = it.add_argument_group("network")
     group.add_argument("--host", default="0.0.0.0", help="IP address to listen on; 127.0.0.1 for this machine alone")
     group.add_argument("--port", type=number(0, 65535), default=PORT, help="TCP port to listen on, 0 for any free one")

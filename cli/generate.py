@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sys
@@ -29,7 +30,7 @@ def parser() -> Parser:
     whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
     whom.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="ask only peers that compute in this format (default: the fastest)")
-    whom.add_argument("--own-ends", action="store_true", help="hold embed and head here, so that peers see activations and no text (needs those weights)")
+    whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
     how.add_argument("--max-new-tokens", type=number(1, 2**31), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)")
     how.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: always the likeliest token")
@@ -122,7 +123,16 @@ def even_split(layers: int, peers: int) -> list[str]:
 async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any]) -> int:
     from swarm import aio
 
-    async with aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends) as client, await client.ready_session() as session:
+    loop = asyncio.get_running_loop()
+    began, allowed = loop.time(), options.pop("timeout", None)
+
+    def left() -> float | None:
+        """Of the seconds allowed for everything: joining, finding peers, answering."""
+        return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
+
+    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
+    async with client, await client.ready_session(timeout=left()) as session:
+        options["timeout"] = left()
         with _whole_lines() as write:
             async with contextlib.aclosing(session.stream(prompt, **options)) as pieces:
                 async for piece in pieces:

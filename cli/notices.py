@@ -18,7 +18,7 @@ SERVING = (
 
 ASKING = (
     "Your prompt and its answer pass through other people's machines, and whoever serves them can read what passes: send nothing secret.\n"
-    "With --own-ends both ends of the model stay here and peers see numbers instead of words: harder to read, not impossible. (Said once.)"
+    "With --own-ends both ends of the model stay here and peers get activations instead of words: whoever has the model can still turn them back. (Said once.)"
 )
 
 NO_PUBLIC_PEERS = "there are no public peers yet"
@@ -52,10 +52,11 @@ def line_to_type(command: str, addrs: Sequence[str]) -> str:
 
 def introduce(say: Callable[[str], None], addrs: Sequence[str], model: str = "MODEL") -> None:
     """How others come to us."""
-    say("On other machines, type:")
+    here = all("/127." in addr or "/::1/" in addr for addr in addrs)
+    say("On this machine (no other can reach this address), type:" if here else "On other machines, type:")
     say(f"  {line_to_type(f'swarm-serve {shlex.quote(model)} --layers auto', addrs)}")
     say(f"  {line_to_type(f'swarm-generate PROMPT --model {shlex.quote(model)}', addrs)}")
-    if not any(is_public(addr) for addr in addrs):
+    if not here and not any(is_public(addr) for addr in addrs):
         say("No public address was found, so only machines of this network get here; for others, forward the port and name the outer address with --announce.")
 
 

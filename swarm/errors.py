@@ -34,7 +34,7 @@ class UsageError(SwarmError):
 
 class MalformedLayers(UsageError):
     def __init__(self, text: str) -> None:
-        super().__init__(f"cannot read {text!r} as layers; write a range like 0:12, or embed, or head, or several joined by commas")
+        super().__init__(f"cannot read {text!r} as layers; write a range like 0:12 (the end above the start), or embed, or head, or several joined by commas")
 
 
 class LayersOutOfRange(UsageError):

@@ -155,7 +155,9 @@ class Keep(SessionMessage, frozen=True, array_like=True, tag=15):
 
 
 class Close(SessionMessage, frozen=True, array_like=True, tag=16):
-    """The session is over; travels along the chain, and every hop forgets it."""
+    """The session is over, or goes on without these hops: travels along the chain up to hop `last`, and every hop on the way forgets it."""
+
+    last: Index = 2**12
 
 
 class Broken(SessionMessage, frozen=True, array_like=True, tag=17):
@@ -227,7 +229,8 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     rtts: dict[Text, Seconds] = {}
 
 
-STATES = ("joining", "online", "leaving")
+STATES = ("joining", "online", "leaving", "left")
+"""`left` is a tombstone: it replaces the last record of a peer that is gone, and readers of the directory leave it out."""
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True):

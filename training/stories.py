@@ -6,6 +6,7 @@ so that a model which learns the pattern has to carry the name and the thing thr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from random import Random
 
@@ -24,7 +25,8 @@ TROUBLES = ("a storm came and hid {it} under the leaves", "a crow flew away with
             "{name} lost {it} on the way home", "{it} got stuck high in a tree")
 HELP = ("They looked for {it} all day", "They made a plan and set out together", "They walked until the moon was up", "They asked every bird on the way",
         "They climbed over the stones, one after the other")
-FOUND = ("At last they found {it} behind a big rock", "In the end they saw {it} in the tall grass", "Before night they had {it} back", "Soon {it} was safe again")
+FOUND = ("At last they found {it} behind a big rock", "In the end they saw {it} in the tall grass", "Before night they had {it} back",
+         "Soon {it} was safe again")
 THANKS = ('"Thank you," said {name}.', '"I could not do it alone," said {name}.', '"You are a true friend," said {name}.', '"We did it!" cried {name}.')
 ENDS = ("From that day on, {name} and {friend} were best friends.", "And {name} shared everything with {friend}.", "That night they all slept well.",
         "{Name} never forgot that day.", "And they lived happily ever after.", "They went home and had a big supper.")
@@ -90,6 +92,31 @@ def sentence(rng: Random, kind: str) -> str:
         f"{article(kind).capitalize()} lived {rng.choice(PLACES)} and had {rng.choice(THINGS)}.",
         f"{rng.choice(WEATHER)}, and the {kind} {rng.choice(DAILY)}.",
     ))
+
+
+def opening(rng: Random) -> str:
+    """The beginning of a story, up to the hero's name."""
+    text = story(rng)
+    hero = re.search(rf"\b(?:{'|'.join(NAMES)})\b", text)
+    return text[: hero.end()] if hero else text
+
+
+def mentions(text: str) -> list[slice]:
+    """Where a name stands that was said before: the places where a story is right or wrong."""
+    seen: set[str] = set()
+    again: list[slice] = []
+    for found in re.finditer(rf"\b(?:{'|'.join(NAMES)})\b", text):
+        if found[0] in seen:
+            again.append(slice(*found.span()))
+        seen.add(found[0])
+    return again
+
+
+def holds_together(text: str) -> bool:
+    """Two names, the hero's and the friend's, and one thing, from the first line to the last."""
+    names = {name for name in NAMES if re.search(rf"\b{name}\b", text)}
+    things = {thing for thing in THINGS if thing.split(" ", 1)[1] in text}
+    return len(names) == 2 and len(things) == 1
 
 
 HEROES = (*ANIMALS, *PEOPLE)

@@ -1,8 +1,8 @@
 """The questions the demo model is taught: one small grammar per task, each drawing from the generator it is handed.
 
 A grammar returns a `Question`: what is asked, what is right, and `content`, the part that matters without its wording ("38+47").
-The test set is held out by `content`, so asking the same sum in other words cannot leak it. Tasks that can only be learnt by heart
-(capitals, the calendar, times tables) have no content to hold out; there the exact wording is held out instead.
+The test set is held out by `content`, so asking the same sum in other words cannot leak it. Tasks that are learnt by heart
+(capitals, the calendar, times tables) have no `content`: nothing of them is held out, every wording is taught.
 """
 
 from __future__ import annotations
@@ -213,10 +213,10 @@ Grammar = Callable[[Random], Question]
 # Task name -> (grammar, base share). Shares say what matters and what is hard; training then moves weight towards what is still wrong.
 TASKS: dict[str, tuple[Grammar, float]] = {
     "sort_numbers": (sort_numbers, 4.0), "sort_letters": (sort_letters, 2.0), "sort_words": (sort_words, 4.0),
-    "backwards": (backwards, 5.0), "add": (add, 10.0), "subtract": (subtract, 8.0), "multiply": (multiply, 1.5), "larger": (larger, 1.0),
+    "backwards": (backwards, 5.0), "add": (add, 10.0), "subtract": (subtract, 8.0), "multiply": (multiply, 1.5), "larger": (larger, 3.0),
     "parity": (parity, 1.0), "count_up": (count_up, 0.8), "weekdays": (weekdays, 5.0), "months": (months, 3.0), "dates": (dates, 2.0),
-    "count_letter": (count_letter, 5.0), "length": (length, 1.5), "spell": (spell, 1.0), "edge_letter": (edge_letter, 0.8),
-    "next_letter": (next_letter, 0.5), "repeat": (repeat, 4.0), "capitals": (capitals, 1.5), "fact": (fact, 2.5), "talk": (talk, 0.8),
+    "count_letter": (count_letter, 8.0), "length": (length, 1.5), "spell": (spell, 1.0), "edge_letter": (edge_letter, 0.8),
+    "next_letter": (next_letter, 0.5), "repeat": (repeat, 4.0), "capitals": (capitals, 1.5), "fact": (fact, 4.0), "talk": (talk, 1.6),
     "say_something": (say_something, 0.3),
 }
 OPEN_TASKS = frozenset({"say_something", "tell_story"})

@@ -34,6 +34,9 @@ REFRESH_EVERY = 8.0
 KEEP_EVERY = 10.0
 """Seconds between signs of life for every session; hops forget one after 30."""
 
+LOOK_AGAIN = 0.2
+"""Seconds between looks at the directory while a session cannot be opened yet."""
+
 PATIENCE = 10.0
 """Seconds to wait for somebody to serve missing layers before giving up."""
 
@@ -115,6 +118,8 @@ class Client:
         self._closed = True
         for session in list(self._sessions.values()):
             await session.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         await self._stack.aclose()
 
     # --- answers ----------------------------------------------------------------------------------------------------------------------------------------------
@@ -131,16 +136,20 @@ class Client:
         return session
 
     async def ready_session(self, *, timeout: float | None = None) -> Session:
-        """A session, after waiting up to `patience` (or `timeout`, if that is less) seconds for somebody to serve every layer."""
-        give_up = self.clock() + min(self.patience, self.patience if timeout is None else timeout)
-        while True:
-            try:
-                return self.session()
-            except RemoteError:
-                if self.clock() >= give_up:
-                    raise
-            await self.refresh()
-            await asyncio.sleep(0.2)
+        """A session, after waiting up to `patience` seconds for somebody to serve every layer. Raises MissingLayers, TimedOut after `timeout` seconds."""
+        give_up = self.clock() + self.patience
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        return self.session()
+                    except RemoteError:
+                        if self.clock() >= give_up:
+                            raise
+                    await self.refresh()
+                    await asyncio.sleep(LOOK_AGAIN)
+        except TimeoutError:
+            raise TimedOut("the time allowed for this answer ran out while looking for peers") from None
 
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt; options as for `Session.stream`."""

@@ -6,6 +6,7 @@ Asks `swarm.routing` what would be best. Does not know what a session says to it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from swarm.errors import MissingLayers, Refused, TimedOut
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
 from swarm.routing.table import PeerView
+
+log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 0.5
 """Seconds between looks at the directory while nobody serves what is missing."""
@@ -53,7 +56,7 @@ class Planner:
         at the deadline.
         """
         around = self._around
-        give_up, pause = around.clock() + (around.patience if patience is None else patience), 0.0
+        give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
         while True:
             for forgive in (False, True):
                 try:
@@ -61,13 +64,16 @@ class Planner:
                 except MissingLayers as error:
                     missing = error
             now = around.clock()
-            if now >= give_up and pause:  # never without having looked once
+            if now >= give_up and looks:  # never without having looked once
                 raise refusal or missing
             if deadline is not None and now >= deadline:
                 raise TimedOut("the time allowed for this answer ran out while looking for peers")
-            await asyncio.sleep(pause)
+            if looks == 1:
+                log.warning("waiting up to %.0f s for somebody to serve layers %s", give_up - now, missing.layers)
+            if looks:
+                await asyncio.sleep(LOOK_AGAIN)
             await around.refresh()
-            pause = LOOK_AGAIN
+            looks += 1
 
     def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
         around = self._around

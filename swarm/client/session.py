@@ -35,6 +35,9 @@ NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
 
 
+OVERDUE = "the time allowed for this answer is over; what was generated so far is in .partial"
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """One token of an answer. `finish` is "stop" or "length" on the last one; a stop token is the last one and not part of the text."""
@@ -80,9 +83,12 @@ class Session:
         self._draw_seed = draw_seed
         self._turn_running = False
         self._sick: str | None = None
+        self._silences = 0
+        self._chain_answers = False
         self._trouble: dict[PeerId, float] = {}
         self._closed = False
         self._aborted: SwarmError | None = None
+        self._driver: asyncio.Task[None] | None = None
         self._answer: asyncio.Queue[Token | SwarmError] | None = None
         self._last: tuple[Sampling, tuple[str, ...], int] | None = None
 
@@ -175,7 +181,7 @@ class Session:
     async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncGenerator[str, None]:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
         if self._last is None:
-            raise UsageError("there is nothing to resume; generate something first")
+            raise UsageError("there is nothing to resume: no answer broke off")
         sampling, stops, left = self._last
         async for piece in self._text([], sampling, stops, max_new_tokens or left, timeout):
             yield piece
@@ -184,6 +190,9 @@ class Session:
         """End the session everywhere. Idempotent."""
         if not self._closed:
             self._closed = True
+            if self._driver is not None:
+                self._driver.cancel()
+                self.abort(Closed("this session was closed; open another"))
             self._do(self._machine.close())
             self._host.forget(self._machine.session)
 
@@ -244,10 +253,11 @@ class Session:
         max_new = self._check_length(prompt, max_new)
         deadline = None if timeout is None else self._host.clock() + timeout
         end = began = len(self._machine.history) + len(prompt)
+        ended = False
         self._turn_running = True
         self._machine.begin(prompt, sampling, max_new)
         answer = self._answer = asyncio.Queue()
-        driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
+        driver = self._driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
         try:
             while True:
                 token = await answer.get()
@@ -255,33 +265,27 @@ class Session:
                     end = len(self._machine.history)
                     raise token
                 end += 1
+                ended = token.finish is not None
                 yield token
-                if token.finish is not None:
+                if ended:
                     return
         finally:
             driver.cancel()
             await asyncio.wait({driver})
-            self._turn_running, self._answer = False, None
+            self._turn_running, self._answer, self._driver = False, None, None
             self._stopwatch.pause()
             if self._machine.running or len(self._machine.history) > end:
                 self._do(self._machine.cut(end))
-            self._last = (sampling, stops, max(began + max_new - end, 1))
+            left = began + max_new - end
+            self._last = (sampling, stops, left) if left > 0 and not ended else None
 
     async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
         try:
-            await self._open_turn(deadline)
-            while True:
-                effect = await self._next(deadline, began)
-                if isinstance(effect, Reroute):
-                    await self._reroute(effect, deadline)
-                    continue
-                self._sick = None
-                self._trouble.clear()
-                self._stopwatch.token(self._host.clock(), effect.micros)
-                answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
-                if effect.finish is not None:
-                    return
+            async with asyncio.timeout_at(deadline):
+                await self._follow(answer, deadline)
+        except TimeoutError:
+            answer.put_nowait(TimedOut(OVERDUE, tuple(self._machine.history[began:])))
         except SwarmError as error:
             if isinstance(error, (MissingLayers, PeerLost, Refused, TimedOut)):
                 error.partial = tuple(self._machine.history[began:])
@@ -289,6 +293,20 @@ class Session:
         except Exception as error:
             log.exception("a turn failed in a way nobody foresaw")
             answer.put_nowait(SwarmError(f"this is a bug: {error!r}"))
+
+    async def _follow(self, answer: asyncio.Queue[Token | SwarmError], deadline: float | None) -> None:
+        await self._open_turn(deadline)
+        while True:
+            effect = await self._next(deadline)
+            if isinstance(effect, Reroute):
+                await self._reroute(effect, deadline)
+                continue
+            self._sick, self._silences, self._chain_answers = None, 0, True
+            self._trouble.clear()
+            self._stopwatch.token(self._host.clock(), effect.micros)
+            answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+            if effect.finish is not None:
+                return
 
     def _check_length(self, prompt: Sequence[int], max_new: int | None) -> int:
         length = len(self._machine.history) + len(prompt)
@@ -311,14 +329,14 @@ class Session:
         else:
             await self._open(self._route)
 
-    async def _next(self, deadline: float | None, began: int) -> Deliver | Reroute:
+    async def _next(self, deadline: float | None) -> Deliver | Reroute:
         """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
-        patience = self._silence_allowed(began)
+        patience = self._silence_allowed()
         until = patience + self._host.clock()
         while True:
             now = self._host.clock()
             if deadline is not None and now >= deadline:
-                raise TimedOut("the time allowed for this answer is over; what was generated so far is in .partial")
+                raise TimedOut(OVERDUE)
             try:
                 async with asyncio.timeout(min(until, deadline or until) - now):
                     chain, effect = await self._events.get()
@@ -329,8 +347,8 @@ class Session:
             if chain == self._machine.chain or isinstance(effect, Deliver):
                 return effect  # type: ignore[return-value]
 
-    def _silence_allowed(self, began: int) -> float:
-        if len(self._machine.history) > began:
+    def _silence_allowed(self) -> float:
+        if self._chain_answers:
             return NEXT_TOKEN + 10 * self._stopwatch.usual_gap
         predicted = sum(leg.prefill for leg in self._route.legs) * len(self._machine.history) if self._route else 0.0
         return FIRST_TOKEN + 4 * predicted
@@ -341,26 +359,42 @@ class Session:
         """Replace what failed and go on. A hop that only forgot us is opened again; a silent chain is tried once more, then planned anew."""
         self._stopwatch.reroutes += 1
         log.info("the chain broke at hop %d (%s): %s %s", broken.hop, broken.peer, broken.reason, broken.detail)
-        again = broken.reason in ("unknown", "silent")
-        if again and self._sick != broken.reason and self._route is not None:
-            self._sick = broken.reason
+        if broken.reason == "silent":
+            await self._after_silence(broken, deadline)
+            return
+        if broken.reason == "unknown" and self._sick != "unknown" and self._route is not None:
+            self._sick = "unknown"
             await self._open(self._route)
             return
         self._sick = None
         if broken.peer == self._host.peer:
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
-        if broken.reason == "silent":
-            self._route = None
         if broken.reason == "leaving":
             await self._move_off(broken.peer, deadline)
             return
-        failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost and nobody can take its place")
+        failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
         if broken.reason in ("refused", "overloaded", "failed"):
-            failure = Refused(f"peer {broken.peer} says no and nobody can take its place: {broken.detail}", broken.reason)
+            failure = Refused(
+                f"peer {broken.peer} says no and nobody can take its place ({broken.detail}); try again later, or resume the session", broken.reason
+            )
         since = self._trouble.setdefault(broken.peer, self._host.clock())
         if self._host.clock() > since + self._host.patience:
             raise failure
         await self._find_route(deadline, failure if isinstance(failure, Refused) else None)
+
+    async def _after_silence(self, broken: Reroute, deadline: float | None) -> None:
+        """Every link lives and no token comes: some hop hangs, and nobody knows which. Try the same hops once, then others, then give up."""
+        self._silences += 1
+        if self._silences == 1 and self._route is not None:
+            await self._open(self._route)
+            return
+        if self._silences > 2:
+            raise PeerLost(f"{broken.detail}, and none from the peers tried instead; try again later, or resume the session")
+        for hop in self._route.hops if self._route is not None else ():
+            if hop.peer != self._host.peer:
+                self._host.table.shun(hop.peer, self._host.clock())
+        self._route = None
+        await self._find_route(deadline)
 
     async def _move_off(self, peer: PeerId, deadline: float | None) -> None:
         """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
@@ -383,6 +417,7 @@ class Session:
             await self._host.prepare(route)
         self._route = route
         self._stopwatch.opened()
+        self._chain_answers = False
         hops = [replace(hop, addrs=self._host.own_addrs) if hop.peer == self._host.peer else hop for hop in route.hops]
         self._do(self._machine.open(hops))
 

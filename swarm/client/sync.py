@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from swarm.client import aio
 from swarm.client.report import RouteReport
+from swarm.errors import Closed
 
 T = TypeVar("T")
 
@@ -27,6 +28,9 @@ class _LoopThread:
         self._loop = self._ready.result()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._loop.is_running():
+            work.close()
+            raise Closed("this client is closed; open another")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -44,8 +48,12 @@ class _LoopThread:
                 except StopAsyncIteration:
                     return
         finally:
-            if (close := getattr(iterator, "aclose", None)) is not None and self._loop.is_running():
-                self.call(close())
+            if self._loop.is_running():
+                self.call(_settle(iterator))
+
+    @property
+    def running(self) -> bool:
+        return self._loop.is_running()
 
     def stop(self) -> None:
         if self._loop.is_running():
@@ -57,6 +65,16 @@ class _LoopThread:
             loop = runner.get_loop()
             loop.call_soon(self._ready.set_result, loop)
             loop.run_forever()
+
+
+async def _settle(iterator: Any) -> None:
+    """Close an async generator, once a step that was cancelled (by Ctrl-C, say) has found its way out of it."""
+    while True:
+        try:
+            await iterator.aclose()
+            return
+        except RuntimeError:
+            await asyncio.sleep(0.01)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -95,8 +113,8 @@ class Client:
     def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
         return self._loop.call(self._client.generate_tokens(tokens, **options))
 
-    def session(self) -> Session:
-        return Session(self._loop.call(self._client.ready_session()), self._loop)
+    def session(self, *, timeout: float | None = None) -> Session:
+        return Session(self._loop.call(self._client.ready_session(timeout=timeout)), self._loop)
 
     def close(self) -> None:
         """Leave the network. Idempotent."""
@@ -137,15 +155,25 @@ class Session:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self._session.tokens
+        return self._look("tokens")
 
     @property
     def route(self) -> RouteReport:
-        return self._session.route
+        return self._look("route")
 
     @property
     def longest_gap(self) -> float:
-        return self._session.longest_gap
+        return self._look("longest_gap")
 
     def close(self) -> None:
-        self._loop.call(self._session.close())
+        """End the session everywhere. Idempotent; closing the client has closed it too."""
+        if self._loop.running:
+            self._loop.call(self._session.close())
+
+    def _look(self, name: str) -> Any:
+        """A property of the session, read in the loop that owns it."""
+
+        async def look() -> Any:
+            return getattr(self._session, name)
+
+        return self._loop.call(look())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Deliver, Effect, Reroute, Send
+from swarm.machines.routes import dismissed
 from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step, encode
 
 FEED = 2048
@@ -35,6 +36,7 @@ class ClientSession:
         self._starts: list[tuple[int, int]] = []
         self._until = 0
         self._opened = False
+        self._begun = False
 
     # --- what the caller does -------------------------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +47,7 @@ class ClientSession:
         self.history.extend(prompt)
         self._sampling = sampling
         self.goal = len(self.history) + max_new_tokens
-        self.running = True
+        self.running = self._begun = True
 
     def open(self, route: Sequence[Hop]) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
@@ -59,7 +61,7 @@ class ClientSession:
             (_, least), (later, _), *rest = self._starts
             self._starts = [(later, least), *rest]
         self._valid = len(self.history)
-        self._opened = False
+        self._opened = self._begun = False
         self._until = self._credit_end()
         order = Order(
             session=self.session,
@@ -83,12 +85,6 @@ class ClientSession:
         self.running = False
         return [self._to_first(Grant(self.session, self.chain, 0, 0))] if self.route else []
 
-    def forget(self, length: int) -> None:
-        """Take the history back to `length` tokens (an abandoned turn)."""
-        del self.history[length:]
-        self._valid = min(self._valid, length)
-        self.running = False
-
     def keep(self) -> list[Effect]:
         return [self._to_first(Keep(self.session, self.chain, 0))] if self._opened else []
 
@@ -109,8 +105,8 @@ class ClientSession:
         ]
 
     def drawn(self, sender: PeerId, message: Drawn) -> list[Effect]:
-        """Tokens from the ring. Exactly those that continue the history count."""
-        if not self.running or sender != self.route[0].peer or message.chain != self.chain:
+        """Tokens from the ring. Exactly those that continue the history count; until a turn is opened, what arrives is the last one's overshoot."""
+        if not self.running or self._begun or sender != self.route[0].peer or message.chain != self.chain:
             return []
         effects: list[Effect] = []
         for at, token in enumerate(message.tokens):
@@ -142,9 +138,9 @@ class ClientSession:
 
     def _dismiss(self, route: Sequence[Hop]) -> list[Effect]:
         """A first hop that is no longer needed hears it from us; every other one from its predecessor."""
-        if not self.route or any((hop.peer, hop.span) == (self.route[0].peer, self.route[0].span) for hop in route):
+        if (last := dismissed(self.route, route, 0)) is None:
             return []
-        return [Send(self.route[0].peer, Close(self.session, self.chain, 0))]
+        return [Send(self.route[0].peer, Close(self.session, self.chain, 0, last))]
 
     def _credit_end(self) -> int:
         """Positions below it may be started; the last token wanted is drawn from position goal − 2."""

@@ -22,6 +22,7 @@ import msgspec
 from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.journal import Journal
+from swarm.machines.routes import dismissed
 from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step
 
 
@@ -125,7 +126,7 @@ class HopSession:
         if order.chain == self.epoch.chain:
             return [self._have(resend=True)]
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
-        dismissed = self._dismiss(order)
+        farewell = self._dismiss(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
@@ -134,7 +135,7 @@ class HopSession:
         effects.append(self._have(resend=True))
         if not self.is_last:
             effects.append(self._to_next(_readdressed(message, self.index + 1)))
-        return effects + dismissed
+        return effects + farewell
 
     def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
         """Tokens, and off the first hop activations, from our predecessor."""
@@ -148,7 +149,7 @@ class HopSession:
         self._renew(now)
         effects: list[Effect] = []
         if epoch > self.epoch:
-            self.epoch = epoch
+            self.epoch, self._asked = epoch, False
             effects += self._truncate(message.start)
         if message.start > self.accepted:
             return effects + self._ask()
@@ -219,7 +220,7 @@ class HopSession:
     def close(self, sender: PeerId, message: Close) -> list[Effect]:
         if sender != self._prev[0] or message.chain < self.epoch.chain:
             return []
-        onward: list[Effect] = [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+        onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._to_next(_readdressed(message, self.index + 1))]
         return [*onward, Forget("closed")]
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
@@ -229,8 +230,11 @@ class HopSession:
         return [self._to_prev(_readdressed(message, self.index - 1))]
 
     def lost(self, peer: PeerId) -> list[Effect]:
-        """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report."""
-        if self.is_last or peer != self._next[0]:
+        """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report; the head's is the
+        first hop, which the client notices if it is dead, but not if only the way to it is."""
+        if self.is_last:
+            return [self._report(0, "lost", "")] if peer == self.route[0].peer and not self.is_first else []
+        if peer != self._next[0]:
             return []
         self._next_ready = False
         return [self._report(self.index + 1, "lost", "")]
@@ -264,13 +268,12 @@ class HopSession:
         return tuple(self._veil(position, token) for position, token in enumerate(tokens, start))
 
     def _dismiss(self, order: Order) -> list[Effect]:
-        """Tell our old successor that it is not needed any more, so that it need not wait for its lease to run out."""
+        """Tell the old successors that are not needed any more, so that they need not wait for their leases to run out."""
         if self._order is None or self.is_last:
             return []
-        old = self.route[self.index + 1]
-        if any((hop.peer, hop.span) == (old.peer, old.span) for hop in order.route):
+        if (last := dismissed(self.route, order.route, self.index + 1)) is None:
             return []
-        return [Send(old.peer, Close(self.session, self.epoch.chain, self.index + 1))]
+        return [self._to_next(Close(self.session, self.epoch.chain, self.index + 1, last))]
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []

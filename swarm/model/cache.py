@@ -69,8 +69,8 @@ class KVCache:
         capacity = FIRST_SLAB
         while capacity < need:
             capacity *= 2
-        if self.limit is not None:
-            capacity = max(need, min(capacity, self.limit))
+        if self.limit is not None and need <= self.limit:  # a later turn may have outgrown the first one's limit
+            capacity = min(capacity, self.limit)
         for slabs, new in ((self._keys, k_KnD), (self._values, v_KnE)):
             slab = new.new_empty((new.shape[0], capacity, new.shape[2]))
             if layer in slabs:

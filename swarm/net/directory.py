@@ -72,7 +72,7 @@ class DhtDirectory:
                     continue
                 if record.peer not in records or records[record.peer].sequence < record.sequence:
                     records[record.peer] = record
-        return [records[peer] for peer in sorted(records)]
+        return [records[peer] for peer in sorted(records) if records[peer].state != "left"]
 
     async def _search(self, key: str) -> dict[object, tuple[object, float]]:
         """Everything under one key that the DHT tells within the deadline. A search that a frozen peer holds up ends with what the others said."""

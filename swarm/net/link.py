@@ -221,8 +221,7 @@ class Link:
                     writer.write(data)
                     await writer.drain()
                     self._spoke = loop.time()
-                    if (pause := self.uplink.spend(len(data), self._spoke)) > 0:
-                        await asyncio.sleep(pause)
+                    await self._rest(self.uplink.spend(len(data), self._spoke))
                 if self.finishing is not None:
                     # And no half-close: p2pd answers an end of file by closing both directions, so that what the other side still has to say would be lost.
                     self.stream.say(wire.End(self.finishing))
@@ -231,6 +230,15 @@ class Link:
                 await self.wake.wait()
         except OSError as error:
             log.debug("cannot write to %s: %s", self.peer, error)
+
+    async def _rest(self, pause: float) -> None:
+        """Send nothing for `pause` seconds but what keeps the other side from thinking us dead."""
+        while pause > 0:
+            nap = min(pause, self.timing.heartbeat / 2)
+            await asyncio.sleep(nap)
+            pause -= nap
+            while self.outbox.controls:
+                self.stream.writer.write(self.outbox.take(1))
 
     async def _watch(self) -> Ending:
         """Keep the other side from thinking us dead, and notice when it is."""

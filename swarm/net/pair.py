@@ -255,7 +255,7 @@ class Pair:
         self._change()
         self._world.forget(self)
         if not self._closing:
-            log.info("lost the link to %s: %s", self.peer, why)
+            log.log(logging.DEBUG if why.startswith("ended") else logging.INFO, "lost the link to %s: %s", self.peer, why.splitlines()[0])
             self._world.lost(self.peer)
 
     def _overflow(self, outbox: Outbox) -> None:

@@ -49,6 +49,7 @@ class _Slot:
 @dataclass(frozen=True, slots=True)
 class _Done:
     key: HopKey
+    slot: _Slot
     serial: int
     rows: Blob | None = None
     draws: tuple[Draw, ...] = ()
@@ -158,14 +159,18 @@ class Engine:
 
     def _report(self, done: Sequence[_Done]) -> None:
         for result in done:
-            if result.key not in self._slots or self.results is None:
-                continue
+            if self._slots.get(result.key) is not result.slot or self.results is None:
+                continue  # the hop went while its job ran, and perhaps began anew under the same key
             if result.error:
                 self.results.failed(result.key, result.error)
-            else:
-                if result.decoded and self._slots[result.key].musters:
-                    self._muster.left(result.key, self._clock())
+                continue
+            if result.decoded and result.slot.musters:
+                self._muster.left(result.key, self._clock())
+            try:
                 self.results.finished(result.key, result.serial, result.rows, result.draws, result.micros)
+            except Exception as error:  # a bug met by one session must not end the engine of all
+                log.exception("a result could not be handed on")
+                self.results.failed(result.key, repr(error))
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
 
@@ -181,7 +186,7 @@ class Engine:
                 ready.append((key, slot, job, self._row(slot, job)))
             except Exception as error:  # whatever a stranger's rows provoke stays this session's trouble
                 log.debug("a row could not be prepared", exc_info=True)
-                done.append(_Done(key, job.serial, error=repr(error)))
+                done.append(_Done(key, slot, job.serial, error=repr(error)))
         if not ready:
             return done
         try:
@@ -189,7 +194,7 @@ class Engine:
         except Exception as error:
             if len(ready) == 1:
                 log.debug("a row could not be run", exc_info=True)
-                return [*done, _Done(ready[0][0], ready[0][2].serial, error=repr(error))]
+                return [*done, _Done(ready[0][0], ready[0][1], ready[0][2].serial, error=repr(error))]
             for key, slot, job, _ in ready:
                 slot.cache.truncate(job.start)
                 done += self._execute([(key, slot, [], job)])
@@ -214,8 +219,8 @@ class Engine:
         self.tokens += sum(len(job.tokens) for _, _, job, _ in ready)
         micros = round((self._clock() - began) * 1e6)
         return [
-            _Done(key, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE)
-            for (key, _, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)
+            _Done(key, slot, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE)
+            for (key, slot, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)
         ]
 
     def _draw(self, ready, outputs) -> list[list[Draw]]:

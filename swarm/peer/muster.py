@@ -8,7 +8,6 @@ for the sessions that are still on their way round and due back. They then trave
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from ipaddress import ip_address
 
 from swarm.core import Hop
 
@@ -49,18 +48,9 @@ class Muster:
 
 
 def on_one_machine(route: Sequence[Hop]) -> bool:
-    """Whether several hops say that they are reached at one address that is no public one: behind a public address may be many machines."""
+    """Whether several peers say that they are reached at exactly the same hosts. One host in common proves nothing: every machine has a loopback address, and
+    most with containers have the same bridge; machines behind one router share its public address."""
     if len({hop.peer for hop in route}) < 2:
         return False
-    hosts = [{host for addr in hop.addrs if (host := _private_host(addr))} for hop in route]
-    return bool(set.intersection(*hosts))
-
-
-def _private_host(addr: str) -> str | None:
-    parts = addr.split("/")
-    if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
-        return None
-    try:
-        return parts[2] if ip_address(parts[2]).is_private else None
-    except ValueError:
-        return None
+    hosts = {frozenset(addr.split("/")[2] for addr in hop.addrs if addr.count("/") > 2) for hop in route}
+    return len(hosts) == 1 and hosts != {frozenset()}

@@ -32,6 +32,9 @@ MEASURED_PEERS = 20
 
 TICK = 1.0
 
+FAREWELL = 2.0
+"""Seconds to tell the directory that we are gone; otherwise our last record goes on speaking of us until it expires."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -113,6 +116,10 @@ class Peer:
                     await self._emptied.wait()
         except TimeoutError:
             log.info("%d sessions were still here when patience ran out", self.room.sessions)
+        self.state = "left"
+        with contextlib.suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self.announce()
         return self.room.sessions == 0
 
     async def announce(self) -> None:

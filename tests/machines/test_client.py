@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarm.core import Hop, Sampling
 from swarm.machines.client import PAST, ClientSession
 from swarm.machines.effects import Deliver, Reroute, Send
-from swarm.wire import Broken, Drawn, Grant, Have, Order, Step, decode_order
+from swarm.wire import Broken, Close, Drawn, Grant, Have, Order, Step, decode_order
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4))
@@ -95,3 +95,21 @@ def test_broken_chains_ask_for_a_new_route_once_they_are_ours():
     assert client.broken("b", Broken(S, 1, -1, 1, "lost")) == []
     assert client.broken("a", Broken(S, 1, -1, 7, "lost")) == []
     assert client.lost("b") == [] and client.lost("a") == [Reroute(0, "a", "lost", "")]
+
+
+def test_the_overshoot_of_the_last_turn_is_not_taken_for_an_answer_to_the_next():
+    client, _ = begun()
+    client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 8, 7)))
+    client.cut(4)
+    client.begin((5, 6), Sampling(), 4)
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 6, (66,))) == []
+    client.open(ROUTE)
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 6, (66,))) == []
+    assert client.drawn("a", Drawn(S, 2, -1, 0, 6, (1,))) == [Deliver(6, 1)]
+
+
+def test_a_first_hop_that_is_replaced_hears_it_but_those_who_stay_do_not():
+    client, _ = begun()
+    effects = client.open((Hop("x", 0, 2), Hop("b", 2, 4)))
+    assert Send("a", Close(S, 1, 0, 0)) in effects
+    assert client.open((Hop("x", 0, 2), Hop("b", 2, 4)))[1:] == []

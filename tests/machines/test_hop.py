@@ -199,7 +199,7 @@ def test_close_travels_on_and_only_from_the_predecessor():
 def test_a_successor_that_is_no_longer_needed_is_told_so():
     hop = opened(1)
     spare = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("d", 4, 6))
-    assert Send("c", Close(S, 1, 2)) in hop.open(*order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
+    assert Send("c", Close(S, 1, 2, 2)) in hop.open(*order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
     assert sent(hop.open(*order(1, chain=3, starts=((1, 0), (3, 0)), route=spare), now=0), Close) == []
 
 
@@ -221,3 +221,22 @@ def test_between_a_clients_own_ends_token_ids_travel_veiled():
     plain.open(*order(0), now=0)
     run(plain, plain.step("client", Step(S, 1, 0, 0, 0, (4,)), 0))
     assert sent(plain.have("b", Have(S, 1, 0, 0, 0, True)), Step)[0].tokens == (4,)
+
+
+def test_a_farewell_goes_no_further_than_the_hops_it_is_meant_for():
+    hop = opened(1)
+    assert hop.close("a", Close(S, 1, 1, 1)) == [Forget("closed")]
+    middle = opened(1)
+    assert Send("c", Close(S, 1, 2, 9)) in middle.close("a", Close(S, 1, 1, 9))
+
+
+def test_a_head_that_cannot_reach_the_first_hop_says_so():
+    head = opened(2)
+    assert sent(head.lost("a"), Broken) == [Broken(S, 1, 1, 0, "lost", "")]
+    assert head.lost("b") == []
+
+
+def test_a_gap_is_asked_for_again_under_a_new_draft():
+    hop = opened(1)
+    assert hop.step("a", Step(S, 1, 1, 0, 2, (6,), rows(1)), 0)
+    assert sent(hop.step("a", Step(S, 1, 1, 1, 2, (6,), rows(1)), 0), Have) == [Have(S, 1, 0, 1, 0, True)]

@@ -48,13 +48,14 @@ def test_long_rounds_are_not_waited_out():
 @pytest.mark.parametrize(
     "hosts, same",
     [
-        (["127.0.0.1", "127.0.0.1"], True),
-        (["192.168.1.5", "192.168.1.5"], True),
-        (["192.168.1.5", "192.168.1.6"], False),
-        (["8.8.8.8", "8.8.8.8"], False),
-        (["127.0.0.1"], False),
+        ([["127.0.0.1"], ["127.0.0.1"]], True),
+        ([["192.168.1.5", "127.0.0.1"], ["192.168.1.5", "127.0.0.1"]], True),
+        ([["192.168.1.5", "127.0.0.1"], ["192.168.1.6", "127.0.0.1"]], False),
+        ([["192.168.1.5", "172.17.0.1", "198.51.100.7"], ["192.168.1.6", "172.17.0.1", "198.51.100.7"]], False),
+        ([["127.0.0.1"]], False),
+        ([[], []], False),
     ],
 )
-def test_one_machine_is_one_address_that_is_not_public(hosts, same):
-    route = [Hop(f"peer{at}", at, at + 1, (f"/ip4/{host}/tcp/1/p2p/x", "/dns4/example.org/tcp/1")) for at, host in enumerate(hosts)]
+def test_one_machine_is_the_same_hosts_to_the_last(hosts, same):
+    route = [Hop(f"peer{at}", at, at + 1, tuple(f"/ip4/{host}/tcp/{at + 1}/p2p/x" for host in some)) for at, some in enumerate(hosts)]
     assert on_one_machine(route) is same

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import swarm
-from swarm.errors import EmptyPrompt, InvalidSampling, MissingLayers, NoBootstrap, PromptTooLong, TimedOut, UsageError
+from swarm.errors import Closed, EmptyPrompt, InvalidSampling, MissingLayers, NoBootstrap, PromptTooLong, TimedOut, UsageError
 from tests.swarm.models import EOS, greedy, save_llama
 
 PROMPT = [72, 101, 108, 108, 111]
@@ -194,3 +194,30 @@ def test_a_decoded_token_costs_its_client_ids_and_frame_headers_only(client, mon
         assert {name for name, _ in crossed} <= {"Drawn", "Grant", "Keep", "Have"}
         drawn = sum(name == "Drawn" for name, _ in crossed)
         assert drawn > 150 and sum(size for _, size in crossed) / drawn < 100
+
+
+def test_closing_a_session_ends_the_answer_that_is_under_way(client):
+    session = client.session()
+    tokens = session.stream_tokens(PROMPT, max_new_tokens=900, ignore_eos=True)
+    next(tokens)
+    session.close()
+    with pytest.raises(Closed):
+        list(tokens)
+
+
+def test_after_close_everything_says_so(model, local):
+    client = swarm.Client(str(model), initial_peers=local.initial_peers)
+    session = client.session()
+    client.close()
+    for use in (lambda: client.generate("x"), lambda: list(client.stream("x")), client.session, lambda: session.generate("x"), lambda: session.tokens):
+        with pytest.raises(Closed):
+            use()
+    session.close()
+    client.close()
+
+
+def test_there_is_nothing_to_resume_after_a_finished_answer(client):
+    with client.session() as session:
+        list(session.stream_tokens(PROMPT, max_new_tokens=3, ignore_eos=True))
+        with pytest.raises(UsageError, match="nothing to resume"):
+            list(session.resume())

@@ -1,0 +1,167 @@
+"""The engine: jobs and cuts in order, one session's trouble its own, and no answer to a hop that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from swarm.core import Hop, Sampling, Span
+from swarm.machines.effects import Compute
+from swarm.peer.engine import Engine
+from swarm.peer.hops import HopKey
+from swarm.wire import Order
+
+ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
+
+
+class Cache:
+    def __init__(self):
+        self.rows = []
+
+    def truncate(self, length):
+        del self.rows[length:]
+
+
+class Model:
+    """Components 0 and 1 of four. Its output at a position is the sum of the tokens up to it; token 13 cannot be run."""
+
+    spans, device, dtype, hidden, head = (Span(0, 2),), "cpu", torch.float32, 1, 3
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches = []
+
+    def new_cache(self, start, stop, limit=None):
+        return Cache()
+
+    def run(self, start, stop, rows):
+        self.entered.set()
+        self.gate.wait(10)
+        self.batches.append([list(row.tokens) for row in rows])
+        if any(13 in row.tokens for row in rows):
+            raise RuntimeError("thirteen")
+        outs = []
+        for row in rows:
+            assert row.start == len(row.cache.rows)
+            row.cache.rows += row.tokens
+            outs.append(torch.tensor([[float(sum(row.cache.rows[: row.start + at + 1]))] for at in range(len(row.tokens))]))
+        return outs
+
+
+class Results:
+    def __init__(self):
+        self.seen = asyncio.Queue()
+
+    def finished(self, key, serial, rows, draws, micros):
+        self.seen.put_nowait((key.session[:1], serial, torch.frombuffer(bytearray(rows.data), dtype=torch.float32).tolist()))
+
+    def failed(self, key, detail):
+        self.seen.put_nowait((key.session[:1], "failed", detail))
+
+
+def key(name: str) -> HopKey:
+    return HopKey(name.encode() * 16, 0, 2)
+
+
+def order(name: str) -> Order:
+    return Order(name.encode() * 16, 1, "client", "rev", "float32", ((1, 0),), 1, 9, 99, Sampling(), ROUTE)
+
+
+def job(serial: int, start: int, *tokens: int) -> Compute:
+    return Compute(serial, start, tokens, None)
+
+
+def scenario(play):
+    async def main():
+        model, results = Model(), Results()
+        engine = Engine(model)
+        engine.results = results
+        running = asyncio.create_task(engine.run())
+        try:
+            async with asyncio.timeout(10):
+                await play(engine, model, results.seen)
+            assert not running.done()
+        finally:
+            model.gate.set()
+            running.cancel()
+            await asyncio.wait({running})
+
+    asyncio.run(main())
+
+
+def test_jobs_and_cuts_are_done_in_order_and_voided_jobs_are_skipped():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1, 2, 3))
+        engine.submit(key("a"), job(2, 3, 100))
+        engine.truncate(key("a"), 2)
+        engine.submit(key("a"), job(3, 2, 5))
+        assert [await seen.get(), await seen.get()] == [(b"a", 1, [1, 3, 6]), (b"a", 3, [8])]
+
+    scenario(play)
+
+
+def test_sessions_that_wait_together_run_together_and_one_that_fails_fails_alone():
+    async def play(engine, model, seen):
+        for name in "abc":
+            engine.open(key(name), order(name))
+        engine.submit(key("a"), job(1, 0, 1))
+        engine.submit(key("b"), job(1, 0, 13))
+        engine.submit(key("c"), job(1, 0, 3))
+        got = sorted([await seen.get() for _ in range(3)], key=lambda result: result[0])
+        assert got == [(b"a", 1, [1]), (b"b", "failed", "RuntimeError('thirteen')"), (b"c", 1, [3])]
+        assert model.batches[0] == [[1], [13], [3]]
+
+    scenario(play)
+
+
+def test_a_job_of_a_hop_that_went_does_not_answer_for_the_one_that_came_after():
+    async def play(engine, model, seen):
+        model.gate.clear()
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1, 2))
+        assert await asyncio.to_thread(model.entered.wait, 5)
+        engine.free(key("a"))
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1, 2, 3, 4))
+        model.gate.set()
+        assert await seen.get() == (b"a", 1, [1, 3, 6, 10])
+        assert seen.empty()
+
+    scenario(play)
+
+
+def test_a_result_that_cannot_be_handed_on_fails_its_session_and_the_engine_goes_on():
+    async def play(engine, model, seen):
+        handed_on = engine.results.finished
+
+        def finished(key, *rest):
+            if key.session[:1] == b"a":
+                raise IndexError("a bug")
+            handed_on(key, *rest)
+
+        engine.results.finished = finished
+        for name in "ab":
+            engine.open(key(name), order(name))
+            engine.submit(key(name), job(1, 0, 1))
+        assert sorted([await seen.get(), await seen.get()]) == [(b"a", "failed", "IndexError('a bug')"), (b"b", 1, [1])]
+
+    scenario(play)
+
+
+@pytest.mark.parametrize("need", [5, 200, 5000])
+def test_a_cache_may_outgrow_the_limit_of_its_first_turn_without_copying_at_every_token(need):
+    from swarm.model.cache import KVCache
+
+    cache, copies, last = KVCache(0, 3, limit=4), 0, None
+    for position in range(need):
+        keys, _ = cache.write(0, position, torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+        copies += keys.data_ptr() != last
+        last = keys.data_ptr()
+        cache.advance(1)
+    assert copies <= 12
