@@ -1,6 +1,6 @@
 """One stream, a long prompt, and several sessions at once, over peers on this machine, against transformers' `generate` in one process.
 
-    python -m bench.stream [--peers 3] [--dtype float32] [--threads 2] [--rounds 5] [--json]
+    python -m bench.stream [--peers 3] [--dtype float32] [--threads 2] [--rounds 5] [--tokens 64] [--json]
 
 Baseline and subject take turns within one run, because this machine's speed is not its own; the ratio of each pair is what counts, and its median is printed.
 """
@@ -16,7 +16,6 @@ import psutil
 import swarm
 from bench.common import Baseline, arguments, median, random_llama, show
 
-TOKENS = 64
 PROMPT = [(17 * at + 5) % 40000 for at in range(16)]
 LONG = [(31 * at + 7) % 40000 for at in range(1024)]
 
@@ -35,11 +34,11 @@ def rate(times: list[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def one_stream(baseline: Baseline, client: swarm.Client, rounds: int) -> dict:
+def one_stream(baseline: Baseline, client: swarm.Client, rounds: int, count: int) -> dict:
     ratios, theirs, ours, same = [], [], [], True
     for _ in range(rounds):
-        expected, base = baseline.generate([PROMPT], TOKENS)
-        tokens, times = stream_times(client, PROMPT, TOKENS)
+        expected, base = baseline.generate([PROMPT], count)
+        tokens, times = stream_times(client, PROMPT, count)
         same &= tokens == expected[0]
         theirs.append(rate(base))
         ours.append(rate(times))
@@ -56,15 +55,15 @@ def long_prompt(baseline: Baseline, client: swarm.Client, rounds: int) -> dict:
     return {f"{len(LONG)}-token prompt, swarm s to first token": times[0], "prompt, time ratio": median(ratios)}
 
 
-def together(baseline: Baseline, client: swarm.Client, rounds: int, sessions: int) -> dict:
+def together(baseline: Baseline, client: swarm.Client, rounds: int, sessions: int, count: int) -> dict:
     prompts = [[(at * 101 + token) % 40000 for token in PROMPT] for at in range(sessions)]
     ratios, theirs, ours, same = [], [], [], True
     for _ in range(rounds):
-        expected, base = baseline.generate(prompts, TOKENS)
+        expected, base = baseline.generate(prompts, count)
         answers: list[list[int]] = [[] for _ in prompts]
 
         def ask(at: int, into: list[list[int]] = answers) -> None:
-            into[at] = client.generate_tokens(prompts[at], max_new_tokens=TOKENS, ignore_eos=True)
+            into[at] = client.generate_tokens(prompts[at], max_new_tokens=count, ignore_eos=True)
 
         threads = [threading.Thread(target=ask, args=(at,)) for at in range(sessions)]
         began = time.perf_counter()
@@ -74,8 +73,8 @@ def together(baseline: Baseline, client: swarm.Client, rounds: int, sessions: in
             thread.join()
         taken = time.perf_counter() - began
         same &= answers == expected
-        theirs.append(sessions * TOKENS / base[-1])
-        ours.append(sessions * TOKENS / taken)
+        theirs.append(sessions * count / base[-1])
+        ours.append(sessions * count / taken)
         ratios.append(ours[-1] / theirs[-1])
     name = f"{sessions} sessions"
     return {f"{name}, baseline tok/s": median(theirs), f"{name}, swarm tok/s": median(ours), f"{name}, ratio": median(ratios), f"{name}, tokens equal": same}
@@ -97,6 +96,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of the baseline and of each peer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of each answer")
     parser.add_argument("--only", choices=("stream", "prompt", "sessions"), help="one of the three")
     args = parser.parse_args()
     folder = random_llama()
@@ -107,11 +107,11 @@ def main() -> None:
             stream_times(client, PROMPT, 2)
             figures: dict = {}
             if args.only in (None, "stream"):
-                figures |= one_stream(baseline, client, args.rounds)
+                figures |= one_stream(baseline, client, args.rounds, args.tokens)
             if args.only in (None, "prompt"):
                 figures |= long_prompt(baseline, client, max(args.rounds // 2, 1))
             if args.only in (None, "sessions"):
-                figures |= together(baseline, client, args.rounds, args.sessions)
+                figures |= together(baseline, client, args.rounds, args.sessions, args.tokens)
             figures |= memory(local)
     show(f"{args.peers} peers, {args.dtype}, {args.threads} threads", figures, args.json)
 

@@ -56,6 +56,8 @@ class ToyEngine:
         self._rooms, self._peer = room_of, peer
         self.queue: deque = deque()
         self.caches: dict[HopKey, list[list[bytes]]] = {}
+        self.positions = 0
+        """How many positions it has computed, again and again included."""
 
     def open(self, key: HopKey, order: Order) -> None:
         self.caches.setdefault(key, [[] for _ in range(key.start, key.stop)])
@@ -78,6 +80,7 @@ class ToyEngine:
                 del states[job:]
             return
         assert all(len(states) == job.start for states in cache), f"{key} runs {job.start} on a cache of {[len(states) for states in cache]}"
+        self.positions += len(job.tokens)
         rows = [str(token).encode() for token in job.tokens]
         if key.start > 0:
             assert job.hidden is not None
@@ -253,6 +256,7 @@ class World:
         choices: list = [("mail", pair) for pair, box in sorted(self.mail.items()) if box and pair[0] not in self.frozen and pair[1] not in self.frozen]
         choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
         if not choices:
+            assert self.trouble, "nothing happens any more, though nothing went wrong"
             self.thaw_all()
             self.do(self.client.open(self.route()))
             return
