@@ -72,7 +72,7 @@ def test_identity_in_use(capsys, local, model):
 
 
 def test_a_time_limit(capsys, ask):
-    assert "time allowed" in said(capsys, generate.main, "hello", *ask, "--timeout", "0.001", status=1)
+    assert "within 0.001 s" in said(capsys, generate.main, "hello", *ask, "--timeout", "0.001", status=1)
 
 
 def test_ctrl_c_keeps_the_text(ask, command):
