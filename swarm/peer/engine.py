@@ -142,19 +142,18 @@ class Engine:
         return [job for job in waiting if job.what not in steps] if until > now else waiting
 
     def _take(self, keys: Sequence[HopKey]) -> list[tuple[HopKey, _Slot, list[int], Compute]]:
-        """Pop each hop's oldest job, and the cuts before it. A hop that went meanwhile is skipped."""
+        """Pop each hop's oldest job, and the cuts before it. A hop that went, or whose job was voided, while another group ran is skipped; its cuts stay."""
         batch = []
         for key in keys:
             slot = self._slots.get(key)
+            if slot is None or not any(isinstance(entry, Compute) for entry in slot.queue):
+                continue
             cuts: list[int] = []
-            while slot is not None and slot.queue:
-                entry = slot.queue.popleft()
-                if isinstance(entry, Compute):
-                    batch.append((key, slot, cuts, entry))
-                    self._arrivals += 1
-                    slot.arrived = self._arrivals
-                    break
+            while not isinstance(entry := slot.queue.popleft(), Compute):
                 cuts.append(entry)
+            batch.append((key, slot, cuts, entry))
+            self._arrivals += 1
+            slot.arrived = self._arrivals
         return batch
 
     def _report(self, done: Sequence[_Done]) -> None:

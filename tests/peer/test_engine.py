@@ -136,6 +136,26 @@ def test_a_job_of_a_hop_that_went_does_not_answer_for_the_one_that_came_after():
     scenario(play)
 
 
+def test_a_cut_survives_when_the_job_before_it_is_voided_while_another_group_runs():
+    async def play(engine, model, seen):
+        for name in "ab":
+            engine.open(key(name), order(name))
+            engine.submit(key(name), job(1, 0, 1, 2))
+            await seen.get()
+        model.gate.clear()
+        model.entered.clear()
+        engine.submit(key("a"), job(2, 2, 3))
+        engine.submit(key("b"), job(2, 2, *range(20, 40)))  # a prompt's chunk: the second group of the same round
+        assert await asyncio.to_thread(model.entered.wait, 5)
+        engine.truncate(key("b"), 1)
+        model.gate.set()
+        assert await seen.get() == (b"a", 2, [6])
+        engine.submit(key("b"), job(3, 1, 7))
+        assert await seen.get() == (b"b", 3, [8])
+
+    scenario(play)
+
+
 def test_a_result_that_cannot_be_handed_on_fails_its_session_and_the_engine_goes_on():
     async def play(engine, model, seen):
         handed_on = engine.results.finished
