@@ -12,7 +12,7 @@ from typing import Protocol
 
 from swarm.client.table import PeerTable
 from swarm.core import PeerId, Span
-from swarm.errors import MissingLayers, Refused, TimedOut
+from swarm.errors import MissingLayers, Refused
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
 from swarm.routing.table import PeerView
@@ -47,13 +47,10 @@ class Planner:
     def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
         self._around, self._class = around, (revision, numerics)
 
-    async def find(
-        self, old: Route | None, length: int, goal: int, deadline: float | None, refusal: Refused | None = None, patience: float | None = None
-    ) -> Route:
+    async def find(self, old: Route | None, length: int, goal: int, refusal: Refused | None = None, patience: float | None = None) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
 
-        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out; TimedOut
-        at the deadline.
+        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
@@ -66,8 +63,6 @@ class Planner:
             now = around.clock()
             if now >= give_up and looks:  # never without having looked once
                 raise refusal or missing
-            if deadline is not None and now >= deadline:
-                raise TimedOut("the time allowed for this answer ran out while looking for peers")
             if looks == 1:
                 log.warning("waiting up to %.0f s for somebody to serve layers %s", give_up - now, missing.layers)
             if looks:

@@ -283,7 +283,7 @@ class Session:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
         try:
             async with asyncio.timeout_at(deadline):
-                await self._follow(answer, deadline)
+                await self._follow(answer)
         except TimeoutError:
             answer.put_nowait(TimedOut(OVERDUE, tuple(self._machine.history[began:])))
         except SwarmError as error:
@@ -294,12 +294,12 @@ class Session:
             log.exception("a turn failed in a way nobody foresaw")
             answer.put_nowait(SwarmError(f"this is a bug: {error!r}"))
 
-    async def _follow(self, answer: asyncio.Queue[Token | SwarmError], deadline: float | None) -> None:
-        await self._open_turn(deadline)
+    async def _follow(self, answer: asyncio.Queue[Token | SwarmError]) -> None:
+        await self._open_turn()
         while True:
-            effect = await self._next(deadline)
+            effect = await self._next()
             if isinstance(effect, Reroute):
-                await self._reroute(effect, deadline)
+                await self._reroute(effect)
                 continue
             self._sick, self._silences, self._chain_answers = None, 0, True
             self._trouble.clear()
@@ -319,33 +319,27 @@ class Session:
             raise PromptTooLong(length + (max_new or 1), self._host.max_length)
         return max_new if max_new is not None else min(USUAL_ANSWER, room)
 
-    async def _open_turn(self, deadline: float | None) -> None:
+    async def _open_turn(self) -> None:
         """Take the route of the last turn again, unless it broke meanwhile."""
         while not self._events.empty():
             self._events.get_nowait()
         if self._route is None or self._sick is not None:
             self._sick = None
-            await self._find_route(deadline)
+            await self._find_route()
         else:
             await self._open(self._route)
 
-    async def _next(self, deadline: float | None) -> Deliver | Reroute:
+    async def _next(self) -> Deliver | Reroute:
         """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
         patience = self._silence_allowed()
-        until = patience + self._host.clock()
-        while True:
-            now = self._host.clock()
-            if deadline is not None and now >= deadline:
-                raise TimedOut(OVERDUE)
-            try:
-                async with asyncio.timeout(min(until, deadline or until) - now):
+        try:
+            async with asyncio.timeout(patience):
+                while True:
                     chain, effect = await self._events.get()
-            except TimeoutError:
-                if self._host.clock() < until:
-                    continue
-                return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
-            if chain == self._machine.chain or isinstance(effect, Deliver):
-                return effect  # type: ignore[return-value]
+                    if chain == self._machine.chain or isinstance(effect, Deliver):
+                        return effect  # type: ignore[return-value]
+        except TimeoutError:
+            return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
 
     def _silence_allowed(self) -> float:
         if self._chain_answers:
@@ -355,12 +349,12 @@ class Session:
 
     # --- routes -----------------------------------------------------------------------------------------------------------------------------------------------
 
-    async def _reroute(self, broken: Reroute, deadline: float | None) -> None:
+    async def _reroute(self, broken: Reroute) -> None:
         """Replace what failed and go on. A hop that only forgot us is opened again; a silent chain is tried once more, then planned anew."""
         self._stopwatch.reroutes += 1
         log.info("the chain broke at hop %d (%s): %s %s", broken.hop, broken.peer, broken.reason, broken.detail)
         if broken.reason == "silent":
-            await self._after_silence(broken, deadline)
+            await self._after_silence(broken)
             return
         if broken.reason == "unknown" and self._sick != "unknown" and self._route is not None:
             self._sick = "unknown"
@@ -370,7 +364,7 @@ class Session:
         if broken.peer == self._host.peer:
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "leaving":
-            await self._move_off(broken.peer, deadline)
+            await self._move_off(broken.peer)
             return
         failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
         if broken.reason in ("refused", "overloaded", "failed"):
@@ -380,9 +374,9 @@ class Session:
         since = self._trouble.setdefault(broken.peer, self._host.clock())
         if self._host.clock() > since + self._host.patience:
             raise failure
-        await self._find_route(deadline, failure if isinstance(failure, Refused) else None)
+        await self._find_route(failure if isinstance(failure, Refused) else None)
 
-    async def _after_silence(self, broken: Reroute, deadline: float | None) -> None:
+    async def _after_silence(self, broken: Reroute) -> None:
         """Every link lives and no token comes: some hop hangs, and nobody knows which. Try the same hops once, then others, then give up."""
         self._silences += 1
         if self._silences == 1 and self._route is not None:
@@ -394,21 +388,21 @@ class Session:
             if hop.peer != self._host.peer:
                 self._host.table.shun(hop.peer, self._host.clock())
         self._route = None
-        await self._find_route(deadline)
+        await self._find_route()
 
-    async def _move_off(self, peer: PeerId, deadline: float | None) -> None:
+    async def _move_off(self, peer: PeerId) -> None:
         """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
         length = len(self._machine.history)
         try:
-            route = await self._planner.find(self._route, length, self._machine.goal, deadline, patience=0)
+            route = await self._planner.find(self._route, length, self._machine.goal, patience=0)
         except MissingLayers:
             log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
         else:
             await self._open(route)
 
-    async def _find_route(self, deadline: float | None, refusal: Refused | None = None) -> None:
+    async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self._machine.history)
-        await self._open(await self._planner.find(self._route, length, self._machine.goal, deadline, refusal))
+        await self._open(await self._planner.find(self._route, length, self._machine.goal, refusal))
 
     async def _open(self, route: Route) -> None:
         """Raise the chain over a route."""
