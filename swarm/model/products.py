@@ -1,0 +1,127 @@
+"""Room: model. Matrix products for the few rows of a decoding step. Knows linear layers and this machine's BLAS; not models, spans or sessions.
+
+A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
+the product in the usual way, MKL reads float32 weights at half the speed for one row, and at a third for two to four, of what it reaches when the same product
+is spelled differently (docs/performance.md). Which spelling wins depends on processor, library, dtype and threads, so it is measured once at start, on weights
+that are really held. Every spelling computes the same sums; only their order, and so the last bits, may differ.
+
+Shapes: T = rows (tokens), I = inputs, O = outputs of a layer, P = pieces a matrix is cut into.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""x_TI, w_OI → y_TO."""
+
+MEASURED = (1, 2, 4, 8, 16)
+"""Rows that are timed. Fewer than 16 rows use the choice of the next higher number here; more of them leave reading behind and multiply, which every BLAS
+does well."""
+
+LEAST = 2**18
+"""Numbers in a matrix below which it is left alone: it stays in the processor's cache, where nothing is to be gained."""
+
+SAMPLE = 96 * 2**20
+"""Bytes of weights read for one timing: several times a large cache, or the cache is what is timed."""
+
+ROUNDS = 3
+GAIN = 1.15
+"""How much faster than the usual product another must be to be taken: less may be noise."""
+
+
+def usual(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
+    return linear(x_TI, w_OI)
+
+
+def weights_first(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
+    """The transposed product, which walks the weights row by row."""
+    return torch.mm(w_OI, x_TI.t()).t().contiguous()
+
+
+def weights_in_pieces(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
+    """The transposed product of a batch of pieces, which even a BLAS that runs one product on one thread spreads over several."""
+    pieces, (rows, inputs), outputs = _pieces(w_OI), x_TI.shape, w_OI.shape[0]
+    y_PoT = torch.bmm(w_OI.view(pieces, outputs // pieces, inputs), x_TI.t()[None].expand(pieces, inputs, rows))
+    return y_PoT.view(outputs, rows).t().contiguous()
+
+
+def rows_by_pieces(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
+    """The usual product with each piece."""
+    pieces, (rows, inputs), outputs = _pieces(w_OI), x_TI.shape, w_OI.shape[0]
+    y_PTo = torch.bmm(x_TI[None].expand(pieces, rows, inputs), w_OI.view(pieces, outputs // pieces, inputs).transpose(1, 2))
+    return y_PTo.transpose(0, 1).reshape(rows, outputs)
+
+
+PRODUCTS: tuple[Product, ...] = (usual, weights_first, weights_in_pieces, rows_by_pieces)
+
+
+def _pieces(w_OI: torch.Tensor) -> int:
+    """As many pieces as threads, if the outputs can be shared out evenly; two at least, since batched products have kernels of their own."""
+    wanted = max(torch.get_num_threads(), 2)
+    return next((pieces for pieces in (wanted, 2) if w_OI.shape[0] % pieces == 0), 1)
+
+
+class TunedLinear(nn.Linear):
+    """A linear layer that knows how it is best multiplied: `products[T]` for T rows, the usual way beyond. Made by `tune`, from an ordinary one."""
+
+    products: tuple[Product, ...]
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        rows = input.numel() // self.in_features
+        if not 0 < rows < len(self.products):
+            return linear(input, self.weight, self.bias)
+        out = self.products[rows](input.reshape(rows, self.in_features), self.weight)
+        return (out if self.bias is None else out + self.bias).view(*input.shape[:-1], self.out_features)
+
+
+def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Time the products on some of the model's own weights and let its large linear layers use what wins. Takes about half a second; does nothing where the
+    model has no large matrices, or does not live on a CPU."""
+    layers = [module for module in model.modules() if type(module) is nn.Linear and module.weight.numel() >= LEAST and module.weight.device.type == "cpu"]
+    if not layers:
+        return
+    products = choose(_sample([layer.weight for layer in layers]), clock)
+    if all(product is usual for product in products):
+        return
+    for layer in layers:
+        layer.__class__ = TunedLinear
+        cast(TunedLinear, layer).products = products
+
+
+def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The first weights that make up SAMPLE bytes, or all."""
+    chosen, size = [], 0
+    for weight in weights:
+        if size >= SAMPLE:
+            break
+        chosen.append(weight)
+        size += weight.nbytes
+    return chosen
+
+
+@torch.inference_mode()
+def choose(weights: Sequence[torch.Tensor], clock: Callable[[], float]) -> tuple[Product, ...]:
+    """The best product for 0 (unused), 1, 2, … 16 rows of these weights."""
+    best = {rows: _fastest(weights, rows, clock) for rows in MEASURED}
+    return (usual, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
+
+
+def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], float]) -> Product:
+    """The shortest of a few rounds counts for each product: noise only makes longer."""
+    inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights}
+    times: list[float] = [float("inf")] * len(PRODUCTS)
+    for _ in range(ROUNDS):
+        for at, product in enumerate(PRODUCTS):
+            began = clock()
+            for weight in weights:
+                product(inputs[weight.shape[1]], weight)
+            times[at] = min(times[at], clock() - began)
+    winner = min(range(len(PRODUCTS)), key=times.__getitem__)
+    return PRODUCTS[winner] if times[0] > GAIN * times[winner] else usual

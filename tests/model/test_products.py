@@ -1,0 +1,78 @@
+"""Every spelling of a matrix product gives the same sums; the fastest one is taken, and only if it is clearly faster; layers then use it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from swarm.model.products import GAIN, LEAST, MEASURED, PRODUCTS, TunedLinear, choose, rows_by_pieces, tune, usual, weights_first, weights_in_pieces
+
+
+class Stopwatch:
+    """A clock under which each product takes the seconds it is told to, in the order in which products are timed."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._times = itertools.accumulate(itertools.chain.from_iterable((0.0, taken) for taken in itertools.cycle(seconds)))
+
+    def __call__(self) -> float:
+        return next(self._times)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("outputs", [48, 33, 1])
+def test_every_product_gives_the_same_sums(product, rows, outputs):
+    x_TI, w_OI = random(rows, 40), random(outputs, 40)
+    out = product(x_TI, w_OI)
+    assert out.shape == (rows, outputs)
+    assert out.is_contiguous()  # families look at it with `view`
+    torch.testing.assert_close(out, linear(x_TI, w_OI), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("winner", range(len(PRODUCTS)))
+def test_the_fastest_product_is_chosen(winner):
+    seconds = [1.0] * len(PRODUCTS)
+    seconds[winner] = 0.5
+    assert choose([random(32, 32)], Stopwatch(*seconds)) == (usual, *[PRODUCTS[winner]] * MEASURED[-1])
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(GAIN * 0.99, usual), (GAIN * 1.01, weights_first)])
+def test_a_product_that_is_hardly_faster_is_not_worth_it(gain, chosen):
+    assert set(choose([random(32, 32)], Stopwatch(gain, 1.0, 2.0, 2.0))) == {usual, chosen}
+
+
+def big(bias: bool) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(LEAST // 512, 512, bias=bias)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("winner", [weights_first, weights_in_pieces, rows_by_pieces])
+def test_tuned_layers_answer_as_before_whatever_the_number_of_rows(bias, winner):
+    model = nn.Sequential(big(bias))
+    inputs = [random(1, rows, model[0].in_features) for rows in (1, 2, 5, 16, 17)] + [random(0, model[0].in_features), random(model[0].in_features)]
+    before = [model(x) for x in inputs]
+    tune(model, Stopwatch(*(0.5 if product is winner else 1.0 for product in PRODUCTS)))
+    assert type(model[0]) is TunedLinear
+    assert winner in model[0].products
+    for x, expected in zip(inputs, before, strict=True):
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_small_layers_and_those_the_usual_way_serves_best_stay_what_they_are():
+    small, large = nn.Linear(8, 8), big(False)
+    tune(nn.Sequential(small), Stopwatch(1.0, 0.1, 0.1, 0.1))
+    tune(nn.Sequential(large), Stopwatch(0.5, 1.0, 1.0, 1.0))
+    assert type(small) is type(large) is nn.Linear
+
+
+def test_a_model_without_linear_layers_is_left_alone():
+    tune(nn.Sequential(nn.Identity()))
