@@ -3,7 +3,8 @@
 A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
 the product in the usual way, MKL reads float32 weights at half the speed for one row, and at a third for two to four, of what it reaches when the same product
 is spelled differently (docs/performance.md). Which spelling wins depends on processor, library, dtype and threads, so it is measured once at start, on weights
-that are really held. Every spelling computes the same sums; only their order, and so the last bits, may differ.
+that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers that start together on one machine
+disturb each other's timings. Every spelling computes the same sums; only their order, and so the last bits, may differ.
 
 Shapes: T = rows (tokens), I = inputs, O = outputs of a layer, P = pieces a matrix is cut into.
 """
@@ -33,7 +34,7 @@ SAMPLE = 96 * 2**20
 
 ROUNDS = 3
 GAIN = 1.15
-"""How much faster than the usual product another must be to be taken: less may be noise."""
+"""How much faster than the expected product another must be to be taken instead: less may be noise."""
 
 
 def usual(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
@@ -60,6 +61,9 @@ def rows_by_pieces(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
 
 
 PRODUCTS: tuple[Product, ...] = (usual, weights_first, weights_in_pieces, rows_by_pieces)
+
+EXPECTED: dict[int, Product] = {1: weights_in_pieces, 2: weights_first, 4: weights_first, 8: rows_by_pieces, 16: rows_by_pieces}
+"""What won for float32 with MKL, by rows. Other dtypes have kernels of their own behind the usual product."""
 
 
 def _pieces(w_OI: torch.Tensor) -> int:
@@ -108,13 +112,14 @@ def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def choose(weights: Sequence[torch.Tensor], clock: Callable[[], float]) -> tuple[Product, ...]:
-    """The best product for 0 (unused), 1, 2, … 16 rows of these weights."""
+    """The best product for 0 (unused), 1, 2, … 16 rows of these weights, which are of one dtype."""
     best = {rows: _fastest(weights, rows, clock) for rows in MEASURED}
     return (usual, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
 
 
 def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], float]) -> Product:
     """The shortest of a few rounds counts for each product: noise only makes longer."""
+    expected = PRODUCTS.index(EXPECTED[rows] if weights[0].dtype == torch.float32 else usual)
     inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights}
     times: list[float] = [float("inf")] * len(PRODUCTS)
     for _ in range(ROUNDS):
@@ -124,4 +129,4 @@ def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], flo
                 product(inputs[weight.shape[1]], weight)
             times[at] = min(times[at], clock() - began)
     winner = min(range(len(PRODUCTS)), key=times.__getitem__)
-    return PRODUCTS[winner] if times[0] > GAIN * times[winner] else usual
+    return PRODUCTS[winner if times[expected] > GAIN * times[winner] else expected]

@@ -1,0 +1,50 @@
+"""How fast this machine reads weights, for each spelling of a matrix product and few rows: `python -m bench.products [--dtype float32] [--threads 2] [--json]`.
+
+Gigabytes of weights a second over all matrices of eight layers of the random Llama, which no cache holds; every product takes its turn in each round, medians.
+"""
+
+from __future__ import annotations
+
+import time
+
+from bench.common import arguments, median, random_llama, show
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=8)
+    args = parser.parse_args()
+
+    import torch
+    from safetensors import safe_open
+
+    from swarm.model.products import LEAST, MEASURED, PRODUCTS, choose
+
+    torch.set_num_threads(args.threads)
+    with safe_open(random_llama() / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if any(f".layers.{layer}." in name for layer in range(args.layers))]
+        tensors = [file.get_tensor(name).to(getattr(torch, args.dtype)) for name in names]
+    weights = [tensor for tensor in tensors if tensor.dim() == 2 and tensor.numel() >= LEAST]
+    size = sum(weight.nbytes for weight in weights)
+    figures: dict[str, object] = {}
+    with torch.inference_mode():
+        for rows in MEASURED:
+            inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]).to(weight.dtype) for weight in weights}
+            rates: dict[str, list[float]] = {product.__name__: [] for product in PRODUCTS}
+            for _ in range(args.rounds):
+                for product in PRODUCTS:
+                    began = time.perf_counter()
+                    for weight in weights:
+                        product(inputs[weight.shape[1]], weight)
+                    rates[product.__name__].append(size / (time.perf_counter() - began) / 1e9)
+            figures[f"{rows} rows, GB/s"] = ", ".join(f"{name} {median(seen):.1f}" for name, seen in rates.items())
+        chosen = choose(weights, time.perf_counter)
+    figures["chosen for 1, 2, 4, 8, 16 rows"] = ", ".join(chosen[rows].__name__ for rows in MEASURED)
+    show(f"{args.dtype}, {args.threads} threads, {size / 2**20:.0f} MiB of weights", figures, args.json)
+
+
+if __name__ == "__main__":
+    main()
