@@ -88,6 +88,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises InvalidSampling, also when it comes from the wire. Written as `not (inside)` so that NaN fails too."""
+        for name in ("top_k", "seed", *(() if self.logprobs is None else ("logprobs",))):
+            if not isinstance(getattr(self, name), int):
+                raise InvalidSampling(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            if not isinstance(getattr(self, name), int | float):
+                raise InvalidSampling(f"{name} must be a number, not {getattr(self, name)!r}")
+        if not all(isinstance(token, int) and token >= 0 for token in self.stop_ids):
+            raise InvalidSampling(f"stop token ids are whole numbers from 0 on, not {list(self.stop_ids)!r:.80}")
         if not 0 <= self.temperature <= 100:
             raise InvalidSampling(f"temperature must be between 0 (greedy) and 100, not {self.temperature}")
         if not 0 <= self.top_k <= 2**31:

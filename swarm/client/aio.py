@@ -92,7 +92,7 @@ class Client:
                 await self._start()
         except TimeoutError as error:
             await self.close()
-            raise TimedOut(f"could not join the swarm within {self._timeout:g} s; is the network up, and are the initial peers the right ones?") from error
+            raise TimedOut(f"could not join the swarm within {self._timeout} s; is the network up, and are the initial peers the right ones?") from error
         except BaseException:
             await self.close()
             raise
@@ -180,6 +180,10 @@ class Client:
     @property
     def max_length(self) -> int:
         return self._model.shape.max_length
+
+    @property
+    def vocab(self) -> int:
+        return self._model.shape.vocab
 
     @property
     def eos(self) -> tuple[int, ...]:

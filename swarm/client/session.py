@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -56,6 +57,9 @@ class Host(Surroundings, Protocol):
     def max_length(self) -> int: ...
 
     @property
+    def vocab(self) -> int: ...
+
+    @property
     def eos(self) -> tuple[int, ...]: ...
 
     @property
@@ -68,6 +72,14 @@ class Host(Surroundings, Protocol):
     async def prepare(self, route: Route) -> None: ...
 
     def forget(self, session: SessionId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An answer on its way from tokens to text: what its two halves hold back outlives a turn that broke off, so that `resume` loses no letter."""
+
+    cutter: StopStrings
+    detokenizer: Any
 
 
 class Session:
@@ -90,7 +102,7 @@ class Session:
         self._aborted: SwarmError | None = None
         self._driver: asyncio.Task[None] | None = None
         self._answer: asyncio.Queue[Token | SwarmError] | None = None
-        self._last: tuple[Sampling, tuple[str, ...], int] | None = None
+        self._last: tuple[Sampling, Reading | None, int] | None = None
 
     async def __aenter__(self) -> Session:
         return self
@@ -147,8 +159,9 @@ class Session:
         history = self._machine.history
         ids = text.encode_chat([{"role": "user", "content": prompt}]) if chat else text.encode(prompt, continues=bool(history))
         sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, None)
-        async for piece in self._text(ids, sampling, (stop,) if isinstance(stop, str) else tuple(stop), max_new_tokens, timeout):
-            yield piece
+        async with contextlib.aclosing(self._text(ids, sampling, self._reading(stop), max_new_tokens, timeout)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def stream_tokens(self, tokens: Sequence[int], **options: Any) -> AsyncGenerator[int, None]:
         """Token ids in, new token ids out, the stop token included. Options as for `stream_details`."""
@@ -174,7 +187,7 @@ class Session:
     ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
         sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs)
-        async with contextlib.aclosing(self._turn(list(tokens), sampling, max_new_tokens, timeout)) as turn:
+        async with contextlib.aclosing(self._turn(self._ids(tokens), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
 
@@ -182,9 +195,10 @@ class Session:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
         if self._last is None:
             raise UsageError("there is nothing to resume: no answer broke off")
-        sampling, stops, left = self._last
-        async for piece in self._text([], sampling, stops, max_new_tokens or left, timeout):
-            yield piece
+        sampling, reading, left = self._last
+        async with contextlib.aclosing(self._text([], sampling, reading or self._reading(), max_new_tokens or left, timeout)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         """End the session everywhere. Idempotent."""
@@ -225,10 +239,24 @@ class Session:
         drawn = self._draw_seed() if seed is None else seed
         return Sampling(temperature, top_k, top_p, min_p, repetition_penalty, drawn, ends, logprobs)
 
-    async def _text(self, ids: list[int], sampling: Sampling, stops: tuple[str, ...], max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
+    def _reading(self, stop: Sequence[str] | str = ()) -> Reading:
+        return Reading(StopStrings(stop), self._host.text.detokenizer())
+
+    def _ids(self, tokens: Sequence[int]) -> list[int]:
+        """Checked here: a token that no model has would be taken for a fault of the peers."""
+        vocab = self._host.vocab
+        try:
+            ids = [operator.index(token) for token in tokens]
+        except TypeError as error:
+            raise UsageError(f"token ids are whole numbers ({error})") from error
+        if wrong := [token for token in ids if not 0 <= token < vocab]:
+            raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {vocab - 1}")
+        return ids
+
+    async def _text(self, ids: list[int], sampling: Sampling, reading: Reading, max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
         """Tokens of a turn as text. A stop string ends the turn where the text before it ends; what overshot leaves the history."""
-        cutter, detokenizer = StopStrings(stops), self._host.text.detokenizer()
-        async with contextlib.aclosing(self._turn(ids, sampling, max_new, timeout, stops)) as turn:
+        cutter, detokenizer = reading.cutter, reading.detokenizer
+        async with contextlib.aclosing(self._turn(ids, sampling, max_new, timeout, reading)) as turn:
             async for token in turn:
                 if token.finish == "stop" and token.id in sampling.stop_ids:
                     break
@@ -242,7 +270,7 @@ class Session:
                 yield shown
 
     async def _turn(
-        self, prompt: list[int], sampling: Sampling, max_new: int | None, timeout: float | None, stops: tuple[str, ...] = ()
+        self, prompt: list[int], sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
     ) -> AsyncGenerator[Token, None]:
         if self._closed:
             raise Closed("this session is closed; open another")
@@ -277,7 +305,8 @@ class Session:
             if self._machine.running or len(self._machine.history) > end:
                 self._do(self._machine.cut(end))
             left = began + max_new - end
-            self._last = (sampling, stops, left) if left > 0 and not ended else None
+            over = ended or left <= 0 or (reading is not None and reading.cutter.stopped)
+            self._last = None if over else (sampling, reading, left)
 
     async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""

@@ -1,0 +1,200 @@
+"""A session against a ring of one scripted peer, in virtual time: what a reader sees when an answer breaks off, is left early or resumed, and what is refused
+before a peer ever hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import Sequence
+
+import pytest
+
+from swarm.client.session import Session
+from swarm.client.table import PeerTable
+from swarm.core import CLIENT, Span
+from swarm.errors import InvalidSampling, MissingLayers, TimedOut, UsageError
+from swarm.routing.table import PeerView
+from swarm.wire import Broken, Drawn, Grant, Have, Open, SessionMessage, Step, decode_order
+from tests.net.virtual import run
+
+PEER, ME, COMPONENTS = "peer", "me", 4
+ANSWER = "hello wörld, and then some more"
+PROMPT = "say: "
+
+
+class Bytes:
+    """A tokenizer of UTF-8 bytes."""
+
+    def encode(self, prompt: str, continues: bool = False) -> list[int]:
+        return list(prompt.encode())
+
+    def detokenizer(self) -> Bytes:
+        fresh = Bytes()
+        fresh._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return fresh
+
+    def feed(self, token: int) -> str:
+        return self._decoder.decode(bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class Host:
+    """A client whose only peer says ANSWER, a byte a position, wherever the prompt ended. `deaf_from` is a position it loses itself before."""
+
+    peer, components, own, own_addrs, max_length, vocab, eos, patience = ME, COMPONENTS, (), (), 4096, 256, (), 0.0
+
+    def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None) -> None:
+        self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
+        self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
+        self.sent: list[SessionMessage] = []
+        self._script, self._began = ANSWER.encode(), len(prompt.encode())
+        self._chain, self._length, self._emit, self._until, self._limit = 0, 0, 0, 0, 0
+
+    def new_session(self) -> Session:
+        self.session = Session(self, b"s" * 16, "", "", lambda: 1)
+        return self.session
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def refresh(self) -> None: ...
+
+    def learn(self, route: object) -> None: ...
+
+    def forget(self, session: bytes) -> None: ...
+
+    def send(self, peer: str, message: SessionMessage) -> None:
+        self.sent.append(message)
+        if isinstance(message, Open):
+            order = decode_order(message.order)
+            self._chain, self._emit, self._until, self._limit = order.chain, order.emit_from, order.until, order.limit
+            self._length = min((start for _, start in order.starts), default=0)
+            self._say(Have(message.session, message.chain, CLIENT, 0, self._length, True))
+        elif isinstance(message, Step):
+            self._length = message.start + len(message.tokens)
+            self._go_on(message.session)
+        elif isinstance(message, Grant):
+            self._until = message.until
+            self._go_on(message.session)
+
+    def _go_on(self, session: bytes) -> None:
+        while self._emit <= self._length and self._length <= self._until:
+            at, chain = self._length, self._chain
+            if self.deaf_from is not None and at >= self.deaf_from:
+                self._say(Broken(session, chain, CLIENT, 0, "lost", "scripted"))
+                return
+            token, last = self._script[(at - self._began) % len(self._script)], at + 1 >= self._limit
+            self._say(Drawn(session, chain, CLIENT, 0, at, (token,), "length" if last else None, (), (10,)))
+            self._length += 1
+            if last:
+                return
+
+    def _say(self, message: SessionMessage) -> None:
+        asyncio.get_running_loop().call_soon(self.session.receive, PEER, message)
+
+    def recover(self) -> None:
+        self.deaf_from = None
+        self.table = PeerTable()
+        self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
+
+
+async def pieces_of(stream, into: list[str]) -> list[str]:
+    async for piece in stream:
+        into.append(piece)
+    return into
+
+
+def test_a_whole_answer_arrives():
+    async def main() -> str:
+        async with Host().new_session() as session:
+            return await session.generate(PROMPT, max_new_tokens=len(ANSWER.encode()))
+
+    assert run(main()) == ANSWER
+
+
+@pytest.mark.parametrize("how", ["stream", "resume"])
+def test_a_text_that_is_left_early_ends_its_turn_at_once(how):
+    async def main() -> str:
+        host = Host(deaf_from=len(PROMPT) + 3 if how == "resume" else None)
+        async with host.new_session() as session:
+            pieces = session.stream(PROMPT, max_new_tokens=20)
+            if how == "resume":
+                with pytest.raises(MissingLayers):
+                    await pieces_of(pieces, [])
+                host.recover()
+                pieces = session.resume()
+            await anext(pieces)
+            await pieces.aclose()
+            host._began = len(session.tokens) + len(PROMPT)
+            return await session.generate(PROMPT, max_new_tokens=5)
+
+    assert run(main()) == "hello"
+
+
+@pytest.mark.parametrize("broken_after", range(1, len(ANSWER.encode())))
+@pytest.mark.parametrize(("stop", "expected"), [((), ANSWER), (("wörld, or", "and now"), ANSWER), (("then",), "hello wörld, and ")])
+def test_resuming_loses_no_letter_wherever_the_answer_broke(broken_after, stop, expected):
+    """In the middle of a character, and in the middle of what might have become a stop string, or did."""
+
+    async def main() -> str:
+        host = Host(deaf_from=len(PROMPT) + broken_after)
+        shown: list[str] = []
+        async with host.new_session() as session:
+            try:
+                await pieces_of(session.stream(PROMPT, max_new_tokens=len(ANSWER.encode()), stop=stop), shown)
+            except MissingLayers:
+                host.recover()
+                await pieces_of(session.resume(), shown)
+        return "".join(shown)
+
+    assert run(main()) == expected
+
+
+def test_an_answer_that_ended_with_its_stop_string_cannot_be_resumed():
+    async def main() -> None:
+        async with Host().new_session() as session:
+            assert await session.generate(PROMPT, max_new_tokens=30, stop=" w") == "hello"
+            with pytest.raises(UsageError, match="nothing to resume"):
+                await pieces_of(session.resume(), [])
+
+    run(main())
+
+
+@pytest.mark.parametrize("tokens", [[-1], [256], [1, 2, 10**12], [1.5], ["a"], [None]])
+def test_token_ids_that_no_model_has_are_the_callers_mistake(tokens: Sequence[object]):
+    async def main() -> list[SessionMessage]:
+        host = Host()
+        async with host.new_session() as session:
+            with pytest.raises(UsageError, match="token"):
+                [token async for token in session.stream_tokens(tokens, max_new_tokens=4)]
+            assert session.tokens == ()
+        return host.sent
+
+    assert run(main()) == []
+
+
+@pytest.mark.parametrize("option", [{"seed": 1.5}, {"top_k": 2.5}, {"temperature": "hot"}, {"top_p": None}, {"stop_ids": ["x"]}, {"stop_ids": [-4]}])
+def test_sampling_of_the_wrong_type_is_the_callers_mistake(option):
+    async def main() -> list[SessionMessage]:
+        host = Host()
+        async with host.new_session() as session:
+            with pytest.raises(InvalidSampling):
+                await session.generate(PROMPT, max_new_tokens=4, **option)
+        return host.sent
+
+    assert run(main()) == []
+
+
+def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():
+    async def main() -> float:
+        host = Host()
+        host._say = lambda message: None
+        async with host.new_session() as session:
+            began = host.clock()
+            with pytest.raises(TimedOut):
+                await session.generate(PROMPT, max_new_tokens=4, timeout=3.0)
+            return host.clock() - began
+
+    assert run(main()) == pytest.approx(3.0)
