@@ -143,6 +143,12 @@ def size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def short_name(text: str) -> str:
+    if len(text) > 64 or not text.isprintable():
+        raise argparse.ArgumentTypeError("a name is one line of at most 64 characters")
+    return text
+
+
 def set_threads(threads: int | None) -> None:
     """How many threads computing may use. Before torch loads: OpenMP reads its settings once. Passive waiting, because a spinning pool steals the cores that
     other peers of this machine, or the network, need."""

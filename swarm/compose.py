@@ -138,7 +138,7 @@ class OwnEnds:
 
 @contextlib.asynccontextmanager
 async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
-    """Hold embed and head in this process: the same hop room that serves peers, for one client."""
+    """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.machines.ledger import CacheLedger
     from swarm.model.span import SpanModel
     from swarm.net.identity import verify
@@ -150,15 +150,31 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=dtype)
     engine = Engine(model)
     offer = Offer(opened.revision or "", model.numerics, shape.components, spans, shape.max_length)
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=time.monotonic, verify=verify, veil=_veil(secrets.token_bytes(32)))
+    room = HopRoom(
+        connection.links,
+        engine,
+        offer,
+        CacheLedger(2**40, 1),
+        clock=time.monotonic,
+        verify=verify,
+        veil=_veil(secrets.token_bytes(32)),
+        only=connection.links.peer,
+    )
     engine.results = room
-    running = asyncio.create_task(engine.run(), name="own ends")
+    tasks = {asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases")}
     try:
         yield OwnEnds(spans, model.numerics, room)
     finally:
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def _keep_ticking(room: HopRoom) -> None:
+    """Own hops whose farewell was lost go when their lease does."""
+    while True:
+        await asyncio.sleep(1.0)
+        room.tick()
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,7 +390,7 @@ class Session:
             await self._open(self._route)
             return
         self._sick = None
-        if broken.peer == self._host.peer:
+        if broken.peer == self._host.peer and (broken.reason != "lost" or self._route is None):
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "leaving":
             await self._move_off(broken.peer)
@@ -403,6 +403,9 @@ class Session:
         since = self._trouble.setdefault(broken.peer, self._host.clock())
         if self._host.clock() > since + self._host.patience:
             raise failure
+        if broken.peer == self._host.peer and self._route is not None:  # the last peer lost its way to our own head; we are still here
+            await self._open(self._route)
+            return
         await self._find_route(failure if isinstance(failure, Refused) else None)
 
     async def _after_silence(self, broken: Reroute) -> None:

@@ -78,12 +78,14 @@ class HopRoom:
         limits: HopLimits = HopLimits(),
         changed: Callable[[], None] = lambda: None,
         veil: Callable[[SessionId, int, int], int] | None = None,
+        only: PeerId | None = None,
     ) -> None:
+        """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
-        self._changed, self._veil = changed, veil
+        self._changed, self._veil, self._only = changed, veil, only
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
 
     @property
@@ -189,6 +191,8 @@ class HopRoom:
         ours = order.route[message.to]
         if ours.peer != self._links.peer or sender != order.sender(message.to):
             return "refused", "this order is not for this peer"
+        if self._only is not None and order.client != self._only:
+            return "refused", "these ends serve their own client alone"
         if order.revision != self.offer.revision or order.numerics != self.offer.numerics:
             return "refused", "the peer serves another revision of the model"
         try:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from swarm.cli import bootstrap, generate, serve
-from swarm.cli.arguments import Parser, addresses, number, size
+from swarm.cli.arguments import Parser, addresses, number, short_name, size
 from swarm.errors import InvalidConfig
 
 COMMANDS = ["serve", "generate", "bootstrap"]
@@ -123,3 +123,10 @@ def test_numbers_have_bounds():
 def test_abbreviations_are_not_guessed():
     with pytest.raises(InvalidConfig, match="--por"):
         bootstrap.parser().read(["--por", "1"])
+
+
+def test_a_name_is_short_and_of_one_line():
+    assert short_name("Anna's machine") == "Anna's machine"
+    for text in ("x" * 65, "two\nlines"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            short_name(text)

@@ -43,9 +43,10 @@ class Bytes:
 class Host:
     """A client whose only peer says ANSWER, a byte a position, wherever the prompt ended. `deaf_from` is a position it loses itself before."""
 
-    peer, components, own, own_addrs, max_length, vocab, eos, patience = ME, COMPONENTS, (), (), 4096, 256, (), 0.0
+    peer, components, own_addrs, max_length, vocab, eos, patience = ME, COMPONENTS, (), 4096, 256, (), 0.0
 
-    def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None) -> None:
+    def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
+        self.own, self.prepared = own, 0
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
         self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
         self.sent: list[SessionMessage] = []
@@ -62,6 +63,9 @@ class Host:
     async def refresh(self) -> None: ...
 
     def learn(self, route: object) -> None: ...
+
+    async def prepare(self, route: object) -> None:
+        self.prepared += 1
 
     def forget(self, session: bytes) -> None: ...
 
@@ -83,7 +87,8 @@ class Host:
         while self._emit <= self._length and self._length <= self._until:
             at, chain = self._length, self._chain
             if self.deaf_from is not None and at >= self.deaf_from:
-                self._say(Broken(session, chain, CLIENT, 0, "lost", "scripted"))
+                self._say(Broken(session, chain, CLIENT, 2 if self.own else 0, "lost", "scripted"))
+                self.deaf_from = None if self.own else at
                 return
             token, last = self._script[(at - self._began) % len(self._script)], at + 1 >= self._limit
             self._say(Drawn(session, chain, CLIENT, 0, at, (token,), "length" if last else None, (), (10,)))
@@ -92,7 +97,7 @@ class Host:
                 return
 
     def _say(self, message: SessionMessage) -> None:
-        asyncio.get_running_loop().call_soon(self.session.receive, PEER, message)
+        asyncio.get_running_loop().call_soon(self.session.receive, ME if self.own else PEER, message)
 
     def recover(self) -> None:
         self.deaf_from = None
@@ -185,6 +190,15 @@ def test_sampling_of_the_wrong_type_is_the_callers_mistake(option):
         return host.sent
 
     assert run(main()) == []
+
+
+def test_a_peer_that_lost_its_way_to_our_own_head_finds_it_again():
+    async def main() -> tuple[str, int]:
+        host = Host(deaf_from=len(PROMPT) + 7, own=(Span(0, 1), Span(COMPONENTS - 1, COMPONENTS)))
+        async with host.new_session() as session:
+            return await session.generate(PROMPT, max_new_tokens=len(ANSWER.encode())), host.prepared
+
+    assert run(main()) == (ANSWER, 2)
 
 
 def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():

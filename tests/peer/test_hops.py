@@ -45,7 +45,7 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200):
+    def __init__(self, tokens=200, only=None):
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, 2)
         self.room = HopRoom(
             self.links,
@@ -54,6 +54,7 @@ class Setting:
             self.ledger,
             clock=lambda: self.now,
             verify=lambda peer, data, signature: signature == b"good",
+            only=only,
         )
 
     def answer(self, sender, message):
@@ -65,6 +66,13 @@ class Setting:
 def changed(to: int = 1, signature: bytes = b"good", **changes) -> Open:
     order = msgspec.structs.replace(PLAIN, **changes)
     return Open(order.session, order.chain, to, encode(order), signature)
+
+
+def test_a_clients_own_ends_serve_nobody_else():
+    stranger = Setting(only="me")
+    assert [(to, message.reason) for to, message in stranger.answer("before", ORDER)] == [("before", "refused")]
+    assert not stranger.engine.open_keys and not stranger.room.sessions
+    assert any(isinstance(message, Have) for _, message in Setting(only="client").answer("before", ORDER))
 
 
 def test_an_order_is_obeyed_reserved_and_passed_on():
