@@ -154,8 +154,8 @@ class HopSession:
         if message.start > self.accepted:
             return effects + self._ask()
         known = self.accepted - message.start
-        if known >= len(message.tokens):
-            return effects
+        if known >= len(message.tokens):  # a predecessor that had to compute again sends what we have: unless told so, it fills its window and waits for ever
+            return [*effects, self._have()]
         self._asked = False
         hidden = message.hidden[known:] if message.hidden is not None else None
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
@@ -179,8 +179,10 @@ class HopSession:
         return effects + self._forward()
 
     def have(self, sender: PeerId, message: Have) -> list[Effect]:
-        """Our successor says how far it is, and perhaps where we must send from."""
-        if self.is_last or sender != self._next[0] or (message.chain, message.draft) != self.epoch:
+        """Our successor says how far it is, and perhaps where we must send from. What it acknowledged before guesses were taken back still moves the window."""
+        if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
+            return []
+        if message.resend and message.draft < self.epoch.draft:
             return []
         if not message.resend:
             self.acked = max(self.acked, min(message.length, self.sent))

@@ -91,9 +91,27 @@ def test_a_gap_is_asked_for_once_and_overlap_is_cut_off():
     assert sent(hop.step("a", Step(S, 1, 1, 0, 2, (6,), rows(1)), 0), Have) == [Have(S, 1, 0, 0, 0, True)]
     assert hop.step("a", Step(S, 1, 1, 0, 3, (7,), rows(1)), 0) == []
     hop.step("a", Step(S, 1, 1, 0, 0, (4, 5), rows(1, 1)), 0)
-    assert hop.step("a", Step(S, 1, 1, 0, 0, (4,), rows(1)), 0) == []
+    assert sent(hop.step("a", Step(S, 1, 1, 0, 0, (4,), rows(1)), 0), Have) == [Have(S, 1, 0, 0, 0)]
     (job,) = hop.step("a", Step(S, 1, 1, 0, 1, (5, 6), rows(1, 2)), 0)
     assert job.start == 2 and job.tokens == (6,) and bytes(job.hidden.data) == struct.pack("f", 2)
+
+
+def test_what_is_sent_again_is_acknowledged_again():
+    """A predecessor that computed again from the start would otherwise fill its window with what we have, and wait for ever."""
+    hop = opened(1)
+    run(hop, hop.step("a", Step(S, 1, 1, 0, 0, (4, 5), rows(1, 1)), 0))
+    assert hop.step("a", Step(S, 1, 1, 0, 0, (4, 5), rows(1, 1)), 0) == [Send("a", Have(S, 1, 0, 0, 2))]
+
+
+def test_an_acknowledgement_from_before_a_guess_was_taken_back_moves_the_window():
+    hop = opened(0, HopLimits(chunk=2, window=2))
+    assert sent(hop.have("b", Have(S, 1, 0, 0, 0, True)), Step) == []
+    run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (4, 5, 6)), 0))
+    hop.guess([9])
+    hop.retract(3)
+    steps = sent(hop.have("b", Have(S, 1, 0, 0, 2)), Step)
+    assert [(step.draft, step.start) for step in steps] == [(1, 2)]
+    assert hop.have("b", Have(S, 1, 0, 0, 0, True)) == []
 
 
 def test_a_step_beyond_the_reservation_is_dropped():
