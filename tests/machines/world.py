@@ -306,6 +306,7 @@ class World:
             self.mail[self.random.choice(boxes)].popleft()
             self.excused = True
         elif kind == "repeat" and boxes:
+            self.excused = True  # an old Grant said again takes credit back; links do not repeat
             box = self.mail[self.random.choice(boxes)]
             box.append(self.random.choice(list(box)))
         elif kind == "cut" and peer not in self.down:
