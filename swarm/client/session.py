@@ -314,14 +314,22 @@ class Session:
             async with asyncio.timeout_at(deadline):
                 await self._follow(answer)
         except TimeoutError:
-            answer.put_nowait(TimedOut(OVERDUE, tuple(self._machine.history[began:])))
+            self._break_off(answer, TimedOut(OVERDUE, tuple(self._machine.history[began:])))
         except SwarmError as error:
             if isinstance(error, (MissingLayers, PeerLost, Refused, TimedOut)):
                 error.partial = tuple(self._machine.history[began:])
-            answer.put_nowait(error)
+            self._break_off(answer, error)
         except Exception as error:
             log.exception("a turn failed in a way nobody foresaw")
-            answer.put_nowait(SwarmError(f"this is a bug: {error!r}"))
+            self._break_off(answer, SwarmError(f"this is a bug: {error!r}"))
+
+    def _break_off(self, answer: asyncio.Queue[Token | SwarmError], error: SwarmError) -> None:
+        """End the turn with an error, after the tokens that came home while a way out was sought: they are in the history, so the reader must see them."""
+        while not self._events.empty():
+            _, effect = self._events.get_nowait()
+            if isinstance(effect, Deliver):
+                answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+        answer.put_nowait(error)
 
     async def _follow(self, answer: asyncio.Queue[Token | SwarmError]) -> None:
         await self._open_turn()

@@ -47,6 +47,8 @@ class Host:
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
         self.own, self.prepared = own, 0
+        self.late = False
+        """Whether one more token comes home after the news that the chain broke."""
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
         self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
         self.sent: list[SessionMessage] = []
@@ -89,6 +91,8 @@ class Host:
             if self.deaf_from is not None and at >= self.deaf_from:
                 self._say(Broken(session, chain, CLIENT, 2 if self.own else 0, "lost", "scripted"))
                 self.deaf_from = None if self.own else at
+                if self.late:
+                    self._say(Drawn(session, chain, CLIENT, 0, at, (self._script[at - self._began],), None, (), (10,)))
                 return
             token, last = self._script[(at - self._began) % len(self._script)], at + 1 >= self._limit
             self._say(Drawn(session, chain, CLIENT, 0, at, (token,), "length" if last else None, (), (10,)))
@@ -155,6 +159,23 @@ def test_resuming_loses_no_letter_wherever_the_answer_broke(broken_after, stop, 
         return "".join(shown)
 
     assert run(main()) == expected
+
+
+def test_a_token_that_comes_home_after_the_chain_broke_is_not_lost():
+    async def main() -> tuple[list[int], tuple[int, ...], str]:
+        host, tokens = Host(deaf_from=len(PROMPT) + 5), []
+        host.late = True
+        async with host.new_session() as session:
+            with pytest.raises(MissingLayers) as caught:
+                async for token in session.stream_tokens(PROMPT.encode(), max_new_tokens=len(ANSWER.encode())):
+                    tokens.append(token)
+            host.recover()
+            rest = await pieces_of(session.resume(), [])
+        return tokens, caught.value.partial, "".join(rest)
+
+    tokens, partial, rest = run(main())
+    assert tokens == list(partial) == list(b"hello ")
+    assert rest == ANSWER.removeprefix("hello ")
 
 
 def test_an_answer_that_ended_with_its_stop_string_cannot_be_resumed():
