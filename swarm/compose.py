@@ -161,19 +161,22 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
         only=connection.links.peer,
     )
     engine.results = room
-    tasks = {asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases")}
+    tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:
         yield OwnEnds(spans, model.numerics, room)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 async def _keep_ticking(room: HopRoom) -> None:
     """Own hops whose farewell was lost go when their lease does."""
+    from swarm.peer.server import TICK
+
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(TICK)
         room.tick()
 
 

@@ -92,7 +92,8 @@ class Client:
                 await self._start()
         except TimeoutError as error:
             await self.close()
-            raise TimedOut(f"could not join the swarm within {self._timeout} s; is the network up, and are the initial peers the right ones?") from error
+            limit = "" if self._timeout is None else f" within {self._timeout:g} s"
+            raise TimedOut(f"could not join the swarm{limit}; allow more time, or check that the network is up and the initial peers are right") from error
         except BaseException:
             await self.close()
             raise

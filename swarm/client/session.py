@@ -36,7 +36,7 @@ NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
 
 
-OVERDUE = "the time allowed for this answer is over; what was generated so far is in .partial"
+OVERDUE = "the time allowed for this answer is over; allow more time, or resume the session"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Room: model. Matrix products for the few rows of a decoding step. Knows linear layers and this machine's BLAS; not models, spans or sessions.
 
 A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
-the product in the usual way, MKL reads float32 weights at half the speed for one row, and at a third for two to four, of what it reaches when the same product
-is spelled differently (docs/performance.md). Which spelling wins depends on processor, library, dtype and threads, so it is measured once at start, on weights
+the product in the usual way, MKL reads float32 weights at half the speed for one row, and at a third to a half for two to four, of what another spelling
+reaches (docs/performance.md). Which spelling wins depends on processor, library, dtype and threads, so it is measured once at start, on weights
 that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers that start together on one machine
 disturb each other's timings. Every spelling computes the same sums; only their order, and so the last bits, may differ.
 
@@ -23,14 +23,16 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """x_TI, w_OI → y_TO."""
 
 MEASURED = (1, 2, 4, 8, 16)
-"""Rows that are timed. Fewer than 16 rows use the choice of the next higher number here; more of them leave reading behind and multiply, which every BLAS
-does well."""
+"""Rows that are timed. Fewer than 16 use the choice of the next higher number here. With more, multiplying outweighs reading, and the spellings come close."""
 
 LEAST = 2**18
-"""Numbers in a matrix below which it is left alone: it stays in the processor's cache, where nothing is to be gained."""
+"""Numbers in a matrix below which it is left alone: a megabyte of float32 is not what a step waits for. Small models stay exactly what they were."""
 
 SAMPLE = 96 * 2**20
-"""Bytes of weights read for one timing: several times a large cache, or the cache is what is timed."""
+"""Bytes of weights read for one timing: several times a large cache, or the cache is what is timed. No more, since an output matrix can have gigabytes."""
+
+SLICE = 64
+"""A matrix is cut to a multiple of so many outputs, so that it still falls into pieces."""
 
 ROUNDS = 3
 GAIN = 1.15
@@ -63,7 +65,7 @@ def rows_by_pieces(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
 PRODUCTS: tuple[Product, ...] = (usual, weights_first, weights_in_pieces, rows_by_pieces)
 
 EXPECTED: dict[int, Product] = {1: weights_in_pieces, 2: weights_first, 4: weights_first, 8: rows_by_pieces, 16: rows_by_pieces}
-"""What won for float32 with MKL, by rows. Other dtypes have kernels of their own behind the usual product."""
+"""What won for float32 with MKL on two threads of an AMD EPYC, by rows. Other dtypes have kernels of their own behind the usual product."""
 
 
 def _pieces(w_OI: torch.Tensor) -> int:
@@ -86,27 +88,29 @@ class TunedLinear(nn.Linear):
 
 
 def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Time the products on some of the model's own weights and let its large linear layers use what wins. Takes about half a second; does nothing where the
-    model has no large matrices, or does not live on a CPU."""
-    layers = [module for module in model.modules() if type(module) is nn.Linear and module.weight.numel() >= LEAST and module.weight.device.type == "cpu"]
-    if not layers:
-        return
-    products = choose(_sample([layer.weight for layer in layers]), clock)
-    if all(product is usual for product in products):
-        return
-    for layer in layers:
-        layer.__class__ = TunedLinear
-        cast(TunedLinear, layer).products = products
+    """Time the products on some of the model's own weights and let its large linear layers use what wins, each dtype by itself (some families keep a few
+    layers in float32). Takes about a second; does nothing where the model has no large matrices, or does not live on a CPU."""
+    large: dict[torch.dtype, list[nn.Linear]] = {}
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= LEAST and module.weight.device.type == "cpu":
+            large.setdefault(module.weight.dtype, []).append(module)
+    for layers in large.values():
+        products = choose(_sample([layer.weight for layer in layers]), clock)
+        if any(product is not usual for product in products):
+            for layer in layers:
+                layer.__class__ = TunedLinear
+                cast(TunedLinear, layer).products = products
 
 
 def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The first weights that make up SAMPLE bytes, or all."""
-    chosen, size = [], 0
+    """The first outputs that make up SAMPLE bytes, or all."""
+    chosen, room = [], SAMPLE
     for weight in weights:
-        if size >= SAMPLE:
+        if room <= 0:
             break
-        chosen.append(weight)
-        size += weight.nbytes
+        outputs = max(room // weight[0].nbytes, SLICE)
+        chosen.append(weight if outputs >= len(weight) else weight[: outputs // SLICE * SLICE])
+        room -= chosen[-1].nbytes
     return chosen
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from swarm.model import products
 from swarm.model.products import EXPECTED, GAIN, LEAST, MEASURED, PRODUCTS, TunedLinear, choose, rows_by_pieces, tune, usual, weights_first, weights_in_pieces
 
 
@@ -79,6 +80,23 @@ def test_small_layers_and_those_the_usual_way_serves_best_stay_what_they_are():
     tune(nn.Sequential(small), Stopwatch(1.0, 0.1, 0.1, 0.1))
     tune(nn.Sequential(large), Stopwatch(0.1, 1.0, 1.0, 1.0))
     assert type(small) is type(large) is nn.Linear
+
+
+def test_layers_of_several_dtypes_are_each_tuned_by_themselves():
+    """Some families keep a router or a head in float32 beside bfloat16 layers."""
+    model = nn.Sequential(big(False).to(torch.bfloat16), big(False))
+    tune(model, Stopwatch(1.0, 1.0, 1.0, 1.0))
+    assert type(model[0]) is nn.Linear and type(model[1]) is TunedLinear
+    x = random(1, model[1].in_features)
+    torch.testing.assert_close(model[1](x), linear(x, model[1].weight), rtol=1e-5, atol=1e-5)
+
+
+def test_a_timing_reads_a_bounded_part_of_matrices_however_large(monkeypatch):
+    monkeypatch.setattr(products, "SAMPLE", 100 * 40 * 4)
+    whole, half, unread = random(40, 40), random(1000, 40), random(80, 40)
+    sample = products._sample([whole, half, unread])
+    assert [tuple(weight.shape) for weight in sample] == [(40, 40), (64, 40)]
+    assert sample[1].data_ptr() == half.data_ptr() and sample[1].is_contiguous()
 
 
 def test_a_model_without_linear_layers_is_left_alone():
