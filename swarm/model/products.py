@@ -1,9 +1,8 @@
 """Room: model. Matrix products for the few rows of a decoding step. Knows linear layers and this machine's BLAS; not models, spans or sessions.
 
 A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
-the product in the usual way, MKL reads float32 weights at half the speed for one row, and at a third to a half for two to four, of what another spelling
-reaches (docs/performance.md). Which spelling wins depends on processor, library, dtype and threads, so it is measured once at start, on weights
-that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers that start together on one machine
+the product in the usual way, MKL reads float32 weights at half to two thirds of the speed that another spelling reaches (docs/performance.md). Which one wins
+depends on processor, library, dtype and threads, so it is measured once at start, on weights that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers that start together on one machine
 disturb each other's timings. Every spelling computes the same sums; only their order, and so the last bits, may differ.
 
 Shapes: T = rows (tokens), I = inputs, O = outputs of a layer, P = pieces a matrix is cut into.
