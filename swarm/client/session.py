@@ -75,6 +75,29 @@ class Host(Surroundings, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation as messages, beside the session's tokens. What follows `answered_from` in them is the answer to the last message."""
+
+    messages: tuple[dict[str, str], ...] = ()
+    answered_from: int = 0
+
+    def asked(self, question: str, history: Sequence[int], text: Any) -> list[dict[str, str]]:
+        """The conversation so far and one more question. A question that got no answer is withdrawn. Templates bring their own space around an answer."""
+        answer = history[self.answered_from :]
+        said = [{"role": "assistant", "content": text.decode(answer).strip()}] if answer else []
+        return [*(self.messages if answer else self.messages[:-1]), *said, {"role": "user", "content": question}]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a turn adds: `ids` after the first `keep` tokens of the history. `messages` are the whole conversation if that is what the tokens spell."""
+
+    ids: Sequence[int]
+    keep: int
+    messages: tuple[dict[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """An answer on its way from tokens to text: what its two halves hold back outlives a turn that broke off, so that `resume` loses no letter."""
 
@@ -103,6 +126,7 @@ class Session:
         self._driver: asyncio.Task[None] | None = None
         self._answer: asyncio.Queue[Token | SwarmError] | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
+        self._chat: Chat | None = Chat()
 
     async def __aenter__(self) -> Session:
         return self
@@ -150,16 +174,14 @@ class Session:
         chat: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[str, None]:
-        """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's message in the model's own chat format.
+        """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's next message of a conversation in the model's own chat format.
 
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
         when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
         """
-        text = self._host.text
-        history = self._machine.history
-        ids = text.encode_chat([{"role": "user", "content": prompt}]) if chat else text.encode(prompt, continues=bool(history))
+        asked = self._message(prompt) if chat else self._appended(self._host.text.encode(prompt, continues=bool(self._machine.history)))
         sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, None)
-        async with contextlib.aclosing(self._text(ids, sampling, self._reading(stop), max_new_tokens, timeout)) as pieces:
+        async with contextlib.aclosing(self._text(asked, sampling, self._reading(stop), max_new_tokens, timeout)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -187,7 +209,7 @@ class Session:
     ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
         sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs)
-        async with contextlib.aclosing(self._turn(self._ids(tokens), sampling, max_new_tokens, timeout)) as turn:
+        async with contextlib.aclosing(self._turn(self._appended(self._ids(tokens)), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
 
@@ -196,7 +218,7 @@ class Session:
         if self._last is None:
             raise UsageError("there is nothing to resume: no answer broke off")
         sampling, reading, left = self._last
-        async with contextlib.aclosing(self._text([], sampling, reading or self._reading(), max_new_tokens or left, timeout)) as pieces:
+        async with contextlib.aclosing(self._text(self._appended([]), sampling, reading or self._reading(), max_new_tokens or left, timeout)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -242,6 +264,22 @@ class Session:
     def _reading(self, stop: Sequence[str] | str = ()) -> Reading:
         return Reading(StopStrings(stop), self._host.text.detokenizer())
 
+    def _appended(self, ids: Sequence[int]) -> Prompt:
+        return Prompt(ids, len(self._machine.history))
+
+    def _message(self, message: str) -> Prompt:
+        """The whole conversation is put into the model's format anew, as chat servers do: a template may write earlier messages differently once others follow.
+        Caches are kept as far as the tokens are the same."""
+        if self._chat is None:
+            raise UsageError("this session goes on from a plain prompt; open another session for a chat")
+        if not message:
+            raise EmptyPrompt
+        history = self._machine.history
+        messages = self._chat.asked(message, history, self._host.text)
+        ids = self._host.text.encode_chat(messages)
+        keep = next((at for at, (old, new) in enumerate(zip(history, ids, strict=False)) if old != new), min(len(history), len(ids) - 1))
+        return Prompt(ids[keep:], keep, tuple(messages))
+
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Checked here: a token that no model has would be taken for a fault of the peers."""
         vocab = self._host.vocab
@@ -253,10 +291,10 @@ class Session:
             raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {vocab - 1}")
         return ids
 
-    async def _text(self, ids: list[int], sampling: Sampling, reading: Reading, max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
+    async def _text(self, prompt: Prompt, sampling: Sampling, reading: Reading, max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
         """Tokens of a turn as text. A stop string ends the turn where the text before it ends; what overshot leaves the history."""
         cutter, detokenizer = reading.cutter, reading.detokenizer
-        async with contextlib.aclosing(self._turn(ids, sampling, max_new, timeout, reading)) as turn:
+        async with contextlib.aclosing(self._turn(prompt, sampling, max_new, timeout, reading)) as turn:
             async for token in turn:
                 if token.finish == "stop" and token.id in sampling.stop_ids:
                     break
@@ -270,7 +308,7 @@ class Session:
                 yield shown
 
     async def _turn(
-        self, prompt: list[int], sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
+        self, prompt: Prompt, sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
     ) -> AsyncGenerator[Token, None]:
         if self._closed:
             raise Closed("this session is closed; open another")
@@ -280,10 +318,14 @@ class Session:
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
         deadline = None if timeout is None else self._host.clock() + timeout
-        end = began = len(self._machine.history) + len(prompt)
+        end = began = prompt.keep + len(prompt.ids)
         ended = False
         self._turn_running = True
-        self._machine.begin(prompt, sampling, max_new)
+        if prompt.keep < len(self._machine.history):
+            self._do(self._machine.cut(prompt.keep))
+        self._machine.begin(prompt.ids, sampling, max_new)
+        if prompt.ids:
+            self._chat = None if prompt.messages is None else Chat(prompt.messages, began)
         answer = self._answer = asyncio.Queue()
         driver = self._driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
         try:
@@ -345,8 +387,8 @@ class Session:
             if effect.finish is not None:
                 return
 
-    def _check_length(self, prompt: Sequence[int], max_new: int | None) -> int:
-        length = len(self._machine.history) + len(prompt)
+    def _check_length(self, prompt: Prompt, max_new: int | None) -> int:
+        length = prompt.keep + len(prompt.ids)
         if not length:
             raise EmptyPrompt
         if max_new is not None and max_new < 1:

@@ -28,6 +28,14 @@ class Bytes:
     def encode(self, prompt: str, continues: bool = False) -> list[int]:
         return list(prompt.encode())
 
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Closes every message but the last, and, as some templates do, writes only the last question with its exclamation marks."""
+        said = [f"<{message['role']}>{message['content']}" for message in messages]
+        return list(("\n".join([*(line.replace("!", "") for line in said[:-1]), said[-1]]) + "\n<assistant>").encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode()
+
     def detokenizer(self) -> Bytes:
         fresh = Bytes()
         fresh._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -75,8 +83,8 @@ class Host:
         self.sent.append(message)
         if isinstance(message, Open):
             order = decode_order(message.order)
+            self._length = min([self._length, *(start for chain, start in order.starts if chain > self._chain)])
             self._chain, self._emit, self._until, self._limit = order.chain, order.emit_from, order.until, order.limit
-            self._length = min((start for _, start in order.starts), default=0)
             self._say(Have(message.session, message.chain, CLIENT, 0, self._length, True))
         elif isinstance(message, Step):
             self._length = message.start + len(message.tokens)
@@ -220,6 +228,70 @@ def test_a_peer_that_lost_its_way_to_our_own_head_finds_it_again():
             return await session.generate(PROMPT, max_new_tokens=len(ANSWER.encode())), host.prepared
 
     assert run(main()) == (ANSWER, 2)
+
+
+def fed(host: Host) -> list[tuple[int, bytes]]:
+    """What the first hop was given, and where."""
+    return [(message.start, bytes(message.tokens)) for message in host.sent if isinstance(message, Step)]
+
+
+@pytest.mark.parametrize("question", ["one", "one!"])
+def test_a_chat_is_the_whole_conversation_and_keeps_what_stayed_the_same(question):
+    async def main() -> tuple[bytes, list[tuple[int, bytes]]]:
+        first = f"<user>{question}\n<assistant>"
+        host = Host(first)
+        async with host.new_session() as session:
+            assert await session.generate(question, max_new_tokens=5, chat=True) == "hello"
+            rest = "\n<user>two\n<assistant>"
+            host._began = len(first.replace("!", "") + "hello" + rest)
+            assert await session.generate("two", max_new_tokens=5, chat=True) == "hello"
+            return bytes(session.tokens), fed(host)
+
+    tokens, steps = run(main())
+    plain = question.replace("!", "")
+    assert tokens == f"<user>{plain}\n<assistant>hello\n<user>two\n<assistant>hello".encode()
+    start, text = steps[-1]
+    assert tokens[:start] + text == tokens.removesuffix(b"hello")
+    same = len("<user>one" if question == "one!" else "<user>one\n<assistant>hello")
+    assert start in (same, same - 1)
+
+
+def test_a_question_without_an_answer_is_withdrawn_from_a_chat():
+    async def main() -> bytes:
+        host = Host("<user>one\n<assistant>", deaf_from=0)
+        async with host.new_session() as session:
+            with pytest.raises(MissingLayers):
+                await session.generate("one", max_new_tokens=5, chat=True)
+            host.recover()
+            await session.generate("two", max_new_tokens=5, chat=True)
+            return bytes(session.tokens)
+
+    assert run(main()) == b"<user>two\n<assistant>hello"
+
+
+def test_an_answer_that_broke_off_and_went_on_is_one_message_of_a_chat():
+    async def main() -> bytes:
+        host = Host("<user>one\n<assistant>", deaf_from=len("<user>one\n<assistant>") + 2)
+        async with host.new_session() as session:
+            with pytest.raises(MissingLayers):
+                await session.generate("one", max_new_tokens=5, chat=True)
+            host.recover()
+            await pieces_of(session.resume(), [])
+            host._began = len(session.tokens) + len("\n<user>two\n<assistant>")
+            await session.generate("two", max_new_tokens=5, chat=True)
+            return bytes(session.tokens)
+
+    assert run(main()) == b"<user>one\n<assistant>hello\n<user>two\n<assistant>hello"
+
+
+def test_a_chat_does_not_begin_in_the_middle_of_plain_text():
+    async def main() -> None:
+        async with Host().new_session() as session:
+            await session.generate(PROMPT, max_new_tokens=5)
+            with pytest.raises(UsageError, match="open another session"):
+                await session.generate("one", max_new_tokens=5, chat=True)
+
+    run(main())
 
 
 def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():
