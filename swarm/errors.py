@@ -77,8 +77,10 @@ class EmptyPrompt(UsageError):
 
 
 class PromptTooLong(UsageError):
-    def __init__(self, length: int, limit: int) -> None:
-        super().__init__(f"prompt and answer need {length} positions, but this model allows {limit}; shorten the prompt or ask for fewer new tokens")
+    """Too many positions for the model, or for every peer that serves some layers."""
+
+    def __init__(self, length: int, limit: int, who: str = "this model allows") -> None:
+        super().__init__(f"prompt and answer need {length} positions, but {who} {limit}; shorten the prompt or ask for fewer new tokens")
 
 
 class PortInUse(UsageError):
@@ -108,13 +110,15 @@ class NoBootstrap(RemoteError):
 
 
 class MissingLayers(RemoteError):
-    """Nobody serves some components. `spans` names them, `layers` is how a person would; `partial` holds the token ids generated before it happened."""
+    """Nobody serves some components. `spans` names them, `layers` is how a person would; `partial` holds the token ids generated before it happened.
+    `longest` is the longest session, in positions, that those who serve them could ever take, where that alone is the reason."""
 
-    def __init__(self, message: str, spans: Sequence[object] = (), layers: str = "", partial: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, spans: Sequence[object] = (), layers: str = "", partial: Sequence[int] = (), longest: int | None = None) -> None:
         super().__init__(message)
         self.spans = tuple(spans)
         self.layers = layers
         self.partial = tuple(partial)
+        self.longest = longest
 
 
 class PeerLost(RemoteError):

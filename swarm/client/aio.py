@@ -18,7 +18,7 @@ from swarm.client.session import Session, Token
 from swarm.client.table import PeerTable
 from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
-from swarm.errors import Closed, PeerLost, RemoteError, SwarmError, TimedOut
+from swarm.errors import Closed, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
@@ -138,16 +138,20 @@ class Client:
 
     async def ready_session(self, *, timeout: float | None = None) -> Session:
         """A session, after waiting up to `patience` seconds for somebody to serve every layer. Raises MissingLayers, TimedOut after `timeout` seconds."""
-        give_up = self.clock() + self.patience
+        give_up, looked = self.clock() + self.patience, False
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
                         return self.session()
+                    except UsageError:  # of peers that served another revision or dtype when we last looked
+                        if looked:
+                            raise
                     except RemoteError:
                         if self.clock() >= give_up:
                             raise
                     await self.refresh()
+                    looked = True
                     await asyncio.sleep(LOOK_AGAIN)
         except TimeoutError:
             raise TimedOut("the time allowed for this answer ran out while looking for peers") from None

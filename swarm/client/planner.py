@@ -12,7 +12,7 @@ from typing import Protocol
 
 from swarm.client.table import PeerTable
 from swarm.core import PeerId, Span
-from swarm.errors import MissingLayers, Refused
+from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
 from swarm.routing.table import PeerView
@@ -47,10 +47,13 @@ class Planner:
     def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
         self._around, self._class = around, (revision, numerics)
 
-    async def find(self, old: Route | None, length: int, goal: int, refusal: Refused | None = None, patience: float | None = None) -> Route:
+    async def find(
+        self, old: Route | None, length: int, goal: int, refusal: Refused | None = None, patience: float | None = None, *, begun: bool = False
+    ) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
 
-        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out.
+        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out, or
+        PromptTooLong at once where no peer will ever take that many positions, unless the answer has `begun`: somebody else may come.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
@@ -61,6 +64,8 @@ class Planner:
                 except MissingLayers as error:
                     missing = error
             now = around.clock()
+            if looks and not begun and missing.longest is not None:
+                raise PromptTooLong(goal, missing.longest, f"no peer that serves layers {missing.layers} takes more than")
             if now >= give_up and looks:  # never without having looked once
                 raise refusal or missing
             if looks == 1:

@@ -127,6 +127,7 @@ class Session:
         self._answer: asyncio.Queue[Token | SwarmError] | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
         self._chat: Chat | None = Chat()
+        self._began = 0
 
     async def __aenter__(self) -> Session:
         return self
@@ -318,7 +319,7 @@ class Session:
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
         deadline = None if timeout is None else self._host.clock() + timeout
-        end = began = prompt.keep + len(prompt.ids)
+        end = began = self._began = prompt.keep + len(prompt.ids)
         ended = False
         self._turn_running = True
         if prompt.keep < len(self._machine.history):
@@ -476,7 +477,7 @@ class Session:
         """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
         length = len(self._machine.history)
         try:
-            route = await self._planner.find(self._route, length, self._machine.goal, patience=0)
+            route = await self._planner.find(self._route, length, self._machine.goal, patience=0, begun=True)
         except MissingLayers:
             log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
         else:
@@ -484,7 +485,7 @@ class Session:
 
     async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self._machine.history)
-        await self._open(await self._planner.find(self._route, length, self._machine.goal, refusal))
+        await self._open(await self._planner.find(self._route, length, self._machine.goal, refusal, begun=length > self._began))
 
     async def _open(self, route: Route) -> None:
         """Raise the chain over a route."""

@@ -15,11 +15,16 @@ from swarm.routing.table import Latencies, PeerView
 EMBED_WEIGHT = 0.05
 """Looking up rows of the embedding, in layers' worth (routing.md, section 0)."""
 
+
+def _too_short(view: PeerView, request: Request) -> bool:
+    return view.longest < request.tokens_needed
+
+
 OBSTACLES: tuple[tuple[Callable[[PeerView, Request], bool], str], ...] = (
-    (lambda view, request: view.peer in request.exclude, "that have just failed or refused"),
     (lambda view, request: view.state == "leaving", "that are leaving"),
     (lambda view, request: view.state != "online", "that are still joining"),
-    (lambda view, request: view.max_length < request.tokens_needed, "whose limit is below the {needed} positions needed"),
+    (_too_short, "whose limit is below the {needed} positions needed"),
+    (lambda view, request: view.peer in request.exclude, "that have just failed or refused"),
     (lambda view, request: view.free_tokens < request.tokens_needed, "without free cache space for {needed} positions"),
 )
 """What keeps a peer out, and how that reads after "peers". The first that applies is the reason given: what lasts longest comes first.
@@ -83,15 +88,21 @@ class Candidates:
 
 def missing(peers: Iterable[PeerView], request: Request, holes: Sequence[Span]) -> MissingLayers:
     """The error for components that no peer may serve: which they are, and why those who hold them are out."""
+    peers = list(peers)
     layers = format_layers(holes, request.components - 2)
     runs: dict[tuple[str, ...], list[Span]] = {}
+    limits: list[int | None] = []
     for hole in holes:
         for component in range(hole.start, hole.stop):
-            why = {obstacle(view, request) or "" for view in peers if view.holds(Span(component, component + 1))}
+            holders = [view for view in peers if view.holds(Span(component, component + 1))]
+            forever = all(view.state == "online" and _too_short(view, request) for view in holders)
+            limits.append(max((view.longest for view in holders), default=None) if forever else None)
+            why = {obstacle(view, request) or "" for view in holders}
             runs.setdefault(tuple(sorted(why)), []).append(Span(component, component + 1))
+    longest = None if None in limits else min(limit for limit in limits if limit is not None)
     clauses = [_clause(why, spans, request.components - 2) for why, spans in sorted(runs.items(), key=lambda run: run[1])]
     step = "start a peer for them" if () in runs else "try again later, or start another peer for them"
-    return MissingLayers(f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers})", merge_spans(holes), layers)
+    return MissingLayers(f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers})", merge_spans(holes), layers, longest=longest)
 
 
 def _clause(why: tuple[str, ...], spans: list[Span], layers: int) -> str:

@@ -22,7 +22,8 @@ NO_RTTS: Mapping[PeerId, float] = {}
 @dataclass(frozen=True, slots=True)
 class PeerView:
     """One announcement, reduced to what planning needs. `decode` is seconds per layer and step, `prefill` seconds per layer and prompt token, `head_weight`
-    the head's share in layers' worth, `free_tokens` the positions it can still reserve, `rtts` round trips in seconds to peers it measured."""
+    the head's share in layers' worth, `cache_tokens` the positions its whole cache holds, `free_tokens` those it can still reserve,
+    `rtts` round trips in seconds to peers it measured."""
 
     peer: PeerId
     addrs: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class PeerView:
     decode: float = 0.01
     prefill: float = 0.001
     head_weight: float = 1.0
+    cache_tokens: int = 2**20
     free_tokens: int = 2**20
     max_length: int = 2**20
     state: str = "online"
@@ -47,9 +49,14 @@ class PeerView:
         if spans[-1].stop > record.components:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {record.components}")
         return cls(
-            record.peer, record.addrs, spans, record.decode, record.prefill, record.head_weight, record.free_tokens, record.max_length,
-            record.state, record.rtts, record.revision, record.numerics,
+            record.peer, record.addrs, spans, record.decode, record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
+            record.max_length, record.state, record.rtts, record.revision, record.numerics,
         )  # fmt: skip
+
+    @property
+    def longest(self) -> int:
+        """The longest session it could ever take, in positions."""
+        return min(self.max_length, self.cache_tokens)
 
     def holds(self, span: Span) -> bool:
         return any(own.covers(span) for own in merge_spans(self.spans))

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from swarm.client.session import Session
 from swarm.client.table import PeerTable
 from swarm.core import CLIENT, Span
-from swarm.errors import InvalidSampling, MissingLayers, TimedOut, UsageError
+from swarm.errors import InvalidSampling, MissingLayers, PromptTooLong, TimedOut, UsageError
 from swarm.routing.table import PeerView
 from swarm.wire import Broken, Drawn, Grant, Have, Open, SessionMessage, Step, decode_order
 from tests.net.virtual import run
@@ -292,6 +293,19 @@ def test_a_chat_does_not_begin_in_the_middle_of_plain_text():
                 await session.generate("one", max_new_tokens=5, chat=True)
 
     run(main())
+
+
+def test_what_no_peer_could_ever_take_is_said_at_once_and_the_session_takes_less():
+    async def main() -> tuple[float, str]:
+        host = Host()
+        host.patience = 60.0
+        host.table.views = [replace(view, cache_tokens=len(PROMPT) + 10) for view in host.table.views]
+        async with host.new_session() as session:
+            with pytest.raises(PromptTooLong, match="need 16 positions, but no peer that serves layers 0:2 takes more than 15; shorten the prompt"):
+                await session.generate(PROMPT, max_new_tokens=11)
+            return host.clock(), "".join(await pieces_of(session.resume(max_new_tokens=10), []))
+
+    assert run(main()) == (0.0, ANSWER.encode()[:10].decode())
 
 
 def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():

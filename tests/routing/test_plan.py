@@ -153,6 +153,7 @@ def test_a_relay_of_one_layer_is_found_where_links_break_the_triangle_inequality
     [
         ({"free_tokens": 10}, "without free cache space for 64 positions"),
         ({"max_length": 10}, "whose limit is below the 64 positions needed"),
+        ({"cache_tokens": 10, "free_tokens": 10}, "whose limit is below the 64 positions needed"),
         ({"state": "leaving"}, "that are leaving"),
         ({"state": "joining"}, "that are still joining"),
         ({"peer": "gone"}, "that have just failed or refused"),
@@ -164,6 +165,22 @@ def test_missing_layers_says_why_those_who_hold_them_are_out(change, reason):
         plan(peers, Request(10, tokens_needed=64, exclude=frozenset({"gone"})))
     assert str(caught.value).startswith(f"layers 4:8 are served only by peers {reason}; try again later")
     assert caught.value.spans == (Span(5, 9),) and caught.value.layers == "4:8"
+
+
+def test_only_what_no_peer_could_ever_take_is_a_matter_of_length():
+    request = Request(4, tokens_needed=64)
+    short = [PeerView("a", spans=(Span(0, 2),)), PeerView("b", spans=(Span(2, 4),), cache_tokens=40), PeerView("b2", spans=(Span(2, 4),), max_length=50)]
+
+    def longest(*others: PeerView) -> int | None:
+        with pytest.raises(MissingLayers) as caught:
+            plan([*short, *others], request)
+        return caught.value.longest
+
+    assert longest() == 50
+    assert longest(PeerView("c", spans=(Span(2, 3),), state="joining", cache_tokens=0)) is None
+    assert longest(PeerView("c", spans=(Span(2, 3),), free_tokens=0)) is None
+    short[0] = PeerView("a", spans=(Span(0, 1),))
+    assert longest() is None
 
 
 def test_missing_layers_names_every_hole():

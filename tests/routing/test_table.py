@@ -17,7 +17,7 @@ def announcement(**changes) -> wire.Announcement:
 
 def test_a_view_is_an_announcement_reduced():
     assert PeerView.of(announcement()) == PeerView(
-        "p", ("/ip4/1.2.3.4/tcp/1",), (Span(0, 6), Span(8, 9)), 0.01, 0.002, 1.5, 1024, 2048, "online", {"q": 0.04}, "rev", "float32"
+        "p", ("/ip4/1.2.3.4/tcp/1",), (Span(0, 6), Span(8, 9)), 0.01, 0.002, 1.5, 4096, 1024, 2048, "online", {"q": 0.04}, "rev", "float32"
     )
 
 
