@@ -88,10 +88,11 @@ async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> 
     from swarm.model.memory import usable
     from swarm.routing.placement import choose_spans
 
-    shape, scale = checkpoint.shape, _scale(wish, checkpoint)
-    costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * _cache_wanted(wish, shape)) * scale) for i in range(shape.components)]
+    shape, scale, cached = checkpoint.shape, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
+    costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
+    journal = int(shape.row_bytes * cached * scale)
     step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
-    return (choose_spans(views, shape.components, costs, usable(_free(wish)), step),)
+    return (choose_spans(views, shape.components, costs, usable(_free(wish)) - journal, step),)
 
 
 @contextlib.asynccontextmanager

@@ -180,6 +180,12 @@ async def _keep_ticking(room: HopRoom) -> None:
         room.tick()
 
 
+def _journal_weight(shape: ModelShape) -> float:
+    """A row of a journal in layers' worth of cache. Keys and values of a layer may be smaller than the activations between layers."""
+    kv = max(shape.kv_bytes_per_token, default=0)
+    return shape.row_bytes / kv if kv else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a peer serves of a model: loaded and measured."""
@@ -197,7 +203,7 @@ def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name:
     from swarm.peer.server import About, Peer
 
     shape = part.checkpoint.shape
-    offer = Offer(part.checkpoint.revision or "", part.model.numerics, shape.components, part.model.spans, shape.max_length)
+    offer = Offer(part.checkpoint.revision or "", part.model.numerics, shape.components, part.model.spans, shape.max_length, journal=_journal_weight(shape))
     about = About(shape.name, shape.config_hash, connection.addrs, part.speed.decode, part.speed.prefill, part.speed.head_weight, name)
     engine = Engine(part.model)
     return Peer(connection.links, connection.directory, engine, offer, about, cache_tokens=cache_tokens, clock=time.monotonic, wall=time.time, verify=verify)

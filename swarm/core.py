@@ -126,6 +126,8 @@ class ModelShape:
     config_hash: str
     component_bytes: tuple[int, ...] = ()
     kv_bytes_per_token: tuple[int, ...] = ()
+    row_bytes: int = 0
+    """One position's activations between two components: what a hop that has a successor keeps in its journal."""
 
     @property
     def components(self) -> int:

@@ -1,33 +1,40 @@
-"""Who may use how much cache: reserved before anything is allocated. Counts, never allocates."""
+"""Who may use how much memory: reserved before anything is allocated. Counts, never allocates."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 
 class CacheLedger:
-    """A budget in token-layers: one position of one layer's cache is one unit. Ask `can_reserve`, then `reserve`; a key reserves again to change its share."""
+    """A budget of positions, each of which costs its hop's `weight`: the layers it keeps keys and values for, and its journal in layers' worth.
 
-    def __init__(self, tokens: int, layers: int) -> None:
+    `tokens` positions of a session over everything held, which weighs `whole`, use it up. Ask `can_reserve`, then `reserve`; a key reserves again to change
+    its share.
+    """
+
+    def __init__(self, tokens: int, whole: float) -> None:
         self.tokens = tokens
-        self.layers = max(layers, 1)
-        self._held: dict[Hashable, int] = {}
-        self._used = 0
+        self._whole = whole
+        self._held: dict[Hashable, float] = {}
 
     @property
     def free_tokens(self) -> int:
-        """Positions that a session over every held layer could still reserve."""
-        return (self.tokens * self.layers - self._used) // self.layers
+        """Positions that a session over everything held could still reserve."""
+        return max(int(self.tokens - sum(self._held.values()) / self._whole + ROUNDING), 0) if self._whole else self.tokens
 
-    def can_reserve(self, key: Hashable, tokens: int, layers: int) -> bool:
-        return self._used - self._held.get(key, 0) + tokens * layers <= self.tokens * self.layers
+    def can_reserve(self, key: Hashable, tokens: int, weight: float, instead: Collection[Hashable] = ()) -> bool:
+        """Whether they fit, once the keys that they come `instead` of are released."""
+        others = sum(held for other, held in self._held.items() if other != key and other not in instead)
+        return others + tokens * weight <= self.tokens * self._whole + ROUNDING
 
-    def reserve(self, key: Hashable, tokens: int, layers: int) -> None:
-        if not self.can_reserve(key, tokens, layers):
-            raise ValueError(f"{tokens} tokens × {layers} layers do not fit into what is left")
-        self.release(key)
-        self._held[key] = tokens * layers
-        self._used += tokens * layers
+    def reserve(self, key: Hashable, tokens: int, weight: float) -> None:
+        if not self.can_reserve(key, tokens, weight):
+            raise ValueError(f"{tokens} positions of weight {weight:g} do not fit into what is left")
+        self._held[key] = tokens * weight
 
     def release(self, key: Hashable) -> None:
-        self._used -= self._held.pop(key, 0)
+        self._held.pop(key, None)
+
+
+ROUNDING = 1e-6
+"""Positions by which sums of weights may be off: they are fractions."""

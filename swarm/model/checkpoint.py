@@ -83,6 +83,7 @@ class Checkpoint:
             config_hash=self.config_hash,
             component_bytes=self._component_bytes(),
             kv_bytes_per_token=(0, *([kv * ITEM_SIZE.get(self.dtype, 4)] * layers), 0),
+            row_bytes=hidden * ITEM_SIZE.get(self.dtype, 4),
         )
 
     @cached_property

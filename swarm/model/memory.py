@@ -28,11 +28,13 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
-    """Weights and cache of `spans`. `scale` is bytes per number as served over bytes per number as stored (`dtype_scale`); `cache_tokens` are positions of
-    all sessions together."""
-    components = [component for span in merge_spans(spans) for component in range(span.start, span.stop)]
+    """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored (`dtype_scale`); `cache_tokens` are
+    positions of all sessions together."""
+    spans = merge_spans(spans)
+    components = [component for span in spans for component in range(span.start, span.stop)]
     stored = sum(shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in components)
-    return int(stored * scale)
+    journals = sum(shape.row_bytes * cache_tokens for span in spans if span.stop < shape.components)
+    return int((stored + journals) * scale)
 
 
 def dtype_scale(stored: str, served: str | None) -> float:

@@ -41,15 +41,17 @@ class Offer:
     spans: tuple[Span, ...]
     max_length: int
     rewindable: bool = True
+    journal: float = 0.0
+    """A position of a journal, in positions of one layer's cache."""
+
+    def weight(self, start: int, stop: int) -> float:
+        """What a position of a hop over components [start, stop) costs, in layers' worth of cache: all but embed and head keep keys and values, and all but the
+        last hop a journal."""
+        return max(min(stop, self.components - 1) - max(start, 1), 0) + (self.journal if stop < self.components else 0.0)
 
     @property
-    def layers(self) -> int:
-        """Held components that keep a cache: all but embed and head."""
-        return sum(layers_of(span.start, span.stop, self.components) for span in self.spans)
-
-
-def layers_of(start: int, stop: int, components: int) -> int:
-    return max(min(stop, components - 1) - max(start, 1), 0)
+    def whole_weight(self) -> float:
+        return sum(self.weight(span.start, span.stop) for span in self.spans)
 
 
 class HopEngine(Protocol):
@@ -177,9 +179,9 @@ class HopRoom:
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
-        for old in [other for other in hops if other not in self._keys(order)]:
+        for old in self._retired(order):
             self._forget(old)
-        self.ledger.reserve(key, order.limit, self._layers(key))
+        self.ledger.reserve(key, order.limit, self.offer.weight(key.start, key.stop))
         self._learn(order.route)
         self._engine.open(key, order)
         self._do(key, hop.open(message, order, self._clock()))
@@ -213,7 +215,7 @@ class HopRoom:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:
             return "refused", f"the peer takes at most {self.offer.max_length} positions"
-        if not self.ledger.can_reserve(key, order.limit, self._layers(key)):
+        if not self.ledger.can_reserve(key, order.limit, self.offer.weight(key.start, key.stop), self._retired(order)):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
         return None
 
@@ -222,11 +224,10 @@ class HopRoom:
         hop = order.route[message.to]
         return HopKey(order.session, hop.start, hop.stop)
 
-    def _keys(self, order: Order) -> set[HopKey]:
-        return {HopKey(order.session, hop.start, hop.stop) for hop in order.route if hop.peer == self._links.peer}
-
-    def _layers(self, key: HopKey) -> int:
-        return layers_of(key.start, key.stop, self.offer.components)
+    def _retired(self, order: Order) -> list[HopKey]:
+        """Hops of the session here that the order does without."""
+        kept = {HopKey(order.session, hop.start, hop.stop) for hop in order.route if hop.peer == self._links.peer}
+        return [key for key in self._hops.get(order.session, {}) if key not in kept]
 
     def _learn(self, route: Iterable[Hop]) -> None:
         for hop in route:

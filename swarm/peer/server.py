@@ -80,7 +80,7 @@ class Peer:
         self.state = "joining"
         self._links, self._directory, self._engine, self._offer, self._about = links, directory, engine, offer, about
         self._clock, self._wall, self._random = clock, wall, random.Random(seed)
-        self._ledger = CacheLedger(cache_tokens, offer.layers)
+        self._ledger = CacheLedger(cache_tokens, offer.whole_weight)
         self._emptied = asyncio.Event()
         self.room = HopRoom(links, engine, offer, self._ledger, clock=clock, verify=verify, limits=limits, changed=self._emptied.set)
         self._sequence = 0

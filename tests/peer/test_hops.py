@@ -45,12 +45,13 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None):
-        self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, 2)
+    def __init__(self, tokens=200, only=None, journal=0.0):
+        offer = Offer("rev", "float32", 6, (Span(2, 4),), 120, journal=journal)
+        self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
             self.engine,
-            Offer("rev", "float32", 6, (Span(2, 4),), 120),
+            offer,
             self.ledger,
             clock=lambda: self.now,
             verify=lambda peer, data, signature: signature == b"good",
@@ -112,6 +113,15 @@ def test_an_order_for_more_cache_than_is_left_is_refused_before_anything_is_allo
     setting.answer("before", ORDER)
     ((_, message),) = setting.answer("before", changed(session=b"t" * 16))
     assert message.reason == "overloaded" and "50 more" in message.detail and len(setting.engine.open_keys) == 1
+
+
+def test_a_journal_is_reserved_with_the_cache_and_the_last_hop_has_none():
+    setting = Setting(tokens=150, journal=2.0)
+    setting.answer("before", ORDER)
+    assert setting.ledger.free_tokens == 50
+    setting.answer("before", changed(chain=2, starts=((2, 0),), route=(Hop("before", 0, 2), Hop("me", 2, 3), Hop("after", 3, 6))))
+    assert setting.ledger.free_tokens == 75  # one layer and a journal are 3 of the 4 that the whole span weighs
+    assert setting.room.offer.weight(2, 6) == 3 and setting.room.offer.weight(0, 3) == 4
 
 
 def test_a_session_belongs_to_the_client_that_opened_it():

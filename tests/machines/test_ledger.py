@@ -1,0 +1,42 @@
+"""Reserving memory: what is given back is what was taken, to the last position."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.machines.ledger import CacheLedger
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 400), st.integers(0, 4), st.booleans()), max_size=40),
+    st.sampled_from([0.0, 1 / 3, 1.0, 4.7]),
+)
+def test_never_more_than_there_is_and_all_of_it_back(moves, journal):
+    ledger = CacheLedger(1000, 4 + journal)
+    held: dict[int, float] = {}
+    for key, tokens, layers, release in moves:
+        weight = layers + journal
+        if release:
+            ledger.release(key)
+            held.pop(key, None)
+        elif ledger.can_reserve(key, tokens, weight):
+            ledger.reserve(key, tokens, weight)
+            held[key] = tokens * weight
+        else:
+            with pytest.raises(ValueError):
+                ledger.reserve(key, tokens, weight)
+            assert sum(size for other, size in held.items() if other != key) + tokens * weight > 1000 * (4 + journal)
+        assert sum(held.values()) <= 1000 * (4 + journal) + 1e-3
+        free = ledger.free_tokens
+        assert ledger.can_reserve("new", free, 4 + journal) and not ledger.can_reserve("new", free + 1, 4 + journal)
+    for key in held:
+        ledger.release(key)
+    assert ledger.free_tokens == 1000
+
+
+def test_what_needs_no_cache_is_never_refused():
+    ledger = CacheLedger(10, 0.0)
+    ledger.reserve("a", 10**9, 0.0)
+    assert ledger.free_tokens == 10 and ledger.can_reserve("b", 10**9, 0.0)
