@@ -115,6 +115,20 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthScaling:
+    """Rotary scaling that depends on how long a sequence is: "longrope" has other factors beyond `original` positions, "dynamic" others for every length."""
+
+    kind: str
+    original: int
+
+    def reach(self, length: int) -> int:
+        """What the factors of a session that may grow to `length` positions go by. Keys of one reach are no use at another."""
+        if length <= self.original:
+            return 1
+        return self.original + 1 if self.kind == "longrope" else length
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """What planning and reserving need to know of a model, without its weights. Sizes in bytes are those of the checkpoint's tensors as served."""
 
@@ -128,6 +142,7 @@ class ModelShape:
     kv_bytes_per_token: tuple[int, ...] = ()
     row_bytes: int = 0
     """One position's activations between two components: what a hop that has a successor keeps in its journal."""
+    scaling: LengthScaling | None = None
 
     @property
     def components(self) -> int:
@@ -136,6 +151,10 @@ class ModelShape:
     @property
     def head(self) -> int:
         return self.layers + 1
+
+    def reach(self, length: int) -> int:
+        """As `LengthScaling.reach`; 1 where length does not matter."""
+        return self.scaling.reach(length) if self.scaling else 1
 
 
 def whole(components: int) -> Span:

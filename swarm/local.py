@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -26,7 +27,11 @@ from swarm.errors import SwarmError, UsageError
 log = logging.getLogger(__name__)
 
 START = 120.0
-"""Seconds a process has to say that it is ready: importing torch takes a few on a busy machine, loading a large span more."""
+"""Seconds a process that is not ready yet may leave its log as it is. Importing torch takes a few on a busy machine; fetching and loading a large span may take
+an hour, but says something every minute."""
+
+LOOK = 0.5
+"""Seconds between two looks at the log of a process that is waited for."""
 
 DRAIN = 15.0
 """Seconds a stopped peer has to drain and leave before it is killed."""
@@ -58,20 +63,26 @@ class LocalProcess:
         self.pid = self._process.pid
         self.facts: dict[str, Any] = {}
 
-    def wait_ready(self, deadline: float, log_path: Path) -> None:
-        """Until it says so, or ends. Raises SwarmError with the end of its log."""
-        said = b""
+    def wait_ready(self, patience: float, log_path: Path) -> None:
+        """Until it says so, ends, or has added nothing to its log for `patience` seconds. Raises what its own last sentence says, as UsageError where its exit
+        status does, and otherwise SwarmError with the end of its log."""
         fd = self._ready
         if fd is None:
             return
+        said, length, heard = b"", 0, time.monotonic()
         while not said.endswith(b"\n"):
-            readable, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
-            part = os.read(fd, 4096) if readable else b""
-            if not part:
-                why = "ended" if readable else "did not become ready in time"
+            readable, _, _ = select.select([fd], [], [], min(LOOK, patience))
+            if readable:
+                part = os.read(fd, 4096)
+                if not part:
+                    self.kill()
+                    raise _why_it_ended(self._process.returncode, log_path)
+                said += part
+            elif log_path.stat().st_size != length:
+                length, heard = log_path.stat().st_size, time.monotonic()
+            elif time.monotonic() - heard > patience:
                 self.kill()
-                raise SwarmError(f"a peer process {why}; the end of its log:\n{_tail(log_path)}")
-            said += part
+                raise SwarmError(f"a peer process has said nothing for {patience:g} s and is not ready; the end of its log:\n{_tail(log_path)}")
         os.close(fd)
         self._ready = None
         self.facts = json.loads(said)
@@ -147,7 +158,8 @@ class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers`, ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
-    are in `folder`. Use it in a `with`, or call `close`. Raises UsageError for no layers, SwarmError when a process does not start (with its log).
+    are in `folder`. Use it in a `with`, or call `close`. A process that says nothing for `start` seconds before it is ready is given up. Raises UsageError for no
+    layers and for what a peer says the caller can mend, SwarmError when a process does not start for another reason.
     """
 
     def __init__(
@@ -207,12 +219,23 @@ class LocalSwarm:
         return process
 
     def _wait(self, process: Any) -> None:
-        process.wait_ready(time.monotonic() + self._start, process.log_path)
+        process.wait_ready(self._start, process.log_path)
 
 
 def _plain_environment() -> dict[str, str]:
     """Ours, without the settings that commands read from it: SWARM_PORT or SWARM_IDENTITY are meant for one peer, not for each of several."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SWARM_")}
+
+
+def _why_it_ended(status: int, log_path: Path) -> SwarmError:
+    """Every command ends a failure with one sentence that names what to do, and with a status that says who can. Anything else is a crash, of which the log
+    tells most."""
+    said = re.fullmatch(r"swarm-[a-z]+: (?!this is a bug)(.+)", _tail(log_path, 1))
+    if said and status == UsageError.exit_status:
+        return UsageError(said[1])
+    if said and status == SwarmError.exit_status:
+        return SwarmError(said[1])
+    return SwarmError(f"a peer process ended; the end of its log:\n{_tail(log_path)}")
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -198,6 +198,9 @@ class Client:
     def text(self) -> Any:
         return self._model.text
 
+    def reach(self, length: int) -> int:
+        return self._model.shape.reach(length)
+
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 

@@ -65,6 +65,8 @@ class Host(Surroundings, Protocol):
     @property
     def text(self) -> Any: ...
 
+    def reach(self, length: int) -> int: ...
+
     def send(self, peer: PeerId, message: SessionMessage) -> None: ...
 
     def learn(self, route: Route) -> None: ...
@@ -110,7 +112,7 @@ class Session:
 
     def __init__(self, host: Host, session: SessionId, revision: str, numerics: str, draw_seed: Callable[[], int]) -> None:
         self._host = host
-        self._machine = ClientSession(session, host.peer, revision, numerics)
+        self._machine = ClientSession(session, host.peer, revision, numerics, reach=host.reach)
         self._planner = Planner(host, revision, numerics)
         self._route: Route | None = None
         self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()

@@ -5,7 +5,7 @@ Knows nothing of the network, of text or of where routes come from: when a chain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Deliver, Effect, Reroute, Send
@@ -20,9 +20,10 @@ PAST = 32
 
 
 class ClientSession:
-    """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room)."""
+    """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
+    says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike."""
 
-    def __init__(self, session: SessionId, me: PeerId, revision: str, numerics: str, *, credit: int = 64) -> None:
+    def __init__(self, session: SessionId, me: PeerId, revision: str, numerics: str, *, credit: int = 64, reach: Callable[[int], int] = lambda goal: 1) -> None:
         self.session = session
         self.me = me
         self.history: list[int] = []
@@ -33,6 +34,7 @@ class ClientSession:
         self._revision, self._numerics, self._credit = revision, numerics, credit
         self._sampling = Sampling()
         self._valid = 0
+        self._reach_of, self._reach = reach, 1
         self._starts: list[tuple[int, int]] = []
         self._until = 0
         self._opened = False
@@ -47,6 +49,8 @@ class ClientSession:
         self.history.extend(prompt)
         self._sampling = sampling
         self.goal = len(self.history) + max_new_tokens
+        if (reach := self._reach_of(self.goal)) != self._reach:
+            self._reach, self._valid = reach, 0
         self.running = self._begun = True
 
     def open(self, route: Sequence[Hop]) -> list[Effect]:

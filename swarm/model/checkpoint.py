@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from swarm.core import ModelShape, Span, merge_spans
 from swarm.errors import DoesNotFit, NotAModel, UnsafeWeights, UnsupportedModel
-from swarm.model.families import model_class
+from swarm.model.families import length_scaling, model_class
 from swarm.model.memory import ITEM_SIZE
 from swarm.model.names import tensors_of_components
 from swarm.model.sources import Progress, Source, Tensor, headers, is_other_weights, open_source
@@ -84,6 +84,7 @@ class Checkpoint:
             component_bytes=self._component_bytes(),
             kv_bytes_per_token=(0, *([kv * ITEM_SIZE.get(self.dtype, 4)] * layers), 0),
             row_bytes=hidden * ITEM_SIZE.get(self.dtype, 4),
+            scaling=length_scaling(self.config),
         )
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import cast
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from swarm.core import LengthScaling
 from swarm.errors import UnsupportedModel
 
 _ENCODERS = (
@@ -50,13 +51,13 @@ def model_class(config: PreTrainedConfig, name: str) -> type[PreTrainedModel]:
     return found
 
 
-def length_scaled_rope(config: PreTrainedConfig) -> tuple[str, int] | None:
-    """(kind, length from which it scales) for rotary embeddings that depend on the length of the sequence, None for all others."""
+def length_scaling(config: PreTrainedConfig) -> LengthScaling | None:
+    """For rotary embeddings that depend on the length of the sequence; None for all others."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if parameters.get("rope_type") not in LENGTH_SCALED_ROPE:
         return None
     original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-    return parameters["rope_type"], original
+    return LengthScaling(parameters["rope_type"], original)
 
 
 def _generates(architecture: str) -> bool:

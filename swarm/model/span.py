@@ -12,13 +12,13 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from swarm.core import Span, merge_spans
+from swarm.core import LengthScaling, Span, merge_spans
 from swarm.errors import InvalidConfig, UnsupportedModel
 from swarm.model.anatomy import Anatomy, View, cut, dissect, part_class
 from swarm.model.attention import Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.families import length_scaled_rope
+from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.products import tune
@@ -54,9 +54,9 @@ class SpanModel:
         self.numerics = _numerics(model)
         self._model, self._anatomy, self._turn = model, anatomy, seat(model)
         self._views: dict[tuple[int, int], View] = {}
-        self._scaled = length_scaled_rope(config)
+        self._scaling = length_scaling(config)
         self._rotaries: list[ReachRotary] = []
-        if self._scaled:
+        if self._scaling:
             for path in anatomy.rotary:
                 parent, _, name = path.rpartition(".")
                 rotary = ReachRotary(model.get_submodule(path))
@@ -126,10 +126,10 @@ class SpanModel:
         self._check(start, stop)
         for row in rows:
             self._check_row(start, stop, row)
-        if not self._scaled:
+        if self._scaling is None:
             return self._run(start, stop, rows)
         outputs: dict[int, torch.Tensor] = {}
-        for reach, indices in self._by_reach(rows).items():
+        for reach, indices in self._by_reach(rows, self._scaling).items():
             for rotary in self._rotaries:
                 rotary.reach = reach
             outputs.update(zip(indices, self._run(start, stop, [rows[i] for i in indices]), strict=True))
@@ -184,16 +184,12 @@ class SpanModel:
     def _integers(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    def _by_reach(self, rows: Sequence[Row]) -> dict[int, list[int]]:
-        """Rows by the length that their rotary scaling goes by: those below the threshold together, longrope's long ones too, dynamic's each by its own."""
-        kind, original = self._scaled or ("", 0)
+    @staticmethod
+    def _by_reach(rows: Sequence[Row], scaling: LengthScaling) -> dict[int, list[int]]:
+        """Rows whose rotary factors are the same may be packed together."""
         groups: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            reach = max(row.cache.limit or 0, row.start + len(row.tokens))
-            if reach <= original:
-                reach = 1
-            elif kind == "longrope":
-                reach = original + 1
+            reach = scaling.reach(max(row.cache.limit or 0, row.start + len(row.tokens)))
             groups.setdefault(reach, []).append(i)
         return groups
 

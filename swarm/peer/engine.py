@@ -81,6 +81,7 @@ class Engine:
         if slot is None:
             slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
         slot.sampling = order.sampling
+        slot.cache.limit = order.limit
         slot.musters = key.start == 0 and on_one_machine(order.route)
         self._muster.gone(key)
 

@@ -111,7 +111,7 @@ def _bootstrap(folder, *arguments: str) -> LocalProcess:
     with (folder / "log").open("wb") as log:
         process = LocalProcess("swarm.cli.bootstrap", ["--host", "127.0.0.1", "--identity", str(folder / "key"), *arguments], log, {})
     try:
-        process.wait_ready(time.monotonic() + 60, folder / "log")
+        process.wait_ready(60, folder / "log")
     except BaseException:
         process.kill()
         raise

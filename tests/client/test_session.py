@@ -71,6 +71,9 @@ class Host:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def reach(self, length: int) -> int:
+        return 1
+
     async def refresh(self) -> None: ...
 
     def learn(self, route: object) -> None: ...

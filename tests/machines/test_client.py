@@ -48,6 +48,17 @@ def test_an_answer_ends_at_its_goal_whatever_the_head_says():
     assert client.drawn("a", Drawn(S, 1, -1, 0, 5, (9,))) == []
 
 
+def test_a_turn_whose_length_changes_the_keys_begins_from_nothing():
+    client = ClientSession(S, "me", "rev", "float32", reach=lambda goal: 1 if goal <= 20 else 21)
+    starts = []
+    for prompt, count in ((1, 2, 3), 10), ((4,), 2), ((5, 6), 30), ((7,), 40):
+        client.begin(prompt, Sampling(), count)
+        (send,) = client.open(ROUTE)
+        starts.append(decode_order(send.message.order).starts)
+        client.cut(len(client.history))
+    assert starts == [((1, 0),), ((1, 0), (2, 3)), ((3, 0),), ((3, 0), (4, 6))]
+
+
 def test_a_repair_keeps_all_but_the_last_token_and_a_cut_keeps_less():
     client, _ = begun()
     client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 8)))

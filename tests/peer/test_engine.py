@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import msgspec
 import pytest
 import torch
 
@@ -18,8 +19,8 @@ ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
 
 
 class Cache:
-    def __init__(self):
-        self.rows = []
+    def __init__(self, limit):
+        self.rows, self.limit = [], limit
 
     def truncate(self, length):
         del self.rows[length:]
@@ -35,13 +36,15 @@ class Model:
         self.gate.set()
         self.entered = threading.Event()
         self.batches = []
+        self.limits = []
 
     def new_cache(self, start, stop, limit=None):
-        return Cache()
+        return Cache(limit)
 
     def run(self, start, stop, rows):
         self.entered.set()
         self.gate.wait(10)
+        self.limits += [row.cache.limit for row in rows]
         self.batches.append([list(row.tokens) for row in rows])
         if any(13 in row.tokens for row in rows):
             raise RuntimeError("thirteen")
@@ -116,6 +119,19 @@ def test_sessions_that_wait_together_run_together_and_one_that_fails_fails_alone
         got = sorted([await seen.get() for _ in range(3)], key=lambda result: result[0])
         assert got == [(b"a", 1, [1]), (b"b", "failed", "RuntimeError('thirteen')"), (b"c", 1, [3])]
         assert model.batches[0] == [[1], [13], [3]]
+
+    scenario(play)
+
+
+def test_a_cache_learns_how_long_its_session_may_become_from_every_order():
+    async def play(engine, model, seen):
+        limits = []
+        for limit in 99, 150, 20:
+            engine.open(key("a"), msgspec.structs.replace(order("a"), limit=limit))
+            engine.submit(key("a"), job(limit, len(limits), 1))
+            await seen.get()
+            limits.append(model.limits[-1])
+        assert limits == [99, 150, 20]
 
     scenario(play)
 
