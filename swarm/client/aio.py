@@ -138,20 +138,22 @@ class Client:
 
     async def ready_session(self, *, timeout: float | None = None) -> Session:
         """A session, after waiting up to `patience` seconds for somebody to serve every layer. Raises MissingLayers, TimedOut after `timeout` seconds."""
-        give_up, looked = self.clock() + self.patience, False
+        give_up, looks = self.clock() + self.patience, 0
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
                         return self.session()
                     except UsageError:  # of peers that served another revision or dtype when we last looked
-                        if looked:
+                        if looks:
                             raise
-                    except RemoteError:
+                    except RemoteError as error:
                         if self.clock() >= give_up:
                             raise
+                        if looks == 1:
+                            log.warning("%s; waiting up to %.0f s for somebody", error, give_up - self.clock())
                     await self.refresh()
-                    looked = True
+                    looks += 1
                     await asyncio.sleep(LOOK_AGAIN)
         except TimeoutError:
             raise TimedOut("the time allowed for this answer ran out while looking for peers") from None
