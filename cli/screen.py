@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 EVERY = 60.0
-"""Seconds between two status lines where nobody can see a live one."""
+"""Seconds between two lines about the same thing where nobody can see a live one. Half of what `swarm.local` bears of silence before a peer is ready."""
 
 
 class Screen(Protocol):
@@ -34,22 +35,36 @@ def screen(stream: Any = None) -> Screen:
 class PlainScreen:
     handler: logging.Handler | None = None
 
-    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
+    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic, every: float = EVERY) -> None:
+        self._stream, self._clock, self._every = stream, clock, every
 
     def say(self, text: str = "") -> None:
         print(text, file=self._stream, flush=True)
 
     @contextlib.contextmanager
     def progress(self, what: Callable[[float], str]) -> Iterator[Callable[[float], None]]:
+        """Each thing is said once, and what takes long again now and then: by a thread, since one file of some gigabytes reports nothing on its way."""
         said: set[str] = set()
+        share, over = 0.0, threading.Event()
 
         def at(done: float) -> None:
+            nonlocal share
+            share = done
             if (text := what(done)) not in said:
                 said.add(text)
                 self.say(f"{text} …")
 
-        yield at
+        def repeat() -> None:
+            while not over.wait(self._every):
+                self.say(f"{what(share)} …{f' {share:.0%}' if share else ''}")
+
+        repeating = threading.Thread(target=repeat, name="progress", daemon=True)
+        repeating.start()
+        try:
+            yield at
+        finally:
+            over.set()
+            repeating.join()
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:
@@ -57,7 +72,7 @@ class PlainScreen:
 
         def show(status: list[tuple[str, str]]) -> None:
             nonlocal last
-            if self._clock() - last >= EVERY:
+            if self._clock() - last >= self._every:
                 last = self._clock()
                 self.say(", ".join(f"{name} {value}" for name, value in status))
 

@@ -93,7 +93,8 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
 
     wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_disk, args.public_name)
     shown.say(f"opening {args.model}")
-    checkpoint = await asyncio.to_thread(open_checkpoint, wish)
+    with shown.progress(lambda done: f"looking at the files of {args.model}"):  # at every byte of them, the first time
+        checkpoint = await asyncio.to_thread(open_checkpoint, wish)
     initial_peers = addresses(args.initial_peers) or public_peers()
     joining = connect(
         initial_peers,

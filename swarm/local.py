@@ -158,8 +158,9 @@ class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers`, ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
-    are in `folder`. Use it in a `with`, or call `close`. A process that says nothing for `start` seconds before it is ready is given up. Raises UsageError for no
-    layers and for what a peer says the caller can mend, SwarmError when a process does not start for another reason.
+    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up. Use it in a `with`, or call `close`.
+
+    Raises UsageError for no layers and for what a peer says the caller can mend, SwarmError when a process does not start for another reason.
     """
 
     def __init__(

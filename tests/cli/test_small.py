@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import threading
 
 import pytest
 
@@ -94,6 +95,25 @@ def test_a_screen_that_is_no_terminal_says_each_thing_once():
         show([("state", "online"), ("sessions", "2")])
     assert stream.getvalue() == "fetching …\nloading …\nstate online, sessions 2\n"
     assert isinstance(screen(stream), PlainScreen)
+
+
+def test_what_takes_long_is_said_again_where_there_is_no_terminal():
+    stream, heard = io.StringIO(), threading.Event()
+    shown = PlainScreen(stream, every=0.01)
+    say = shown.say
+
+    def listen(text: str = "") -> None:
+        say(text)
+        if "50%" in text:
+            heard.set()
+
+    shown.say = listen
+    with shown.progress(lambda done: "fetching") as progress:
+        progress(0.5)
+        assert heard.wait(30)
+    before = stream.getvalue()
+    assert before.startswith("fetching …\n") and "fetching … 50%\n" in before
+    assert not any(thread.name == "progress" for thread in threading.enumerate())
 
 
 def test_a_terminal_shows_the_same_words():

@@ -1,0 +1,78 @@
+"""How a process of a local swarm comes up, or does not: with commands that only pretend, and with the real one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import SwarmError, UsageError
+from swarm.local import LocalProcess, LocalSwarm
+from tests.swarm.models import save_llama
+
+Wait = Callable[..., LocalProcess]
+
+
+@pytest.fixture
+def pretend(tmp_path: Path) -> Iterator[Wait]:
+    """Starts a module of these lines as a local process, and waits for it. `tell` writes to whoever waits."""
+    started: list[LocalProcess] = []
+
+    def start(lines: str, patience: float = 60.0) -> LocalProcess:
+        head = "import os, sys, time\ntell = lambda text: os.write(int(sys.argv[sys.argv.index('--ready-fd') + 1]), text)\n"
+        (tmp_path / "pretender.py").write_text(head + lines)
+        with (tmp_path / "log").open("wb") as log:
+            started.append(LocalProcess("pretender", [], log, {"PYTHONPATH": str(tmp_path)}))
+        started[-1].wait_ready(patience, tmp_path / "log")
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_what_it_says_when_it_is_ready(pretend):
+    facts = {"peer_id": "x"}
+    process = pretend(f"tell(b{json.dumps(facts)[:5]!r}); time.sleep(0.05); tell(b{json.dumps(facts)[5:] + chr(10)!r}); time.sleep(600)")
+    assert process.facts == facts and process.is_alive()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(2, UsageError), (1, SwarmError)])
+def test_its_own_sentence_and_status(pretend, status, kind):
+    with pytest.raises(SwarmError) as caught:
+        pretend(f"print('opening'); sys.exit(print('swarm-serve: mend this so') or {status})")
+    assert (str(caught.value), type(caught.value), caught.value.exit_status) == ("mend this so", kind, status)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "print('opening'); raise ZeroDivisionError('oh')",
+        "print('opening'); sys.exit(print('swarm-serve: this is a bug: ZeroDivisionError: oh') or 1)",
+        "print('opening ZeroDivisionError: oh', flush=True); os.kill(os.getpid(), 9)",
+    ],
+)
+def test_a_crash_shows_the_end_of_its_log(pretend, lines):
+    with pytest.raises(SwarmError, match=r"(?s)ended.*opening.*ZeroDivisionError: oh") as caught:
+        pretend(lines)
+    assert caught.value.exit_status == 1
+
+
+def test_one_that_is_silent_is_given_up(pretend):
+    with pytest.raises(SwarmError, match=r"said nothing for 0\.2 s"):
+        pretend("time.sleep(600)", patience=0.2)
+
+
+def test_one_that_says_something_may_take_its_time(pretend):
+    lines = "began = time.monotonic()\nwhile time.monotonic() < began + 3:\n    print('still', flush=True); time.sleep(0.02)\ntell(b'{}\\n'); time.sleep(600)"
+    assert pretend(lines, patience=1.5).is_alive()
+
+
+def test_a_folder_without_weights_is_the_callers_to_mend(tmp_path):
+    shutil.copy(save_llama(tmp_path / "whole") / "config.json", tmp_path)
+    with pytest.raises(UsageError, match=r"has no model\.safetensors") as caught:
+        LocalSwarm(str(tmp_path), ["0:6"])
+    assert "\n" not in str(caught.value)
