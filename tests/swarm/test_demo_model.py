@@ -53,3 +53,16 @@ def test_the_draft_model_shares_the_tokenizer():
 def test_both_models_are_small_enough_to_ship():
     sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in (demo.path(), demo.draft_path())]
     assert sizes[0] < 10 * 2**20 and sizes[1] < 1.5 * 2**20
+
+
+def test_a_chat_is_one_conversation():
+    text = {"question": "What is the capital of France?", "answer": "Paris", "next": "Sort these numbers: 5 3 9 1", "sorted": "1 3 5 9"}
+    with swarm.LocalSwarm(swarm.demo_model(), ["0:6", "6:12"], dtype="float32") as local:
+        with swarm.Client(swarm.demo_model(), initial_peers=local.initial_peers) as client, client.session() as session:
+            assert session.generate(text["question"], chat=True).strip() == text["answer"]
+            assert session.generate(text["next"], chat=True).strip() == text["sorted"]
+            tokens = session.tokens
+    from transformers import AutoTokenizer
+
+    said = AutoTokenizer.from_pretrained(swarm.demo_model()).decode(tokens)
+    assert said == "Q: {question}\nA: {answer}<|eos|>Q: {next}\nA: {sorted}<|eos|>".format(**text)
