@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import ipaddress
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 import configargparse
 import yaml
 
-from swarm.errors import InvalidConfig
+from swarm.errors import InvalidConfig, MalformedAddress
 
 NOTHING = ("", "~", "null")
 """How YAML spells "no value"."""
@@ -73,6 +74,8 @@ class Parser(configargparse.ArgumentParser):
         self._config_file_parser = YamlFile(self._settable)
 
     def error(self, message: str) -> NoReturn:
+        if isinstance(unopened := sys.exception(), OSError):  # nothing but the config file is opened while arguments are read
+            raise InvalidConfig(f"cannot read the config file {unopened.filename}: {unopened.strerror}; name one that is there with --config")
         raise InvalidConfig(f"{message}; see {self.prog} --help")
 
     def _settable(self) -> list[str]:
@@ -117,6 +120,32 @@ def addresses(given: Sequence[str] | None) -> list[str]:
     return [part for text in given or () for part in re.split(r"[,\s]+", text) if part]
 
 
+def check_addresses(initial_peers: Sequence[str], announce: Sequence[str] = ()) -> None:
+    """Refuse at once what can be no address. The room of the network, which takes seconds to load, reads them again with libp2p's own parser.
+
+    Raises MalformedAddress.
+    """
+    from swarm.net.identity import is_peer_id
+
+    for text in (*initial_peers, *announce):
+        if not _can_be_dialled(text.split("/")):
+            raise MalformedAddress(text)
+    for text in initial_peers:
+        if text.count("/p2p/") != 1 or not is_peer_id(text.partition("/p2p/")[2]):
+            raise MalformedAddress(text)
+
+
+def _can_be_dialled(parts: Sequence[str]) -> bool:
+    if len(parts) < 5 or parts[0] or parts[3] != "tcp" or not re.fullmatch("[0-9]{1,5}", parts[4]) or not 0 < int(parts[4]) < 2**16:
+        return False
+    if parts[1] in ("dns", "dns4", "dns6"):
+        return bool(parts[2])
+    try:
+        return f"ip{ipaddress.ip_address(parts[2]).version}" == parts[1]
+    except ValueError:
+        return False
+
+
 def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
     """A number within bounds; out of them is an error that names them."""
 
@@ -126,7 +155,7 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {low:.15g} to {high:.15g}")
         return value
 
     return read
@@ -141,6 +170,13 @@ def size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write one like 20GB or 500MB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def device(text: str) -> str:
+    """A device by its spelling; whether this machine has it, torch says once it is loaded."""
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"there is no device {text!r}; write cpu, cuda or cuda:0")
+    return text
 
 
 def short_name(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from swarm.cli.arguments import Parser, addresses, number
+from swarm.cli.arguments import Parser, addresses, check_addresses, number
 from swarm.cli.notices import config_dir, introduce
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
+    check_addresses(addresses(args.initial_peers), addresses(args.announce))
     hold_lifeline(args.lifeline_fd)
     shown = screen()
     set_logging(args.debug, shown.handler)

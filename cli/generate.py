@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, number, set_threads
+from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import reporting, run, set_logging
-from swarm.core import Sampling
+from swarm.client.stops import StopStrings
+from swarm.core import Sampling, whole
 from swarm.errors import EmptyPrompt, UsageError
 
 EXAMPLES = """\
@@ -59,6 +61,7 @@ def _main(argv: Sequence[str] | None) -> int:
     set_threads(None)
     set_logging(args.debug)
     model = args.model or _demo_model()
+    _check_model(model, args.local)
     if args.local is None:
         say_once("generate", ASKING, _tell)
         return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
@@ -67,9 +70,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _options(args: Any) -> dict[str, Any]:
-    """What a session's stream takes. Raises InvalidSampling before anything is loaded."""
+    """What a session's stream takes. Raises InvalidSampling, and UsageError for an empty stop string, before anything is loaded."""
     drawing = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     Sampling(**drawing, seed=args.seed or 0)
+    StopStrings(args.stop or ())
     return {**drawing, "seed": args.seed, "max_new_tokens": args.max_new_tokens, "stop": tuple(args.stop or ()), "chat": args.chat, "timeout": args.timeout}
 
 
@@ -90,6 +94,7 @@ def _whom(args: Any) -> list[str]:
         if given:
             raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
         return []
+    check_addresses(given)
     if peers := given or public_peers():
         return peers
     raise UsageError(
@@ -103,11 +108,29 @@ def _demo_model() -> str:
     return swarm.demo_model()
 
 
+def _check_model(model: str, local: int | None) -> None:
+    """What can be said of a model, and of so many peers for it, in less than the seconds that opening it takes. Raises ModelNotFound, NotAModel, UsageError."""
+    from swarm.model.sources import local_folder
+
+    folder = local_folder(model)
+    if folder is None or local is None:
+        return
+    try:
+        layers = json.loads((folder / "config.json").read_bytes())["num_hidden_layers"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # not there, unreadable, or spelled in the family's own way: whoever opens the model knows
+    if isinstance(layers, int):
+        even_split(layers, local)
+
+
 def _local_swarm(args: Any, model: str) -> Any:
     from swarm.local import LocalSwarm
     from swarm.model.checkpoint import Checkpoint
 
-    layers = even_split(Checkpoint.open(model).shape.layers, args.local)
+    checkpoint = Checkpoint.open(model)
+    shape = checkpoint.shape
+    checkpoint.tensors_for([whole(shape.components)])  # what is missing is said before anybody is started
+    layers = even_split(shape.layers, args.local)
     _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     return LocalSwarm(model, layers, dtype=args.dtype)
 

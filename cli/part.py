@@ -76,6 +76,13 @@ def check_spelling(layers: str) -> None:
         raise MalformedLayers(layers) from error
 
 
+def check_name(model: str) -> None:
+    """What can be said of a model before the hub or its files are asked. Raises ModelNotFound, NotAModel."""
+    from swarm.model.sources import local_folder
+
+    local_folder(model)
+
+
 def asked(wish: Wish, shape: ModelShape) -> tuple[Span, ...]:
     return parse_layers(wish.layers, shape.layers)
 

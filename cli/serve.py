@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, number, set_threads, short_name, size
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
-from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_spelling, choose, load, open_checkpoint
+from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_name, check_spelling, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
 from swarm.core import format_layers
@@ -49,7 +49,7 @@ def parser() -> Parser:
         "auto takes what the swarm needs most and this machine's free memory can hold",
     )  # fmt: skip
     what.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format to serve in (default: that of the checkpoint)")
-    what.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda:0")
+    what.add_argument("--device", type=device, default="cpu", help="where to compute, such as cpu or cuda:0")
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
     what.add_argument("--max-disk", type=size, metavar="SIZE", help="download at most this much, such as 20GB (default: no limit)")
@@ -79,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
     check_spelling(args.layers)
+    check_addresses(addresses(args.initial_peers), addresses(args.announce))
     hold_lifeline(args.lifeline_fd)
     set_threads(args.threads)
+    check_name(args.model)
     shown = screen()
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:

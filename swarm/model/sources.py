@@ -67,15 +67,22 @@ class Source(Protocol):
         """A folder with these files and the small ones."""
 
 
-def open_source(model: str, token: str | None, cache_dir: str | None) -> Source:
-    """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it. Raises ModelNotFound, NotAModel."""
+def local_folder(model: str) -> Path | None:
+    """The folder by that name, or None where it can only be a hub id. Raises ModelNotFound, NotAModel for what is neither."""
     path = Path(model).expanduser()
     if path.is_dir():
-        return Folder(path)
+        return path
     if path.exists():
         raise NotAModel(f"{model} is a file; give the folder that holds config.json and the .safetensors files")
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise ModelNotFound(f"there is no folder {model}; give a folder with a model, or a hub id like Qwen/Qwen3-8B")
+    return None
+
+
+def open_source(model: str, token: str | None, cache_dir: str | None) -> Source:
+    """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it. Raises ModelNotFound, NotAModel."""
+    if (path := local_folder(model)) is not None:
+        return Folder(path)
     try:
         return Hub(model, token, cache_dir)
     except _Offline:

@@ -100,7 +100,9 @@ def test_what_a_config_file_may_not_say(tmp_path, capsys, text, words):
 
 def test_a_missing_config_file(capsys):
     assert bootstrap.main(["--config", "/nowhere/at/all.yaml"]) == 2
-    assert "/nowhere/at/all.yaml" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "swarm-bootstrap: cannot read the config file /nowhere/at/all.yaml: No such file or directory; name one that is there with --config\n"
+    )
 
 
 def test_sizes_as_people_write_them():
@@ -118,6 +120,10 @@ def test_numbers_have_bounds():
             number(0, 10)(text)
     with pytest.raises(argparse.ArgumentTypeError, match="range"):
         number(0, 10, float)("nan")
+    with pytest.raises(argparse.ArgumentTypeError, match="which is 1 to 1099511627776$"):
+        number(1, 2**40)("0")
+    with pytest.raises(argparse.ArgumentTypeError, match="which is 0.001 to 1000000000$"):
+        number(0.001, 1e9, float)("0")
 
 
 def test_abbreviations_are_not_guessed():

@@ -6,11 +6,17 @@ import io
 import json
 import shutil
 import socket
+import subprocess
 import sys
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from swarm.cli import bootstrap, generate, part, serve
+from swarm.cli.arguments import check_addresses
+from swarm.errors import MalformedAddress
+from swarm.net.addresses import dialable, entrance
 from swarm.net.identity import Identity
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/" + Identity.ephemeral().peer_id
@@ -48,6 +54,7 @@ def test_folder_without_safetensors(capsys, tmp_path, model):
     assert "safetensors" in said(capsys, serve.main, tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin" in said(capsys, serve.main, tmp_path)
+    assert "pytorch_model.bin" in said(capsys, generate.main, "hello", "--model", tmp_path, "--local", "2")
 
 
 def test_a_model_that_needs_code_of_its_own(capsys, tmp_path):
@@ -82,6 +89,53 @@ def test_more_disk_than_allowed(capsys, model):
 def test_devices_and_formats_that_are_not_there(capsys, model):
     assert "bfloat16" in said(capsys, serve.main, model, "--dtype", "int3")
     assert "abacus" in said(capsys, serve.main, model, "--device", "abacus", "--host", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "words"),
+    [
+        *((main, [*argv, "--initial-peers", "nonsense"], "'nonsense'") for main, argv in (("serve", ["model"]), ("generate", ["hello"]), ("bootstrap", []))),
+        *((main, [*argv, "--announce", "/ip4/1.2.3.4/udp/5"], "'/ip4/1.2.3.4/udp/5'") for main, argv in (("serve", ["model"]), ("bootstrap", []))),
+        ("serve", ["/nowhere/model"], "there is no folder /nowhere/model"),
+        ("serve", ["model", "--device", "quux"], "there is no device 'quux'; write cpu, cuda or cuda:0"),
+        ("generate", ["hello", "--local", "3", "--model", "./nothing"], "there is no folder ./nothing"),
+        ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string needs at least one character"),
+        ("generate", ["hello", "--local", "13"], "at most 12 peers"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_anything_heavy_is_loaded(main, argv, words):
+    script = f"""
+import sys
+from swarm.cli.{main} import main
+assert main({argv!r}) == 2
+heavy = {{"torch", "transformers", "hivemind"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0 and words in ran.stderr.rstrip().split("\n")[-1] and not ran.stdout, (ran.stdout, ran.stderr)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from([*"abc/", "/ip4/", "127.0.0.1", "300.1.1.1", "/ip6/", "::1", "/dns4/", "/tcp/", "/udp/", "9", "70000", "/p2p/", NOBODY, NOBODY[-52:]]),
+        max_size=7,
+    ).map("".join)
+)
+def test_an_address_refused_at_once_is_one_the_network_room_refuses(text):
+    try:
+        check_addresses([text])
+    except MalformedAddress:
+        with pytest.raises(MalformedAddress):
+            entrance(text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["/ip4/1.2.3.4", "/ip6/2001:db8::1", "/dns/a.org", "/dns4/a.org", "/dns6/a.org"]), st.integers(1, 65535))
+def test_addresses_that_can_be_dialled_pass(host, port):
+    text = f"{host}/tcp/{port}"
+    check_addresses([f"{text}{NOBODY[-57:]}"], [text, f"{text}/ws"])
+    assert dialable(text, NOBODY[-52:]) is not None and entrance(f"{text}{NOBODY[-57:]}").text
 
 
 @pytest.mark.parametrize("addr", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/300.0.0.1/tcp/1/p2p/12D3KooW"])
