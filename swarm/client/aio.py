@@ -133,7 +133,7 @@ class Client:
             raise self._dead
         revision, numerics = choose_class(self.table.views, self._opened.revision, self.components, self._dtype, self._class_request())
         session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
-        self._sessions[session._machine.session] = session
+        self._sessions[session.id] = session
         return session
 
     async def ready_session(self, *, timeout: float | None = None) -> Session:

@@ -1,0 +1,248 @@
+"""One session's chain of hops, kept alive: opened over a route, watched, and mended or replaced while tokens come home.
+
+The machine decides what the wire means; this shell finds routes, waits with deadlines and carries out what the machine answers. It knows token ids, not text,
+and not which network carries the frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from swarm.client.planner import Planner, Surroundings
+from swarm.client.report import RouteReport, Stopwatch
+from swarm.core import PeerId, Sampling, SessionId
+from swarm.errors import MissingLayers, PeerLost, Refused
+from swarm.machines.client import ClientSession
+from swarm.machines.effects import Deliver, Effect, Reroute, Send
+from swarm.routing.route import Route
+from swarm.wire import Broken, Drawn, Have, SessionMessage
+
+log = logging.getLogger(__name__)
+
+FIRST_TOKEN = 30.0
+"""Seconds to the first token of a chain beyond four times the prediction: queues and cold caches are not predicted."""
+
+NEXT_TOKEN = 5.0
+"""Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
+
+
+class Network(Surroundings, Protocol):
+    """What a chain needs of its client."""
+
+    own_addrs: tuple[str, ...]
+
+    def reach(self, length: int) -> int: ...
+
+    def send(self, peer: PeerId, message: SessionMessage) -> None: ...
+
+    def learn(self, route: Route) -> None: ...
+
+    async def prepare(self, route: Route) -> None: ...
+
+
+class Chain:
+    """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
+
+    def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
+        self._network = network
+        self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach)
+        self._planner = Planner(network, revision, numerics)
+        self._stopwatch = Stopwatch()
+        self._route: Route | None = None
+        self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()
+        self._began = 0
+        self._followed = False
+        self._answers = False
+        self._sick: str | None = None
+        self._silences = 0
+        self._trouble: dict[PeerId, float] = {}
+
+    @property
+    def history(self) -> list[int]:
+        return self._machine.history
+
+    @property
+    def report(self) -> RouteReport | None:
+        """None before the first turn."""
+        return self._stopwatch.report(self._route) if self._route is not None else None
+
+    @property
+    def longest_gap(self) -> float:
+        return self._stopwatch.longest_gap
+
+    # --- what the network says --------------------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, message: SessionMessage) -> None:
+        if isinstance(message, Have):
+            self._do(self._machine.have(sender, message))
+        elif isinstance(message, Drawn):
+            self._do(self._machine.drawn(sender, message))
+        elif isinstance(message, Broken):
+            self._do(self._machine.broken(sender, message))
+
+    def lost(self, peer: PeerId) -> None:
+        self._do(self._machine.lost(peer))
+
+    # --- what the session says --------------------------------------------------------------------------------------------------------------------------------
+
+    def begin(self, keep: int, ids: Sequence[int], sampling: Sampling, max_new: int) -> None:
+        """A turn that adds `ids` after the first `keep` tokens of the history. Nothing is sent before `follow`."""
+        if keep < len(self.history):
+            self._do(self._machine.cut(keep))
+        self._machine.begin(ids, sampling, max_new)
+        self._began = len(self.history)
+
+    async def follow(self) -> AsyncGenerator[Deliver, None]:
+        """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
+        self._followed = True
+        try:
+            await self._open_turn()
+            while True:
+                effect = await self._next()
+                if isinstance(effect, Reroute):
+                    await self._reroute(effect)
+                    continue
+                self._sick, self._silences, self._answers = None, 0, True
+                self._trouble.clear()
+                self._stopwatch.token(self._network.clock(), effect.micros)
+                yield effect
+                if effect.finish is not None:
+                    return
+        finally:
+            self._followed = False
+
+    def came_home(self) -> list[Deliver]:
+        """Tokens that arrived while a way out was sought and are in the history, though `follow` did not live to say so."""
+        effects = []
+        while not self._events.empty():
+            effects.append(self._events.get_nowait()[1])
+        return [effect for effect in effects if isinstance(effect, Deliver)]
+
+    def end(self, length: int) -> None:
+        """The turn is over with `length` tokens; what overshot is dropped, and the ring halts."""
+        self._stopwatch.pause()
+        if self._machine.running or len(self.history) > length:
+            self._do(self._machine.cut(length))
+
+    def keep(self) -> None:
+        """Renew the session's lease at its hops."""
+        self._do(self._machine.keep())
+
+    def close(self) -> None:
+        self._do(self._machine.close())
+
+    # --- one turn ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _open_turn(self) -> None:
+        """Take the route of the last turn again, unless it broke meanwhile."""
+        self.came_home()  # stale
+        if self._route is None or self._sick is not None:
+            self._sick = None
+            await self._find_route()
+        else:
+            await self._open(self._route)
+
+    async def _next(self) -> Deliver | Reroute:
+        """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
+        patience = self._silence_allowed()
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    chain, effect = await self._events.get()
+                    if chain == self._machine.chain or isinstance(effect, Deliver):
+                        return effect  # type: ignore[return-value]
+        except TimeoutError:
+            return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
+
+    def _silence_allowed(self) -> float:
+        if self._answers:
+            return NEXT_TOKEN + 10 * self._stopwatch.usual_gap
+        predicted = sum(leg.prefill for leg in self._route.legs) * len(self.history) if self._route else 0.0
+        return FIRST_TOKEN + 4 * predicted
+
+    # --- routes -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _reroute(self, broken: Reroute) -> None:
+        """Replace what failed and go on. A hop that only forgot us is opened again; a silent chain is tried once more, then planned anew."""
+        self._stopwatch.reroutes += 1
+        log.info("the chain broke at hop %d (%s): %s %s", broken.hop, broken.peer, broken.reason, broken.detail)
+        if broken.reason == "silent":
+            await self._after_silence(broken)
+            return
+        if broken.reason == "unknown" and self._sick != "unknown" and self._route is not None:
+            self._sick = "unknown"
+            await self._open(self._route)
+            return
+        self._sick = None
+        if broken.peer == self._network.peer and (broken.reason != "lost" or self._route is None):
+            raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
+        if broken.reason == "leaving":
+            await self._move_off(broken.peer)
+            return
+        failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
+        if broken.reason in ("refused", "overloaded", "failed"):
+            failure = Refused(
+                f"peer {broken.peer} says no and nobody can take its place ({broken.detail}); try again later, or resume the session", broken.reason
+            )
+        since = self._trouble.setdefault(broken.peer, self._network.clock())
+        if self._network.clock() > since + self._network.patience:
+            raise failure
+        if broken.peer == self._network.peer and self._route is not None:  # the last peer lost its way to our own head; we are still here
+            await self._open(self._route)
+            return
+        await self._find_route(failure if isinstance(failure, Refused) else None)
+
+    async def _after_silence(self, broken: Reroute) -> None:
+        """Every link lives and no token comes: some hop hangs, and nobody knows which. Try the same hops once, then others, then give up."""
+        self._silences += 1
+        if self._silences == 1 and self._route is not None:
+            await self._open(self._route)
+            return
+        if self._silences > 2:
+            raise PeerLost(f"{broken.detail}, and none from the peers tried instead; try again later, or resume the session")
+        for hop in self._route.hops if self._route is not None else ():
+            if hop.peer != self._network.peer:
+                self._network.table.shun(hop.peer, self._network.clock())
+        self._route = None
+        await self._find_route()
+
+    async def _move_off(self, peer: PeerId) -> None:
+        """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
+        length = len(self.history)
+        try:
+            route = await self._planner.find(self._route, length, self._machine.goal, patience=0, begun=True)
+        except MissingLayers:
+            log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
+        else:
+            await self._open(route)
+
+    async def _find_route(self, refusal: Refused | None = None) -> None:
+        length = len(self.history)
+        await self._open(await self._planner.find(self._route, length, self._machine.goal, refusal, begun=length > self._began))
+
+    async def _open(self, route: Route) -> None:
+        """Raise the chain over a route."""
+        self._network.learn(route)
+        if self._network.own:
+            await self._network.prepare(route)
+        self._route = route
+        self._stopwatch.opened()
+        self._answers = False
+        hops = [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
+        self._do(self._machine.open(hops))
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._network.send(effect.peer, effect.message)
+                continue
+            if isinstance(effect, Reroute):
+                if effect.reason not in ("unknown", "silent") and effect.peer != self._network.peer:
+                    self._network.table.shun(effect.peer, self._network.clock())
+                if not self._followed:
+                    self._sick = effect.reason
+            self._events.put_nowait((self._machine.chain, effect))
