@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number
 from swarm.cli.notices import config_dir, introduce
-from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
+from swarm.cli.process import Stop, claim_identity, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
 
 PORT = 31337
@@ -42,15 +43,24 @@ def _main(argv: Sequence[str] | None) -> int:
     hold_lifeline(args.lifeline_fd)
     shown = screen()
     set_logging(args.debug, shown.handler)
-    return run(lambda stop: _serve(args, shown, stop))
+    identity = args.identity or _own_key()
+    with claim_identity(identity):
+        return run(lambda stop: _serve(args, identity, shown, stop))
 
 
-async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
+def _own_key() -> str:
+    folder = config_dir()
+    with contextlib.suppress(OSError):  # whoever opens the key file says what is wrong
+        folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / "bootstrap.key")
+
+
+async def _serve(args: Any, identity: str, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect
 
     joining = connect(
         addresses(args.initial_peers),
-        identity=args.identity or str(config_dir() / "bootstrap.key"),
+        identity=identity,
         listen=True,
         host=args.host,
         port=args.port,

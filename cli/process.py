@@ -1,6 +1,7 @@
-"""Room: cli. What it takes to be a well-behaved process: one loop, signals, logging, errors as one sentence, and two pipes to the parent that started us.
+"""Room: cli. What it takes to be a well-behaved process: one loop, signals, logging, errors as one sentence, a key of its own, and two pipes to the parent that
+started us.
 
-Knows exit statuses; nothing of models or networks.
+Knows exit statuses; nothing of models, and of networks only who we are.
 """
 
 from __future__ import annotations
@@ -149,6 +150,13 @@ def hold_lifeline(fd: int | None) -> None:
 
     if fd is not None:
         threading.Thread(target=wait, args=(fd,), name="lifeline", daemon=True).start()
+
+
+def claim_identity(file: str | None) -> contextlib.AbstractContextManager[object]:
+    """Within it, nobody else on this machine runs under the key in `file`; None is no key to share. Raises BadIdentity, IdentityInUse."""
+    from swarm.net.identity import Identity
+
+    return Identity.claimed(file) if file else contextlib.nullcontext()
 
 
 def set_logging(debug: bool, handler: logging.Handler | None = None, level: int = logging.WARNING) -> None:

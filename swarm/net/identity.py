@@ -6,16 +6,19 @@ with the peer id alone, without hivemind and without asking anybody.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from swarm.core import PeerId
-from swarm.errors import BadIdentity
+from swarm.errors import BadIdentity, IdentityInUse
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +54,43 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> Identity:
-        """Read an identity file, or write a new one readable by its owner alone. Raises BadIdentity."""
-        path = Path(path)
+        """Read an identity file, or write a new one readable by its owner alone. Its folder must be there: a mistyped one would make the peer somebody new.
+
+        Raises BadIdentity.
+        """
+        path = Path(path).expanduser()  # a config file may say ~/peer.key
         try:
             data = _read(path)
             if data is None:
                 identity = cls.ephemeral()
-                path.parent.mkdir(parents=True, exist_ok=True)
                 if _write_new(path, identity.to_bytes()):
                     return identity
                 data = _read(path) or b""
         except OSError as error:
+            if not path.parent.exists():
+                raise BadIdentity(
+                    f"there is no folder {path.parent} for the identity file {path.name}; make it, or name another file with --identity"
+                ) from error
             raise BadIdentity(f"cannot use the identity file {path}: {error.strerror or error}; choose another with --identity") from error
         return cls.from_bytes(data, str(path))
+
+    @classmethod
+    @contextlib.contextmanager
+    def claimed(cls, path: str | os.PathLike[str]) -> Iterator[Identity]:
+        """As `load_or_create`, and nobody else on this machine can claim the same file meanwhile: the first peers of a swarm have no others to ask whether
+        somebody answers to their name. The kernel gives the lock back however this process ends, and p2pd does not inherit it.
+
+        Raises BadIdentity, IdentityInUse.
+        """
+        identity = cls.load_or_create(path)
+        with contextlib.ExitStack() as stack:
+            try:
+                fcntl.flock(stack.enter_context(Path(path).expanduser().open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise IdentityInUse(identity.peer_id) from error
+            except OSError as error:  # a file system without locks: the swarm is still asked where there is one
+                log.debug("cannot lock the identity file %s: %s", path, error)
+            yield identity
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the identity") -> Identity:

@@ -208,6 +208,12 @@ def test_a_bad_identity_file(capsys, tmp_path, model):
     file.write_text("no key at all")
     assert str(file) in said(capsys, serve.main, model, "--identity", file, "--host", "127.0.0.1")
     assert str(file) in said(capsys, bootstrap.main, "--identity", file, "--host", "127.0.0.1")
+    assert "no folder" in said(capsys, bootstrap.main, "--identity", tmp_path / "mistyped" / "peer.key", "--host", "127.0.0.1")
+
+
+def test_a_home_where_no_key_can_be_made(capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/nowhere")
+    assert "/proc/nowhere" in said(capsys, bootstrap.main, "--host", "127.0.0.1")
 
 
 def test_debug_shows_where(capsys):

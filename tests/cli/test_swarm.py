@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import swarm
-from swarm.cli import generate, serve
+from swarm.cli import bootstrap, generate, serve
 from swarm.local import LocalProcess
 from tests.cli.test_bad_input import said
 
@@ -118,11 +118,13 @@ def _bootstrap(folder, *arguments: str) -> LocalProcess:
     return process
 
 
-def test_whoever_is_started_ends_with_its_parent_and_comes_back_under_its_address(tmp_path):
+def test_whoever_is_started_ends_with_its_parent_and_comes_back_under_its_address(tmp_path, capsys):
     process = _bootstrap(tmp_path, "--port", "0")
     try:
         assert set(process.facts) == {"peer_id", "addrs", "layers"}
         assert process.facts["addrs"][0].endswith(process.facts["peer_id"])
+        words = said(capsys, bootstrap.main, "--host", "127.0.0.1", "--port", "0", "--identity", str(tmp_path / "key"))  # without anybody to ask
+        assert process.facts["peer_id"] in words and "already used" in words
         tree = process._tree()
         assert len(tree) > 1  # it and its p2pd
         os.close(process._hold)

@@ -1,12 +1,15 @@
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.errors import BadIdentity
+from swarm.errors import BadIdentity, IdentityInUse
 from swarm.net.identity import Identity, is_peer_id, public_key, verify
 
 
@@ -37,6 +40,7 @@ def test_every_key_gives_a_peer_id_that_contains_it(seed):
 
 def test_the_file_is_kept_private_and_gives_the_same_peer(tmp_path):
     path = tmp_path / "deep" / "identity"
+    path.parent.mkdir()
     old_mask = os.umask(0)
     try:
         first = Identity.load_or_create(path)
@@ -76,3 +80,51 @@ def test_a_broken_file_is_said_to_be_one(tmp_path, content):
 def test_a_folder_is_no_identity(tmp_path):
     with pytest.raises(BadIdentity):
         Identity.load_or_create(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(BadIdentity, match=r"there is no folder .*mistyped for the identity file peer\.key; make it"):
+        Identity.load_or_create(tmp_path / "mistyped" / "peer.key")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_of_its_owner_may_be_written_as_people_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Identity.claimed("~/peer.key") as identity:
+        assert Identity.load_or_create(tmp_path / "peer.key").peer_id == identity.peer_id
+
+
+def test_one_at_a_time_may_claim_a_file(tmp_path):
+    path = tmp_path / "identity"
+    with Identity.claimed(path) as identity:
+        with pytest.raises(IdentityInUse, match=identity.peer_id), Identity.claimed(path):
+            pass
+        with Identity.claimed(tmp_path / "another") as other:
+            assert other.peer_id != identity.peer_id
+    with Identity.claimed(path) as again:
+        assert again.peer_id == identity.peer_id
+
+
+def test_a_claim_ends_with_its_process_although_a_child_lives_on(tmp_path):
+    path = tmp_path / "identity"
+    script = f"""
+import subprocess
+from swarm.net.identity import Identity
+with Identity.claimed({str(path)!r}):
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True) as holder:
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(IdentityInUse), Identity.claimed(path):
+                pass
+            holder.kill()
+            holder.wait()
+            os.kill(child, 0)
+            with Identity.claimed(path):
+                pass
+        finally:
+            holder.kill()
+            os.kill(child, signal.SIGKILL)
