@@ -91,9 +91,7 @@ def test_whatever_breaks_messages_keep_their_order_and_a_loss_is_told():
 def test_a_dial_that_fails_while_the_peers_own_waits_makes_room_for_it():
     """We are the smaller, so our stream should stay and theirs is held; then ours breaks before it was answered."""
 
-    async def main(seed: int) -> bool:
-        network = Network(seed)
-        (one, at_one), (two, at_two) = await pools(network)
+    async def breaks(network: Network, one: LinkPool, at_one: Collector, two: LinkPool, at_two: Collector) -> bool:
         one.send(two.peer, step(1))
         two.send(one.peer, step(2))
         while not (at_one.messages or at_two.messages):
@@ -109,6 +107,14 @@ def test_a_dial_that_fails_while_the_peers_own_waits_makes_room_for_it():
                 assert not at_one.lost and not at_two.lost
                 return True
         return False
+
+    async def main(seed: int) -> bool:
+        network = Network(seed)
+        (one, at_one), (two, at_two) = await pools(network)
+        try:
+            return await breaks(network, one, at_one, two, at_two)
+        finally:  # a stream that is still on its way would begin a life when the loop's tasks were already told to end
+            await asyncio.gather(one.close(), two.close())
 
     assert sum(run(main(seed)) for seed in range(60)) > 5
 
