@@ -1,0 +1,59 @@
+"""What `compose` puts together and nobody else starts, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from swarm.compose import Connection, OpenedModel, keep_ends
+from swarm.core import Hop, Sampling
+from swarm.machines.hop import HopLimits
+from swarm.net.identity import Identity
+from swarm.wire import Have, Open, Order, encode
+from tests.model.tiny import build
+from tests.net.virtual import run
+
+SESSION = b"s" * 16
+
+
+class Links:
+    """Notes what our own hops say."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.sent: list = []
+
+    def learn(self, peer, addrs) -> None: ...
+
+    def send(self, peer, message) -> None:
+        self.sent.append((peer, message))
+
+
+async def at_once(function, *args, **kwargs):
+    """`asyncio.to_thread` without a thread: nothing real may be awaited in virtual time."""
+    return function(*args, **kwargs)
+
+
+def test_own_ends_whose_farewell_was_lost_go_when_their_lease_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
+    known, me = build("llama", tmp_path / "model"), Identity.ephemeral()
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr("swarm.compose.time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))
+    shape, revision, lease = known.checkpoint.shape, known.checkpoint.revision, HopLimits().lease
+
+    async def main() -> None:
+        links = Links(me.peer_id)
+        opened = OpenedModel(known.checkpoint, shape, revision, None, ())
+        async with keep_ends(opened, Connection(links, None, (), me.sign, None), None) as own:
+            ends = [Hop(me.peer_id, span.start, span.stop) for span in own.spans]
+            route = (ends[0], Hop("between", 1, shape.components - 1), ends[1])
+            order = Order(SESSION, 1, me.peer_id, revision, own.numerics, ((1, 0),), 3, 50, 100, Sampling(), route)
+            for to, sender in ((0, me.peer_id), (2, "between")):
+                own.room.receive(sender, Open(SESSION, 1, to, encode(order), me.sign(encode(order))))
+            assert sum(isinstance(message, Have) for _, message in links.sent) == 2
+            await asyncio.sleep(lease - 2)
+            assert own.room.sessions == 1
+            await asyncio.sleep(4)
+            assert own.room.sessions == 0
+
+    run(main())
