@@ -32,7 +32,7 @@ class Links(Protocol):
     def subscribe(self, receive: Receive, lost: Lost) -> None: ...
 
     async def measure(self, peer: PeerId) -> float:
-        """Round trip in seconds over the link (dialled if needed). Raises PeerLost."""
+        """Round trip in seconds over the link (dialled if needed), the least of a few. Raises PeerLost."""
 
     async def close(self) -> None: ...
 

@@ -77,6 +77,7 @@ PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
     "swarm.peer.hops",
     "swarm.peer.schedule",
+    "swarm.client.chat",
     "swarm.client.report",
     "swarm.client.stops",
     "swarm.client.table",

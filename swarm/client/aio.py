@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +34,10 @@ REFRESH_EVERY = 8.0
 
 KEEP_EVERY = 10.0
 """Seconds between signs of life for every session; hops forget one after 30."""
+
+MEASURE_EVERY = 30.0
+MEASURED_PEERS = 20
+"""As serving peers do, and for the same reason (docs/routing.md)."""
 
 LOOK_AGAIN = 0.2
 """Seconds between looks at the directory while a session cannot be opened yet."""
@@ -67,11 +72,13 @@ class Client:
         self.patience = patience
         self.table = PeerTable()
         self.own: tuple[Span, ...] = ()
+        self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers, self._dtype, self._own_ends = tuple(initial_peers), dtype, own_ends
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
+        self._random = random.Random()
         self._sessions: dict[SessionId, Session] = {}
         self._room: HopRoom | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -108,6 +115,7 @@ class Client:
             own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
             self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
             self._dtype = own.numerics
+            await self._stack.enter_async_context(_task(self._keep_measuring(), "measure"))
         await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
         await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
         await self._stack.enter_async_context(_task(self._watch(), "watch"))
@@ -247,7 +255,7 @@ class Client:
         return self._opened
 
     def _class_request(self) -> Request:
-        return Request(self.components, source=self.peer if self.own else None, own=self.own, exclude=self.table.shunned(self.clock()))
+        return Request(self.components, source=self.peer if self.own else None, source_rtts=self.rtts, own=self.own, exclude=self.table.shunned(self.clock()))
 
     async def _read(self) -> None:
         try:
@@ -274,6 +282,17 @@ class Client:
             await asyncio.sleep(REFRESH_EVERY)
             if self._sessions:
                 await self.refresh()
+
+    async def _keep_measuring(self) -> None:
+        """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
+        while True:
+            views = {view.peer: view for view in self.table.views if view.state == "online"}
+            chosen = self._random.sample(sorted(views), min(MEASURED_PEERS, len(views)))
+            for peer in chosen:
+                self._network.links.learn(peer, views[peer].addrs)
+            trips = await asyncio.gather(*(self._network.links.measure(peer) for peer in chosen), return_exceptions=True)
+            self.rtts = {peer: trip for peer, trip in zip(chosen, trips, strict=True) if not isinstance(trip, BaseException)}
+            await asyncio.sleep(MEASURE_EVERY)
 
     async def _keep_leases(self) -> None:
         while True:

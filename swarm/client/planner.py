@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from swarm.client.table import PeerTable
@@ -24,11 +24,13 @@ LOOK_AGAIN = 0.5
 
 
 class Surroundings(Protocol):
-    """What planning needs of a client. `own` are the ends it keeps for itself; `patience` how many seconds to wait for missing layers."""
+    """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
+    seconds to wait for missing layers."""
 
     table: PeerTable
     patience: float
     own: tuple[Span, ...]
+    rtts: Mapping[PeerId, float]
 
     @property
     def peer(self) -> PeerId: ...
@@ -84,6 +86,7 @@ class Planner:
             prompt=length,
             output=max(goal - length, 1),
             source=around.peer if around.own else None,
+            source_rtts=around.rtts,
             exclude=exclude,
             own=around.own,
         )

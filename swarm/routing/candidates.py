@@ -13,7 +13,7 @@ from swarm.routing.route import Request
 from swarm.routing.table import Latencies, PeerView
 
 EMBED_WEIGHT = 0.05
-"""Looking up rows of the embedding, in layers' worth (routing.md, section 0)."""
+"""Looking up rows of the embedding, in layers' worth (docs/routing.md)."""
 
 
 def _too_short(view: PeerView, request: Request) -> bool:

@@ -28,7 +28,7 @@ def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray) -> list[int]:
 
     Backward DP once gives `togo`, the cost from any node at any stage to the end, without the way back. `togo[0] + back` bounds the ring through a first
     node from below; first nodes are visited by that bound until it reaches the best ring found. A visit is a forward DP that starts at that node alone and
-    drops every state that `togo` proves too dear. (routing.md, section 2, "Ring". There the DP changes nodes only where a span begins or ends, which is
+    drops every state that `togo` proves too dear. (The usual breakpoint DP changes nodes only where a span begins or ends, which is
     exact if links obey the triangle inequality and nodes differ by one factor; measured round trips break the first and the head's weight the second, so
     ours may change anywhere, and bounds do the saving instead.)
     """

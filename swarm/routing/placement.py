@@ -13,7 +13,7 @@ FASTEST = 1e-6
 """Seconds per layer below which an announced speed is not believed; it also keeps a zero from being divided by."""
 
 SCARCE = 0.03
-"""Coverage below this share of the mean counts as this share, so that one almost uncovered layer does not decide alone (routing.md, section 4, rule 2)."""
+"""Coverage below this share of the mean counts as this share, so that one almost uncovered layer does not decide alone (docs/routing.md)."""
 
 
 def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Sequence[int], budget: int, speed: float) -> Span:
@@ -21,7 +21,7 @@ def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Se
     layer.
 
     While nobody serves some components, the window that fills most of them, laid against an end of a hole so that what stays open stays in one piece.
-    Otherwise the greatest gain in routing.md's sense (section 4, rule 2): the utility of a component falls with the cube of its coverage, so the thinnest
+    Otherwise the greatest gain (docs/routing.md): the utility of a component falls with the cube of its coverage, so the thinnest
     places count most, and coverage is announced tokens/s summed over the peers that hold it. Ties fall to the lowest start. Raises DoesNotFit.
 
     Peers are summed in the order of their ids, because sums of floats depend on order. Whoever is leaving is not counted; whoever is joining is, so that

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from swarm.core import Hop, PeerId, Span, check_cover, format_layers
 
 USUAL_OUTPUT = 200
-"""New tokens expected of an answer of unknown length (routing.md, section 2)."""
+"""New tokens expected of an answer of unknown length (docs/routing.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Latencies:
     """Seconds one way between any two peers, and between the client (its peer id, or None for one that has none) and a peer.
 
     Half of a measured round trip, whichever side measured it, and the mean where both did. A pair that nobody measured gets `default`, the median of all
-    that were: a minimiser seeks out what is underestimated, so guessing low for strangers would send every route through them (routing.md, section 2).
+    that were: a minimiser seeks out what is underestimated, so guessing low for strangers would send every route through them (docs/routing.md).
     Same both ways, zero to oneself.
     """
 

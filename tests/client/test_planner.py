@@ -1,0 +1,64 @@
+"""What a client adds to planning: its own distances, whom it shuns, and how long it waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from swarm.client.planner import LOOK_AGAIN, Planner
+from swarm.client.table import PeerTable
+from swarm.core import PeerId, Span
+from swarm.errors import MissingLayers
+from swarm.routing.table import PeerView
+from tests.net.virtual import run
+
+ENDS = (Span(0, 1), Span(3, 4))
+
+
+class Around:
+    peer, components, patience = "me", 4, 10.0
+
+    def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
+        self.own, self.rtts, self.table, self._later, self._appears = own, rtts or {}, PeerTable(), peers, appears_after
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def refresh(self) -> None:
+        if self.clock() >= self._appears:
+            self.table.views = self._later
+
+
+def find(around: Around) -> list[PeerId]:
+    async def main() -> list[PeerId]:
+        return [hop.peer for hop in (await Planner(around, "", "").find(None, 10, 100)).hops]
+
+    return run(main())
+
+
+@pytest.mark.parametrize(("near", "far"), [("a", "b"), ("b", "a")])
+def test_a_client_with_its_own_ends_stands_beside_who_is_near(near, far):
+    peers = [PeerView(name, spans=(Span(1, 3),)) for name in "ab"]
+    assert find(Around(peers, ENDS, {near: 0.002, far: 0.2})) == ["me", near, "me"]
+
+
+def test_it_waits_for_somebody_to_come_and_looks_now_and_then():
+    async def main() -> tuple[list[PeerId], float]:
+        around = Around([PeerView("a", spans=(Span(0, 4),))], appears_after=4.0)
+        route = await Planner(around, "", "").find(None, 10, 100)
+        return [hop.peer for hop in route.hops], around.clock()
+
+    peers, when = run(main())
+    assert peers == ["a"] and 4.0 <= when <= 4.0 + LOOK_AGAIN
+
+
+def test_it_gives_up_when_its_patience_is_over():
+    async def main() -> float:
+        around = Around([], appears_after=99.0)
+        with pytest.raises(MissingLayers, match="embed|0:2"):
+            await Planner(around, "", "").find(None, 10, 100)
+        return around.clock()
+
+    assert 10.0 <= run(main()) <= 10.0 + LOOK_AGAIN
