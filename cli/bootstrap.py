@@ -45,7 +45,7 @@ def _main(argv: Sequence[str] | None) -> int:
     set_logging(args.debug, shown.handler)
     identity = args.identity or _own_key()
     with claim_identity(identity):
-        return run(lambda stop: _serve(args, identity, shown, stop))
+        return run(lambda stop: _serve(args, identity, shown, stop), leave_at_once=True)
 
 
 def _own_key() -> str:
@@ -73,6 +73,7 @@ async def _serve(args: Any, identity: str, shown: Screen, stop: Stop) -> int:
         tell_ready(args.ready_fd, {"peer_id": connection.links.peer, "addrs": list(connection.addrs), "layers": ""})
         await stop.asked(connection.failed)
         shown.say("leaving")
+    shown.say("left")
     return 0
 
 

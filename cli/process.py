@@ -73,25 +73,26 @@ class Stop:
             self._main.cancel()
 
 
-def run(command: Callable[[Stop], Awaitable[int]], *, wait_for_threads: bool = True) -> int:
-    """Run a command's coroutine to its end on a loop of its own; its exit status. Without `wait_for_threads` an interrupted one ends the process here."""
+def run(command: Callable[[Stop], Awaitable[int]], *, leave_at_once: bool = False) -> int:
+    """Run a command's coroutine to its end on a loop of its own; its exit status. With `leave_at_once` the process ends here, unless the command raises: a
+    thread that loads weights cannot be interrupted, and closing the loop would wait for it; and one more Ctrl-C would meet an interpreter that cleans up."""
 
     async def main() -> int:
         stop = Stop()
         with stop.installed():
             try:
-                return await command(stop)
+                status = await command(stop)
             except asyncio.CancelledError:
-                return INTERRUPTED
+                status = INTERRUPTED
+            if leave_at_once:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(status)
+            return status
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        status = runner.run(main())
-        if status == INTERRUPTED and not wait_for_threads:  # one that loads weights cannot be interrupted, and closing the loop waits for it
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        return status
+        return runner.run(main())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -106,7 +107,8 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
     """Run `command`, and say what went wrong in one sentence. The exit status: 2 for what the caller can mend, 1 for other failures, 130 for Ctrl-C."""
     debug = "--debug" in (sys.argv[1:] if argv is None else argv) or os.environ.get("SWARM_DEBUG", "").lower() in ("1", "true", "yes")
     try:
-        return command(argv)
+        with _interruptible():
+            return command(argv)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # our reader had enough, as in `swarm-generate … | head -1`
@@ -121,6 +123,21 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
             return error.exit_status
         print(f"{prog}: this is a bug: {type(error).__name__}: {error}; run again with --debug to see where, and please report it", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt in here, so that what was opened gets closed. Before and after, in a process that is ours, it just ends it: libraries that
+    load or clean up have nothing to tell about it."""
+    ours = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if not ours:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _innermost(error: Exception) -> Exception:

@@ -88,7 +88,7 @@ def _main(argv: Sequence[str] | None) -> int:
     with claim_identity(args.identity):
         if args.ready_fd is None:
             say_once("serve", SERVING, shown.say)
-        return run(lambda stop: _serve(args, shown, stop), wait_for_threads=False)
+        return run(lambda stop: _serve(args, shown, stop), leave_at_once=True)
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
@@ -115,7 +115,9 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
         async with announced_as_joining(wish, checkpoint, spans, connection):
             part = await asyncio.to_thread(load, wish, checkpoint, spans, shown)
         peer = serving_peer(connection, part, cache_tokens=cache_tokens(wish, part), name=args.public_name)
-        return await _keep_serving(Post(args, shown, connection, peer, format_layers(spans, checkpoint.shape.layers)), stop, new=not initial_peers)
+        await _keep_serving(Post(args, shown, connection, peer, format_layers(spans, checkpoint.shape.layers)), stop, new=not initial_peers)
+    shown.say("left")
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Post:
                 await asyncio.sleep(STATUS_EVERY)
 
 
-async def _keep_serving(post: Post, stop: Stop, new: bool) -> int:
+async def _keep_serving(post: Post, stop: Stop, new: bool) -> None:
     serving = asyncio.create_task(post.peer.serve(lambda: post.arrived(new)), name="serve")
     watching = asyncio.create_task(post.watch(), name="status")
     try:
@@ -168,8 +170,6 @@ async def _keep_serving(post: Post, stop: Stop, new: bool) -> int:
         for task in (watching, serving):
             task.cancel()
         await asyncio.wait({watching, serving})
-    post.shown.say("left")
-    return 0
 
 
 async def _drain(post: Post) -> None:

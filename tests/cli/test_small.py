@@ -6,6 +6,9 @@ import asyncio
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -161,6 +164,35 @@ def test_errors_are_one_sentence(capsys, error, status, words):
     assert reporting("swarm-x", ["--debug"], fail) == status
     name = "UsageError" if isinstance(error, ExceptionGroup) else type(error).__name__
     assert (name in capsys.readouterr().err.replace(words, "")) == bool(words)
+
+
+@pytest.mark.parametrize("lines", ["import swarm.cli", "from swarm.cli.process import reporting; reporting('swarm-x', [], lambda argv: 0)"])
+def test_ctrl_c_before_and_after_a_command_ends_it_without_a_word(lines):
+    script = f"import os, signal, sys; sys.argv[0] = '/usr/bin/swarm-x'; {lines}; os.kill(os.getpid(), signal.SIGINT)"
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")  # which shells show as 130
+
+
+def test_ctrl_c_in_a_command_closes_what_it_opened():
+    script = """
+import os, signal, sys
+sys.argv[0] = "/usr/bin/swarm-x"
+from swarm.cli.process import reporting
+def command(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("closed")
+sys.exit(reporting("swarm-x", [], command))
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "closed\n", "")
+
+
+def test_whoever_imports_the_commands_keeps_their_own_ctrl_c():
+    script = "import signal, swarm.cli.process; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert ran.stdout == "True\n"
 
 
 def test_a_command_runs_on_a_loop_of_its_own():

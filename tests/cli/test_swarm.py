@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -97,6 +98,19 @@ def test_a_second_ctrl_c_stops_at_once(model, command):
         serving.signal(signal.SIGINT)
         status, _, _ = serving.end()
     assert status == 130 and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("name", ["serve", "bootstrap"])
+def test_whoever_has_left_is_not_interrupted_any_more(model, command, name):
+    leaving = command(name, *([model] if name == "serve" else ["--port", "0"]), "--host", "127.0.0.1")
+    leaving.read_until("swarm-generate PROMPT")
+    leaving.signal(signal.SIGINT)
+    leaving.read_until("left")
+    while leaving.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            leaving.signal(signal.SIGINT)
+    status, _, err = leaving.end()
+    assert status == 0 and "Traceback" not in err
 
 
 def test_ctrl_c_while_starting(model, command):
