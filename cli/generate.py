@@ -156,10 +156,14 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
     client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
     async with client, await client.ready_session(timeout=left()) as session:
         options["timeout"] = left()
+        empty = True
         with _whole_lines() as write:
             async with contextlib.aclosing(session.stream(prompt, **options)) as pieces:
                 async for piece in pieces:
                     write(piece)
+                    empty = empty and not piece
+        if empty:
+            _tell(f"the answer is empty: the model ended it at once{', or began it with a --stop text' if options['stop'] else ''}")
         if args.show_route:
             _tell(session.route.explain())
     return 0

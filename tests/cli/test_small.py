@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
 from swarm.bootstrap import public_peers
-from swarm.cli import part
+from swarm.cli import generate, part
 from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
@@ -164,6 +165,41 @@ def test_errors_are_one_sentence(capsys, error, status, words):
     assert reporting("swarm-x", ["--debug"], fail) == status
     name = "UsageError" if isinstance(error, ExceptionGroup) else type(error).__name__
     assert (name in capsys.readouterr().err.replace(words, "")) == bool(words)
+
+
+class Terse:
+    """A client and its session whose answers are these pieces."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.pieces = pieces
+
+    async def __aenter__(self) -> Terse:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def ready_session(self, timeout: float | None) -> Terse:
+        return self
+
+    async def stream(self, prompt: str, **options: object) -> AsyncIterator[str]:
+        for piece in self.pieces:
+            yield piece
+
+
+@pytest.mark.parametrize(
+    ("pieces", "options", "out", "err"),
+    [
+        ([], [], "", "the answer is empty: the model ended it at once\n"),
+        ([""], ["--stop", "."], "", "the answer is empty: the model ended it at once, or began it with a --stop text\n"),
+        (["", "yes", ""], [], "yes\n", ""),
+    ],
+)
+def test_an_empty_answer_is_said_to_be_one(capsys, monkeypatch, pieces, options, out, err):
+    monkeypatch.setattr("swarm.aio.Client", lambda model, **_: Terse(pieces))
+    args = generate.parser().read(["hello", *options])
+    asyncio.run(generate._ask(args, "model", [], "hello", generate._options(args)))
+    assert capsys.readouterr() == (out, err)
 
 
 @pytest.mark.parametrize("lines", ["import swarm.cli", "from swarm.cli.process import reporting; reporting('swarm-x', [], lambda argv: 0)"])
