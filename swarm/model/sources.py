@@ -70,9 +70,15 @@ class Source(Protocol):
 def local_folder(model: str) -> Path | None:
     """The folder by that name, or None where it can only be a hub id. Raises ModelNotFound, NotAModel for what is neither."""
     path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # above it is a folder that may not be entered, or the name is longer than names can be
+        raise ModelNotFound(
+            f"cannot look for a folder {model}: {error.strerror or error}; give a folder with a model, or a hub id like Qwen/Qwen3-8B"
+        ) from error
+    if is_folder:
         return path
-    if path.exists():
+    if is_there:
         raise NotAModel(f"{model} is a file; give the folder that holds config.json and the .safetensors files")
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise ModelNotFound(f"there is no folder {model}; give a folder with a model, or a hub id like Qwen/Qwen3-8B")
@@ -103,7 +109,8 @@ class Folder:
         self.name = name or self.path.name
 
     def files(self) -> dict[str, int]:
-        return {entry.name: entry.stat().st_size for entry in sorted(self.path.iterdir()) if entry.is_file()}
+        with _readable(self.path):
+            return {entry.name: entry.stat().st_size for entry in sorted(self.path.iterdir()) if entry.is_file()}
 
     def small(self) -> Path:
         return self.path
@@ -180,9 +187,10 @@ def headers(source: Source, filenames: Sequence[str]) -> dict[str, dict[str, Ten
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The header of a safetensors file. Raises NotAModel when it is cut off or not one."""
+    """The header of a safetensors file. Raises NotAModel when it is cut off, not one, or not to be read."""
     try:
-        with path.open("rb") as file:
+        with _readable(path), path.open("rb") as file:
+            there = os.fstat(file.fileno()).st_size
             (length,) = struct.unpack("<Q", file.read(8))
             if length > MAX_HEADER:
                 raise ValueError("header too long")
@@ -192,13 +200,16 @@ def read_header(path: Path) -> dict[str, Tensor]:
         end = max((line["data_offsets"][1] for line in lines.values()), default=0)
     except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise NotAModel(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
-    if path.stat().st_size < 8 + length + end:
-        raise NotAModel(f"{path} is cut off: {path.stat().st_size} bytes of {8 + length + end}; fetch it again")
+    if there < 8 + length + end:
+        raise NotAModel(f"{path} is cut off: {there} bytes of {8 + length + end}; fetch it again")
     return found
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, remembered by path, size and time of change: 16 GB take a minute to read. The hub's cache names large files by this very hash."""
+    """sha256 of a file, remembered by path, size and time of change: 16 GB take a minute to read. The hub's cache names large files by this very hash.
+
+    Raises NotAModel when it cannot be read.
+    """
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
@@ -212,7 +223,7 @@ def file_hash(path: Path) -> str:
     except OSError:
         pass
     digest = sha256()
-    with real.open("rb") as file:
+    with _readable(path), real.open("rb") as file:
         while block := file.read(2**22):
             digest.update(block)
     try:
@@ -227,6 +238,14 @@ def file_hash(path: Path) -> str:
 
 def cache_folder() -> Path:
     return Path(os.environ.get("SWARM_CACHE") or "~/.cache/swarm").expanduser()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotAModel(f"cannot read {path}: {error.strerror or error}; see that it is there and that its permissions let you read it") from error
 
 
 @contextmanager

@@ -125,6 +125,20 @@ def test_nothing_there(tmp_path):
         opened(tmp_path)
 
 
+def test_what_this_user_may_not_read_is_no_bug_of_ours(tmp_path, copy):
+    """Whoever tests may be root, who may read everything, so other reasons stand in for permissions: they come as the same OSError."""
+    with pytest.raises(ModelNotFound, match="File name too long"):
+        Checkpoint.open("m" * 5000)
+    with pytest.raises(NotAModel, match="cannot read .*gone: No such file or directory; see that it is there and that its permissions"):
+        sources.Folder(tmp_path / "gone").files()
+    weights = copy / "model.safetensors"
+    weights.unlink()
+    weights.mkdir()
+    for read in (sources.read_header, sources.file_hash):
+        with pytest.raises(NotAModel, match="cannot read .*model.safetensors: Is a directory"):
+            read(weights)
+
+
 def test_broken_configurations(copy):
     for text, message in [("{", "cannot read .*config.json"), ("[]", "does not hold a model's configuration"), ("{}", "names no model_type")]:
         (copy / "config.json").write_text(text)
