@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from swarm.cli.arguments import Parser, set_threads
 from swarm.cli.process import reporting, set_logging
+from swarm.core import short_id
 from swarm.demo import PROMPTS, STORY, Prompt
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Show:
         self._head(f"Starting a bootstrap peer and {len(LAYERS) + 1} serving peers, each a process of its own with only its own layers")
         with swarm.LocalSwarm(self._model, layers=[*LAYERS, SPARE], dtype="float32") as local:
             for at, peer in enumerate(local.peers):
-                self._say(f"  pid {peer.pid:<7} {_short(peer.peer_id)}  layers {peer.layers:<5}{'  (a spare)' if at == len(LAYERS) else ''}")
+                self._say(f"  pid {peer.pid:<7} {short_id(peer.peer_id)}  layers {peer.layers:<5}{'  (a spare)' if at == len(LAYERS) else ''}")
             with swarm.Client(self._model, initial_peers=local.initial_peers, dtype="float32") as client:
                 self._say(f"  ready after {self._clock() - began:.1f} s", "dim")
                 self._answer(client)
@@ -152,7 +153,7 @@ class Show:
         victim = next(peer for peer in local.peers if peer.peer_id == route[len(route) // 2])
         victim.kill()
         self._say("")
-        self._say(f"  ── killed pid {victim.pid}, {_short(victim.peer_id)}, which ran layers {victim.layers} of this answer ──", "bold red")
+        self._say(f"  ── killed pid {victim.pid}, {short_id(victim.peer_id)}, which ran layers {victim.layers} of this answer ──", "bold red")
         self._say("  …", end="")
         return Strike(victim, route)
 
@@ -162,7 +163,7 @@ class Show:
         for strike in strikes:
             for peer in local.peers:
                 if peer.peer_id in rough.peers and peer.peer_id not in strike.before:
-                    self._say(f"  pid {peer.pid}, {_short(peer.peer_id)}, took over layers {peer.layers}", "bold")
+                    self._say(f"  pid {peer.pid}, {short_id(peer.peer_id)}, took over layers {peer.layers}", "bold")
         same = calm.tokens == rough.tokens
         self._say(f"  longest gap between two tokens: {rough.longest_gap * 1000:.0f} ms")
         self._say(f"  same tokens as undisturbed: {'yes' if same else 'no'} ({len(rough.tokens)} and {len(calm.tokens)})", "bold green" if same else "bold red")
@@ -188,10 +189,6 @@ class Show:
 
 def _peers(session: Session) -> tuple[str, ...]:
     return tuple(hop.peer_id for hop in session.route.hops)
-
-
-def _short(peer_id: str) -> str:
-    return f"{peer_id[:8]}…{peer_id[-6:]}"
 
 
 def _indented(text: str) -> str:

@@ -157,6 +157,11 @@ class ModelShape:
         return self.scaling.reach(length) if self.scaling else 1
 
 
+def short_id(peer: PeerId) -> str:
+    """A peer id as people are shown it: enough to find it among others, and to see that it is one."""
+    return f"{peer[:8]}…{peer[-6:]}"
+
+
 def whole(components: int) -> Span:
     return Span(0, components)
 

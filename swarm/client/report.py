@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from swarm.core import PeerId, format_layers
+from swarm.core import PeerId, format_layers, short_id
 from swarm.routing.route import Route
 
 RECENT = 64
@@ -40,10 +40,7 @@ class RouteReport:
     def explain(self) -> str:
         """A few lines: each hop, the network, the speed."""
         wide = max(len(hop.layers) for hop in self.hops)
-        lines = [
-            f"hop {at}  {hop.peer_id[:8]}…{hop.peer_id[-6:]}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}"
-            for at, hop in enumerate(self.hops)
-        ]
+        lines = [f"hop {at}  {short_id(hop.peer_id)}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}" for at, hop in enumerate(self.hops)]
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
         if self.reroutes:
             lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
