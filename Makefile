@@ -5,6 +5,9 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
+# setuptools warns of every editable installation that a folder called like the package may hide it; what there is to know about that is in the README.
+UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
+
 export OMP_WAIT_POLICY = passive
 
 .PHONY: demo test test-slow lint setup clean
@@ -31,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(UNWARNED) $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 clean:
