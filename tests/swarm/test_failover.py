@@ -74,19 +74,21 @@ def test_two_neighbours_may_be_killed_at_once(model, local, client, expected):
         assert tokens == expected and len(killed) == 2 and session.route.reroutes >= 1
 
 
-def test_a_frozen_hop_is_replaced_and_its_late_frames_change_nothing(model, local, client, expected):
-    local.add("2:4")
+@pytest.mark.parametrize(("hop", "layers"), [(0, "0:2"), (1, "2:4"), (2, "4:6")], ids=["first", "middle", "last"])
+def test_a_frozen_hop_is_replaced_and_its_late_frames_change_nothing(model, local, client, expected, hop, layers):
+    local.add(layers)
     with client.session() as session:
         tokens, frozen = [], None
         for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
             tokens.append(token)
             if len(tokens) == 60:
-                frozen = peer_of(local, session.route.hops[1])
+                frozen = peer_of(local, session.route.hops[hop])
                 frozen.freeze()
             elif frozen is not None and session.route.reroutes and frozen._frozen:
+                assert session.route.hops[hop].peer_id != frozen.peer_id
                 frozen.thaw()
         assert tokens == expected
-        assert session.route.reroutes >= 1
+        assert session.route.reroutes >= 1 and not frozen._frozen
         assert list(session.stream_tokens([7], max_new_tokens=20, ignore_eos=True)) == greedy(model, [*PROMPT, *expected, 7], 20)
 
 
