@@ -14,9 +14,10 @@ from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import reporting, run, set_logging
+from swarm.cli.screen import screen
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling, whole
-from swarm.errors import EmptyPrompt, UsageError
+from swarm.errors import EmptyPrompt, NotAModel, UsageError
 
 EXAMPLES = """\
   swarm-generate "Explain quantum computing in simple terms" --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
@@ -62,6 +63,7 @@ def _main(argv: Sequence[str] | None) -> int:
     set_logging(args.debug)
     model = args.model or _demo_model()
     _check_model(model, args.local)
+    _know_revision(model)
     if args.local is None:
         say_once("generate", ASKING, _tell)
         return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
@@ -121,6 +123,23 @@ def _check_model(model: str, local: int | None) -> None:
         return  # not there, unreadable, or spelled in the family's own way: whoever opens the model knows
     if isinstance(layers, int):
         even_split(layers, local)
+
+
+def _know_revision(model: str) -> None:
+    """Read a folder's files to the end where that was never done, and show how far. It is remembered: the client, and each peer of a local swarm, would read
+    them by itself, and without a word."""
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.sources import local_folder
+
+    if local_folder(model) is None:
+        return  # the hub tells hashes
+    waits: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if sys.stderr.isatty():
+        waits = screen(sys.stderr).progress(lambda done: f"hashing the files of {model}, this once" if done else f"opening {model}")
+    with waits as hashing:
+        checkpoint = Checkpoint.open(model, hashing=hashing)
+        with contextlib.suppress(NotAModel):  # only some of its files are here, or none: enough to ask
+            _ = checkpoint.revision
 
 
 def _local_swarm(args: Any, model: str) -> Any:

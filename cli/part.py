@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,11 +54,14 @@ class Wish:
     name: str
 
 
-def open_checkpoint(wish: Wish) -> Checkpoint:
-    """Blocks. Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, MalformedLayers, LayersOutOfRange, DoesNotFit."""
+def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
+    """Blocks, for a minute where 16 GB are read for the first time, which `hashing` hears of.
+
+    Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, MalformedLayers, LayersOutOfRange, DoesNotFit.
+    """
     from swarm.model.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.open(wish.model, max_disk=wish.max_disk)
+    checkpoint = Checkpoint.open(wish.model, max_disk=wish.max_disk, hashing=hashing)
     if checkpoint.revision is None:
         checkpoint.tensors_for([whole(checkpoint.shape.components)])  # says why there is none
     if wish.layers != AUTO:

@@ -95,9 +95,9 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, serving_peer
 
     wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_disk, args.public_name)
-    shown.say(f"opening {args.model}")
-    with shown.progress(lambda done: f"looking at the files of {args.model}"):  # at every byte of them, the first time
-        checkpoint = await asyncio.to_thread(open_checkpoint, wish)
+    with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
+        hashing(0.0)
+        checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
     initial_peers = addresses(args.initial_peers) or public_peers()
     joining = connect(
         initial_peers,

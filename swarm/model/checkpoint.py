@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -39,8 +39,8 @@ class Checkpoint:
     weights are not known), `dtype` the name of the checkpoint's dtype.
     """
 
-    def __init__(self, source: Source, config: PreTrainedConfig, raw: dict, max_disk: int | None, weights: bool) -> None:
-        self.name, self.config = source.name, config
+    def __init__(self, source: Source, config: PreTrainedConfig, raw: dict, max_disk: int | None, weights: bool, hashing: Progress | None) -> None:
+        self.name, self.config, self._hashing = source.name, config, hashing
         self._source, self._raw, self._max_disk, self._weights = source, raw, max_disk, weights
         self.model_class = model_class(config, source.name)
         try:
@@ -49,9 +49,19 @@ class Checkpoint:
             raise UnsupportedModel(f"the configuration of {source.name} states no size that all layers share ({error}), so it cannot be planned for") from error
 
     @classmethod
-    def open(cls, model: str, *, token: str | None = None, cache_dir: str | None = None, max_disk: int | None = None, weights: bool = True) -> Checkpoint:
+    def open(
+        cls,
+        model: str,
+        *,
+        token: str | None = None,
+        cache_dir: str | None = None,
+        max_disk: int | None = None,
+        weights: bool = True,
+        hashing: Progress | None = None,
+    ) -> Checkpoint:
         """Open a hub id or a local folder; `max_disk` (bytes) bounds what `fetch` may download. With `weights=False` only configuration and tokenizer are
-        looked at, which is all a client needs. A folder without weights opens too: what needs them raises.
+        looked at, which is all a client needs. A folder without weights opens too: what needs them raises. `hashing` is called with 0.0 to 1.0 while
+        `revision` reads every byte of a folder, as it does when it meets one for the first time.
 
         Raises ModelNotFound, NotAModel (no or unreadable config.json), UnsupportedModel.
         """
@@ -62,7 +72,7 @@ class Checkpoint:
         raw = _read_json(folder / "config.json")
         if not isinstance(raw, dict):
             raise NotAModel(f"{folder / 'config.json'} does not hold a model's configuration")
-        return cls(source, _read_config(folder, source.name, raw), raw, max_disk, weights)
+        return cls(source, _read_config(folder, source.name, raw), raw, max_disk, weights, hashing)
 
     # --- what it is -----------------------------------------------------------------------------------------------------------------------------------
 
@@ -114,8 +124,17 @@ class Checkpoint:
                 "add the missing files, or name the model by its hub id"
             )
         tensors = sorted((name, tensor.dtype, tensor.shape) for name, tensor in self._tensors.items())
-        files = sorted((name, self._source.hash(name)) for name in self._weight_files)
-        return sha256(_canonical([self.config_hash, tensors, files])).hexdigest()
+        return sha256(_canonical([self.config_hash, tensors, self._hashes()])).hexdigest()
+
+    def _hashes(self) -> list[tuple[str, str]]:
+        """Every file that holds weights, and its sha256."""
+        sizes = self._source.files()
+        total, before, found = sum(sizes[name] for name in self._weight_files) or 1, 0, []
+        for name in self._weight_files:
+            heard = partial(_report, self._hashing, before / total, sizes[name] / total) if self._hashing else None
+            found.append((name, self._source.hash(name, heard)))
+            before += sizes[name]
+        return found
 
     # --- what a span needs ----------------------------------------------------------------------------------------------------------------------------
 
@@ -237,6 +256,10 @@ def kv_width(config: PreTrainedConfig) -> int:
     if getattr(config, "multi_query", False):
         kv_heads = 1
     return 2 * kv_heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
+def _report(progress: Progress, before: float, share: float, done: float) -> None:
+    progress(before + share * done)
 
 
 def _canonical(value: object) -> bytes:

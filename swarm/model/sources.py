@@ -60,8 +60,8 @@ class Source(Protocol):
     def header(self, filename: str) -> dict[str, Tensor]:
         """What a safetensors file holds, without its weights."""
 
-    def hash(self, filename: str) -> str:
-        """sha256 of a file's bytes, as hexadecimal text."""
+    def hash(self, filename: str, progress: Progress | None) -> str:
+        """sha256 of a file's bytes, as hexadecimal text. `progress` is called only when it takes reading the file."""
 
     def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
         """A folder with these files and the small ones."""
@@ -118,8 +118,8 @@ class Folder:
     def header(self, filename: str) -> dict[str, Tensor]:
         return read_header(self.path / filename)
 
-    def hash(self, filename: str) -> str:
-        return file_hash(self.path / filename)
+    def hash(self, filename: str, progress: Progress | None) -> str:
+        return file_hash(self.path / filename, progress)
 
     def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
         if progress:
@@ -152,9 +152,9 @@ class Hub:
             found = self._api.parse_safetensors_file_metadata(self.name, filename, revision=self._commit)
         return {name: Tensor(tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0]) for name, tensor in found.tensors.items()}
 
-    def hash(self, filename: str) -> str:
+    def hash(self, filename: str, progress: Progress | None) -> str:
         """The hub's own record of large files, so that nothing has to be fetched to know it."""
-        return self._hashes.get(filename) or file_hash(self.fetch([filename], None) / filename)
+        return self._hashes.get(filename) or file_hash(self.fetch([filename], None) / filename, progress)
 
     def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
         wanted = [name for name in self._sizes if is_small(name)] + list(filenames)
@@ -205,7 +205,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: Path, progress: Progress | None = None) -> str:
     """sha256 of a file, remembered by path, size and time of change: 16 GB take a minute to read. The hub's cache names large files by this very hash.
 
     Raises NotAModel when it cannot be read.
@@ -226,6 +226,8 @@ def file_hash(path: Path) -> str:
     with _readable(path), real.open("rb") as file:
         while block := file.read(2**22):
             digest.update(block)
+            if progress:
+                progress(min(file.tell() / stat.st_size, 1.0))
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         beside = memory.with_name(f"{key}.{os.getpid()}")

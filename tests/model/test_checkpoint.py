@@ -98,6 +98,14 @@ def test_hashes_of_files_are_remembered_by_path_size_and_time(copy):
     assert sources.file_hash(weights) == hashlib.sha256(bytes(stat.st_size)).hexdigest()
 
 
+def test_reading_every_byte_is_reported_when_it_happens(copy):
+    heard: list[float] = []
+    revision = opened(copy, hashing=heard.append).revision
+    assert heard == sorted(heard) and heard[-1] == 1.0
+    heard.clear()
+    assert opened(copy, hashing=heard.append).revision == revision and not heard
+
+
 def test_a_client_needs_no_weights(tiny, copy):
     (copy / "model.safetensors").unlink()
     client = opened(copy)
