@@ -8,7 +8,7 @@ from typing import Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number
 from swarm.cli.notices import config_dir, introduce
-from swarm.cli.process import Stop, claim_identity, hold_lifeline, reporting, run, set_logging, tell_ready
+from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
 
 PORT = 31337
@@ -44,8 +44,7 @@ def _main(argv: Sequence[str] | None) -> int:
     shown = screen()
     set_logging(args.debug, shown.handler)
     identity = args.identity or _own_key()
-    with claim_identity(identity):
-        return run(lambda stop: _serve(args, identity, shown, stop), leave_at_once=True)
+    return run(lambda stop: _serve(args, identity, shown, stop), leave_at_once=True)
 
 
 def _own_key() -> str:

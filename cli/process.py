@@ -169,13 +169,6 @@ def hold_lifeline(fd: int | None) -> None:
         threading.Thread(target=wait, args=(fd,), name="lifeline", daemon=True).start()
 
 
-def claim_identity(file: str | None) -> contextlib.AbstractContextManager[object]:
-    """Within it, nobody else on this machine runs under the key in `file`; None is no key to share. Raises BadIdentity, IdentityInUse."""
-    from swarm.net.identity import Identity
-
-    return Identity.claimed(file) if file else contextlib.nullcontext()
-
-
 def set_logging(debug: bool, handler: logging.Handler | None = None, level: int = logging.WARNING) -> None:
     """Our own log to stderr (or to `handler`, which knows a terminal better). Other libraries are heard when something is wrong."""
     handler = handler or logging.StreamHandler()

@@ -17,7 +17,7 @@ from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_name, check_spelling, choose, load, open_checkpoint
-from swarm.cli.process import Stop, claim_identity, hold_lifeline, reporting, run, set_logging, tell_ready
+from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
 from swarm.core import format_layers
 from swarm.errors import RemoteError
@@ -85,10 +85,9 @@ def _main(argv: Sequence[str] | None) -> int:
     check_name(args.model)
     shown = screen()
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
-    with claim_identity(args.identity):
-        if args.ready_fd is None:
-            say_once("serve", SERVING, shown.say)
-        return run(lambda stop: _serve(args, shown, stop), leave_at_once=True)
+    if args.ready_fd is None:
+        say_once("serve", SERVING, shown.say)
+    return run(lambda stop: _serve(args, shown, stop), leave_at_once=True)
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:

@@ -101,22 +101,22 @@ async def connect(
     from swarm.net.identity import Identity
     from swarm.net.node import Node
 
-    me = Identity.load_or_create(identity) if identity else Identity.ephemeral()
-    node = await Node.start(
-        identity=me,
-        initial_peers=list(initial_peers),
-        host=host,
-        port=port,
-        announce_addrs=list(announce) or None,
-        client_mode=not listen,
-        serve_relay=serve_relay,
-        max_upload=max_upload,
-        debug=debug,
-    )
-    try:
-        yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, node.failed)
-    finally:
-        await node.close()
+    with Identity.claimed(identity) if identity else contextlib.nullcontext(Identity.ephemeral()) as me:
+        node = await Node.start(
+            identity=me,
+            initial_peers=list(initial_peers),
+            host=host,
+            port=port,
+            announce_addrs=list(announce) or None,
+            client_mode=not listen,
+            serve_relay=serve_relay,
+            max_upload=max_upload,
+            debug=debug,
+        )
+        try:
+            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, node.failed)
+        finally:
+            await node.close()
 
 
 def _veil(key: bytes) -> Callable[[bytes, int, int], int]:

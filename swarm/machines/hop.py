@@ -75,7 +75,7 @@ class HopSession:
         self._asked = False
         self._until = 0
         self._held: dict[int, int] = {}
-        self._halted = False
+        self._halted = self._deserted = False
         self._drawn: tuple[int, int] | None = None
         self._astray = False
 
@@ -130,6 +130,7 @@ class HopSession:
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
+        self._deserted = False
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False
         effects.append(self._have(resend=True))
@@ -210,7 +211,7 @@ class HopSession:
         if not self.is_first or sender != self.order.client or message.chain != self.epoch.chain:
             return []
         self._renew(now)
-        self._until = message.until
+        self._until, self._deserted = message.until, False
         return self._take_held()
 
     def keep(self, sender: PeerId, message: Keep, now: float) -> list[Effect]:
@@ -233,7 +234,9 @@ class HopSession:
 
     def lost(self, peer: PeerId) -> list[Effect]:
         """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report; the head's is the
-        first hop, which the client notices if it is dead, but not if only the way to it is."""
+        first hop, which the client notices if it is dead, but not if only the way to it is. Without its client the ring halts until that is heard of again."""
+        if self.is_first and peer == self.order.client:
+            self._deserted = True
         if self.is_last:
             return [self._report(0, "lost", "")] if peer == self.route[0].peer and not self.is_first else []
         if peer != self._next[0]:
@@ -324,7 +327,7 @@ class HopSession:
     def _take_held(self) -> list[Effect]:
         """Start the positions whose tokens came home and whose credit is there."""
         effects: list[Effect] = []
-        while not self._halted and self.accepted < self._until and self.accepted in self._held:
+        while not self._halted and not self._deserted and self.accepted < self._until and self.accepted in self._held:
             effects += self._append((self._held.pop(self.accepted),), None, ())
         self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
         return effects

@@ -258,3 +258,16 @@ def test_a_gap_is_asked_for_again_under_a_new_draft():
     hop = opened(1)
     assert hop.step("a", Step(S, 1, 1, 0, 2, (6,), rows(1)), 0)
     assert sent(hop.step("a", Step(S, 1, 1, 1, 2, (6,), rows(1)), 0), Have) == [Have(S, 1, 0, 1, 0, True)]
+
+
+def test_a_ring_whose_client_is_gone_halts_until_it_is_heard_of_again():
+    hop = opened(0)
+    run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    assert hop.lost("client") == []
+    effects = hop.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
+    assert sent(effects, Drawn) and not [effect for effect in effects if isinstance(effect, Compute)]
+    assert [effect.tokens for effect in hop.grant("client", Grant(S, 1, 0, 50), 0) if isinstance(effect, Compute)] == [(7,)]
+    hop.lost("client")
+    hop.open(*order(0, chain=2, starts=((1, 0), (2, 3)), emit_from=4), now=0)
+    run(hop, hop.step("client", Step(S, 2, 0, 0, 3, (7,)), 0))
+    assert [effect.tokens for effect in hop.drawn("c", Drawn(S, 2, 0, 0, 4, (8,)), 0) if isinstance(effect, Compute)] == [(8,)]
