@@ -200,7 +200,8 @@ def parse_layers(text: str, layers: int) -> tuple[Span, ...]:
 
 
 def format_layers(spans: Iterable[Span], layers: int) -> str:
-    """Spell spans as `--layers` does, so that `parse_layers` gives them back."""
+    """Spell spans as `--layers` does, so that `parse_layers` gives them back. (The one part that cannot be spelled: layers that reach an end of the model
+    alone, without `embed` or `head`. Read again, they take that end along.)"""
     merged = merge_spans(spans)
     parts = [_format_span(span, layers) for span in merged]
     short = ",".join(text for text in (_short(span, layers) for span in merged) if text)

@@ -262,7 +262,8 @@ class HopSession:
         """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
         self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
         self._held = {position: token for position, token in self._held.items() if position < length}
-        return self._truncate(length)
+        kept = tuple(self.tokens[:length])
+        return self._truncate(length) + self._append(kept[self.accepted :], None, ())
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -354,9 +355,11 @@ class HopSession:
         return effects
 
     def _rewind(self, length: int) -> list[Effect]:
-        """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor."""
+        """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor. The first hop feeds itself: what it
+        guessed may be further down already, and one draft has one token at a position."""
+        tokens = tuple(self.tokens)
         effects = self._truncate(length)
-        return effects + [self._have(resend=True)]
+        return effects + (self._append(tokens[self.accepted :], None, ()) if self.is_first else [self._have(resend=True)])
 
     def _truncate(self, length: int) -> list[Effect]:
         """Keep positions below `length`. Jobs in the engine that reach beyond are void; those below it go on."""

@@ -262,8 +262,7 @@ class World:
         choices: list = [("mail", pair) for pair, box in sorted(self.mail.items()) if box and pair[0] not in self.frozen and pair[1] not in self.frozen]
         choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
         if not choices:
-            # Known: caches that cannot be cut may wait for each other after a guess was taken back. No Offer has them yet.
-            assert self.excused or not self.rewindable, "nothing happens any more, though nothing was lost"
+            assert self.excused, "nothing happens any more, though nothing was lost"
             self.thaw_all()
             self.excused = False
             self.do(self.client.open(self.route()))

@@ -43,9 +43,10 @@ def run(main):
     try:
         return loop.run_until_complete(main)
     finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.01))
+        while tasks := asyncio.all_tasks(loop):  # one that is cancelled may leave another behind
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0.01))
         asyncio.set_event_loop(None)
         loop.close()
 

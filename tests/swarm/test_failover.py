@@ -75,7 +75,7 @@ def test_two_neighbours_may_be_killed_at_once(model, local, client, expected):
 
 
 @pytest.mark.parametrize(("hop", "layers"), [(0, "0:2"), (1, "2:4"), (2, "4:6")], ids=["first", "middle", "last"])
-def test_a_frozen_hop_is_replaced_and_its_late_frames_change_nothing(model, local, client, expected, hop, layers):
+def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_is_thawed(model, local, client, expected, hop, layers):
     local.add(layers)
     with client.session() as session:
         tokens, frozen = [], None
