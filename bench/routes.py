@@ -11,10 +11,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from swarm.core import Span
 from swarm.errors import MissingLayers
 from swarm.routing import PeerView, Request, choose_spans, plan, repair
+from swarm.routing.atlas import Atlas
 from swarm.routing.candidates import Candidates
 
 LAYERS = 80
@@ -60,17 +62,20 @@ def milliseconds(act: Callable[[], object], repeats: int) -> float:
 
 def measure(peers: int, measured: int | None, seed: int, repeats: int) -> dict[str, object]:
     views, request = swarm(peers, measured, seed), Request(LAYERS + 2, prompt=128)
+    atlas = Atlas(views)
     try:
-        route = plan(views, request)
+        route = plan(atlas, request)
         lost = {route.hops[len(route.hops) // 2].peer}
-        repair(views, request, route, lost)
+        repair(atlas, request, route, lost)
     except MissingLayers:
         return {}
     sizes = [10] * (LAYERS + 2)
     return {
-        "plan_ms": milliseconds(lambda: plan(views, request), repeats),
-        "of_it_tables_ms": milliseconds(lambda: Candidates(views, request), repeats),
-        "repair_ms": milliseconds(lambda: repair(views, request, route, lost), repeats),
+        "plan_ms": milliseconds(lambda: plan(atlas, request), repeats),
+        "of_it_arrays_ms": milliseconds(lambda: Candidates(atlas, request, range(LAYERS + 2)), repeats),
+        "repair_ms": milliseconds(lambda: repair(atlas, request, route, lost), repeats),
+        "news_ms": milliseconds(lambda: atlas.put(replace(views[-1], free_tokens=views[-1].free_tokens - 1)), repeats),
+        "atlas_ms": milliseconds(lambda: Atlas(views), repeats),
         "placement_ms": milliseconds(lambda: choose_spans(views, LAYERS + 2, sizes, 200, 0.001), repeats),
         "hops": len(route.hops),
         "ms_per_token": round(1000 * route.seconds_per_token, 1),

@@ -3,6 +3,6 @@
 from swarm.routing.placement import choose_spans
 from swarm.routing.plan import choose_class, plan, repair
 from swarm.routing.route import USUAL_OUTPUT, Leg, Request, Route
-from swarm.routing.table import Latencies, PeerView
+from swarm.routing.table import PeerView
 
-__all__ = ["USUAL_OUTPUT", "Latencies", "Leg", "PeerView", "Request", "Route", "choose_class", "choose_spans", "plan", "repair"]
+__all__ = ["USUAL_OUTPUT", "Leg", "PeerView", "Request", "Route", "choose_class", "choose_spans", "plan", "repair"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from swarm.core import PeerId, Span, format_layers, merge_spans
 from swarm.errors import MissingLayers
+from swarm.routing.atlas import Atlas
 from swarm.routing.route import Request
-from swarm.routing.table import Latencies, PeerView
+from swarm.routing.table import PeerView
 
 EMBED_WEIGHT = 0.05
 """Looking up rows of the embedding, in layers' worth (docs/routing.md)."""
@@ -49,41 +51,55 @@ def seconds(view: PeerView, component: int, request: Request) -> float:
 
 
 class Candidates:
-    """One planning decision: the peers that may serve a request, as the arrays that `cover` works on. `anchors` are peers that stay in the chain whatever is
-    planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too."""
+    """One planning decision: the peers that may serve some components of a request, as the arrays that `cover` works on. `anchors` are
+    peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too."""
 
-    def __init__(self, peers: Iterable[PeerView], request: Request, anchors: Sequence[PeerId] = ()) -> None:
-        self.request = request
-        self.latencies = latencies = Latencies(peers, request.source, request.source_rtts)
-        self.all = {view.peer: view for view in peers}
-        self.able = {view.peer: view for view in peers if obstacle(view, request) is None}
-        # Sorted by identity before anything is decided: ties fall to the lowest number in `cover`, and must not depend on the order of reading.
-        self.nodes = sorted({*self.able, *anchors})
+    def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = ()) -> None:
+        self.request, self.atlas = request, atlas
+        able = np.flatnonzero(self._able() & atlas.holds(request.components)[:, components].any(axis=1))
+        peers = atlas.peers
+        self.nodes = sorted({*(peers[at] for at in able), *anchors})
         self.number = {peer: at for at, peer in enumerate(self.nodes)}
-        self.link_PP = request.rounds * latencies.matrix(self.nodes)
-        self.work_NP = self._work()
+        self.link_PP = request.rounds * self._distances()
+        self.work_NP = self._work(able, np.array(components, int))
 
-    def _work(self) -> np.ndarray:
-        """Components × nodes. The first component also bears the client's distance, once for the prompt and once for the answer: it is paid by whoever
-        comes first, and never per token."""
+    def _able(self) -> np.ndarray:
+        """As `obstacle` is None, for all of the atlas at once."""
+        atlas, needed = self.atlas, self.request.tokens_needed
+        able = atlas.online & (atlas.facts("longest") >= needed) & (atlas.facts("free_tokens") >= needed)
+        for peer in self.request.exclude & atlas.views.keys():
+            able[bisect_left(atlas.peers, peer)] = False
+        return able
+
+    def _distances(self) -> np.ndarray:
+        """Between nodes, and between nodes and the client if it is one of them."""
         request = self.request
-        work_PN = np.full((len(self.nodes), request.components), inf)
-        for peer, view in self.able.items():
-            row = work_PN[self.number[peer]]
-            for span in view.spans:
-                row[span.start : span.stop] = seconds(view, 1, request)
-            for end in {0, request.components - 1}:
-                if row[end] < inf:
-                    row[end] = seconds(view, end, request)
-        if request.first == 0:
-            work_PN[:, 0] += [2 * self.latencies.between(request.source, peer) for peer in self.nodes]
-        return np.ascontiguousarray(work_PN.T)
+        table_PP = self.atlas.matrix(self.nodes)
+        if (client := self.number.get(request.source or "")) is not None:
+            table_PP[client] = table_PP[:, client] = self.atlas.distances(request.source, request.source_rtts, self.nodes)
+        return table_PP
+
+    def _work(self, able: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Components × nodes, inf but for those wanted. The first component also bears the client's distance, once for the prompt and once for the answer:
+        it is paid by whoever comes first, and never per token."""
+        request, atlas = self.request, self.atlas
+        decode_A, prefill_A, head_A = (atlas.facts(name)[able] for name in ("decode", "prefill", "head_weight"))
+        layer_A = request.prompt * prefill_A + request.output * decode_A
+        seconds_KA = np.broadcast_to(layer_A, (len(wanted), len(able))).copy()
+        seconds_KA[wanted == 0] *= EMBED_WEIGHT
+        if request.first == 0 and (wanted == 0).any():
+            seconds_KA[wanted == 0] += 2 * atlas.distances(request.source, request.source_rtts, [atlas.peers[at] for at in able])
+        seconds_KA[wanted == request.components - 1] = head_A * decode_A * request.rounds
+        work_NP = np.full((request.components, len(self.nodes)), inf)
+        columns = np.array([self.number[atlas.peers[at]] for at in able], int)
+        work_NP[wanted[:, None], columns] = np.where(atlas.holds(request.components)[able][:, wanted].T, seconds_KA, inf)
+        return work_NP
 
     def require(self, components: Iterable[int]) -> None:
         """Raises MissingLayers unless every one of these components has a peer. That is all it takes: any peer can hand over to any other."""
         holes = merge_spans(Span(c, c + 1) for c in components if not (self.work_NP[c] < inf).any())
         if holes:
-            raise missing(self.all.values(), self.request, holes)
+            raise missing(self.atlas.views.values(), self.request, holes)
 
 
 def missing(peers: Iterable[PeerView], request: Request, holes: Sequence[Span]) -> MissingLayers:

@@ -13,14 +13,36 @@ from math import inf
 
 import numpy as np
 
+BLOCK = 8
+"""Stages of a sweep whose links are gathered together. Of 4, 8 and 16 the fastest or nearly so for 1000 peers of 80 layers."""
+
+BEAM = 16
+"""States of a stage that the first try at a chain goes on from."""
+
 EQUAL = 1 - 1e-12
 """Costs closer than this are sums of the same numbers in another order."""
 
 
 def cheapest_chain(work_KP: np.ndarray, link_PP: np.ndarray, source: int, target: int) -> list[int]:
-    """The path whose way from `source`, through all stages, and on to `target` is cheapest. Layer DP, see `sweep`."""
-    values_KP = sweep(work_KP, link_PP, link_PP[source])
+    """The path whose way from `source`, through all stages, and on to `target` is cheapest. Exact.
+
+    A layer DP (see `sweep`) that keeps the best few states of each stage comes first. What it finds bounds the one that keeps all, which then drops every state
+    from which even the fastest nodes for what is left, and the shortest way to `target`, would come too late.
+    """
+    limit = _beam(work_KP, link_PP, source, target) / EQUAL
+    left_K = np.append(np.cumsum(work_KP.min(axis=1)[:0:-1])[::-1], 0.0) + link_PP[work_KP[-1] < inf, target].min()
+    after_KP = np.where(work_KP < inf, left_K[:, None], inf)
+    values_KP = bounded_sweep(work_KP, link_PP, link_PP[source], after_KP, limit)
     return trace(values_KP, link_PP, int(np.argmin(values_KP[-1] + link_PP[:, target])))
+
+
+def _beam(work_KP: np.ndarray, link_PP: np.ndarray, source: int, target: int) -> float:
+    """The cost of a good path, hardly ever of the best one by more than a little."""
+    value_P = link_PP[source] + work_KP[0]
+    for work_P in work_KP[1:]:
+        best = np.argpartition(value_P, BEAM)[:BEAM] if len(value_P) > BEAM else np.arange(len(value_P))
+        value_P = work_P + (value_P[best, None] + link_PP[best]).min(axis=0)
+    return float((value_P + link_PP[:, target]).min())
 
 
 def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray) -> list[int]:
@@ -32,7 +54,7 @@ def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray) -> list[int]:
     exact if links obey the triangle inequality and nodes differ by one factor; measured round trips break the first and the head's weight the second, so
     ours may change anywhere, and bounds do the saving instead.)
     """
-    togo_KP = sweep(work_KP[::-1], link_PP.T, np.zeros(len(link_PP)))[::-1]
+    togo_KP = sweep(work_KP[::-1], np.ascontiguousarray(link_PP.T), np.zeros(len(link_PP)))[::-1]
     after_KP = np.subtract(togo_KP, work_KP, out=np.full_like(work_KP, inf), where=togo_KP < inf)
     back_P = link_PP[work_KP[-1] < inf].min(axis=0)
     bound_P = togo_KP[0] + back_P
@@ -44,28 +66,47 @@ def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray) -> list[int]:
             break
         start_P = np.full(len(link_PP), inf)
         start_P[first] = 0.0
-        values_KP = sweep(work_KP, link_PP, start_P, after_KP, best * EQUAL - back_P[first])
+        values_KP = bounded_sweep(work_KP, link_PP, start_P, after_KP, best * EQUAL - back_P[first])
         total_P = values_KP[-1] + link_PP[:, first]
         if total_P.min() < best * EQUAL:
             best, best_path = float(total_P.min()), trace(values_KP, link_PP, int(np.argmin(total_P)))
     return best_path
 
 
-def sweep(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, after_KP: np.ndarray | None = None, limit: float = inf) -> np.ndarray:
+def sweep(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray) -> np.ndarray:
     """Layer DP: `values[k, p]` is the least cost of having run stages 0 … k with stage k on p, after paying `entry` to reach the first node.
 
-    With `after`, a lower bound of what is left behind a state, states that cannot stay under `limit` become inf.
+    Stages are taken in blocks, so that the links among the nodes of a block are gathered once: picking them out takes longer than the sums.
     """
+    able_KP = work_KP < inf
     values_KP = np.full_like(work_KP, inf)
     values_KP[0] = entry_P + work_KP[0]
+    for first in range(1, len(work_KP), BLOCK):
+        stages = range(first, min(first + BLOCK, len(work_KP)))
+        used = np.flatnonzero(able_KP[first - 1 : stages.stop].any(axis=0))
+        link_UU = link_PP[used][:, used]
+        sums_UU = np.empty_like(link_UU)
+        value_U = values_KP[first - 1, used]
+        for k in stages:
+            np.add(link_UU, value_U[:, None], out=sums_UU)
+            value_U = work_KP[k, used] + sums_UU.min(axis=0)
+            values_KP[k, used] = value_U
+    return values_KP
+
+
+def bounded_sweep(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, after_KP: np.ndarray, limit: float) -> np.ndarray:
+    """As `sweep`, but states that cannot stay under `limit` become inf. `after` is a lower bound of what is left behind a state."""
+    values_KP = np.full_like(work_KP, inf)
+    values_KP[0] = entry_P + work_KP[0]
+    values_KP[0, values_KP[0] + after_KP[0] >= limit] = inf
     for k in range(1, len(work_KP)):
-        alive, able = np.flatnonzero(values_KP[k - 1] < inf), np.flatnonzero(work_KP[k] < inf)
+        alive = np.flatnonzero(values_KP[k - 1] < inf)
         if not len(alive):
             break
-        arrival = (values_KP[k - 1, alive, None] + link_PP[alive[:, None], able]).min(axis=0)
-        values_KP[k, able] = work_KP[k, able] + arrival
-        if after_KP is not None:
-            values_KP[k, values_KP[k] + after_KP[k] >= limit] = inf
+        arrival_P = (link_PP[alive] + values_KP[k - 1, alive, None]).min(axis=0)
+        value_P = work_KP[k] + arrival_P
+        value_P[value_P + after_KP[k] >= limit] = inf
+        values_KP[k] = value_P
     return values_KP
 
 

@@ -10,21 +10,24 @@ from itertools import groupby
 
 from swarm.core import Hop, PeerId, Span
 from swarm.errors import MissingLayers, UsageError
+from swarm.routing.atlas import Atlas
 from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
 from swarm.routing.cover import cheapest_chain, cheapest_ring
 from swarm.routing.route import Leg, Request, Route
 from swarm.routing.table import PeerView
 
+Peers = Atlas | Iterable[PeerView]
+"""Announcements of one class: an atlas that somebody keeps, or the views themselves."""
 
-def plan(peers: Sequence[PeerView], request: Request) -> Route:
+
+def plan(peers: Peers, request: Request) -> Route:
     """The cheapest route for a request, over the whole ring: a span may be entered and left anywhere, and a peer may be several hops.
 
     A client that keeps ends of its own is both what comes before the free components and what follows them, however many ends it keeps: the ring has no
     beginning. Raises MissingLayers.
     """
-    one_class(peers)
-    candidates = Candidates(peers, request, anchors=[request.source] if request.own and request.source is not None else [])
     free = range(request.first, request.last)
+    candidates = Candidates(_atlas(peers), request, free, anchors=[request.source] if request.own and request.source is not None else [])
     candidates.require(free)
     own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
     if not free:
@@ -38,7 +41,7 @@ def plan(peers: Sequence[PeerView], request: Request) -> Route:
     return _price(sorted([*own, *_hops(free, path, candidates)], key=lambda hop: hop.start), candidates)
 
 
-def repair(peers: Sequence[PeerView], request: Request, route: Route, lost: Iterable[PeerId]) -> Route:
+def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId]) -> Route:
     """The cheapest way to fill the holes that lost peers leave, every other hop kept exactly as it is, so that only the holes are computed again.
 
     A hole is a maximal run of lost hops round the ring: what is lost at both ends is one hole, across the seam. Peers that the request excludes, and
@@ -46,18 +49,19 @@ def repair(peers: Sequence[PeerView], request: Request, route: Route, lost: Iter
     left it is a plan from scratch; in no other case would that find what this does not, because whoever may serve in a plan may fill a hole. Raises
     MissingLayers.
     """
-    one_class(peers)
-    views = {view.peer: view for view in peers}
+    atlas = _atlas(peers)
+    views = atlas.views
     own = _own_hops(route, request)
     moved = (hop.peer for hop in route.hops if hop not in own and hop.peer in views and not views[hop.peer].holds(hop.span))
     gone = {*lost, *request.exclude, *moved}
     kept = [hop for hop in route.hops if hop in own or hop.peer not in gone]
     request = replace(request, exclude=frozenset(gone))
     if not kept:
-        return plan(peers, request)
-    candidates = Candidates(peers, request, anchors=[hop.peer for hop in kept])
+        return plan(atlas, request)
     holes = list(_holes(kept, route.components))
-    candidates.require(component for _, stages, _ in holes for component in stages)
+    missed = [component for _, stages, _ in holes for component in stages]
+    candidates = Candidates(atlas, request, missed, anchors=[hop.peer for hop in kept])
+    candidates.require(missed)
     new = [hop for before, stages, after in holes for hop in _fill(candidates, before, stages, after)]
     return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
 
@@ -93,13 +97,14 @@ def choose_class(
     return min(costs)[1]
 
 
-def one_class(peers: Iterable[PeerView]) -> None:
+def _atlas(peers: Peers) -> Atlas:
     """A ValueError for what is always a mistake of the caller: views of several classes, or several of one peer."""
+    if isinstance(peers, Atlas):
+        return peers
     views = list(peers)
-    if len({(view.revision, view.numerics) for view in views}) > 1:
-        raise ValueError("these peers differ in revision or numerics and cannot share a chain; choose_class first")
     if len({view.peer for view in views}) < len(views):
         raise ValueError("two views of one peer; keep the newest")
+    return Atlas(views)
 
 
 def _own_hops(route: Route, request: Request) -> list[Hop]:
@@ -129,25 +134,33 @@ def _hops(stages: Iterable[int], path: Iterable[int], candidates: Candidates) ->
     for (node, _), run in groupby(steps, key=lambda step: step[:2]):
         parts = [component for _, _, component in run]
         peer = candidates.nodes[node]
-        hops.append(Hop(peer, parts[0], parts[-1] + 1, candidates.able[peer].addrs))
+        hops.append(Hop(peer, parts[0], parts[-1] + 1, candidates.atlas.views[peer].addrs))
     return hops
 
 
 def _price(hops: Sequence[Hop], candidates: Candidates, old: Route | None = None) -> Route:
     """Predict every hop anew, in plain sums, whatever the arrays said. A survivor whose announcement has run out keeps the prediction it had."""
-    request, latencies = candidates.request, candidates.latencies
+    request, atlas = candidates.request, candidates.atlas
     before = {leg.hop: leg for leg in old.legs} if old else {}
     legs = []
     for hop, following in zip(hops, [*hops[1:], *hops[:1]], strict=True):
-        network = latencies.between(hop.peer, following.peer)
-        view = None if hop.peer == request.source and hop.span in request.own else candidates.all.get(hop.peer)
+        network = _way(hop.peer, following.peer, candidates)
+        view = None if hop.peer == request.source and hop.span in request.own else atlas.views.get(hop.peer)
         if view is not None:
             legs.append(_predict(hop, view, network, request))
         else:
             legs.append(replace(before[hop], network=network) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0))
-    approach = 0.0 if request.first else 2 * latencies.between(request.source, hops[0].peer)
+    approach = 0.0 if request.first else 2 * atlas.distance(request.source, request.source_rtts, hops[0].peer)
     cost = approach + sum(leg.work for leg in legs) + request.rounds * sum(leg.network for leg in legs)
     return Route(request.components, tuple(legs), cost, approach)
+
+
+def _way(one: PeerId, other: PeerId, candidates: Candidates) -> float:
+    """One way between two hops, either of which may be the client."""
+    request = candidates.request
+    if request.source in (one, other):
+        return candidates.atlas.distance(request.source, request.source_rtts, other if one == request.source else one)
+    return candidates.atlas.between(one, other)
 
 
 def _predict(hop: Hop, view: PeerView, network: float, request: Request) -> Leg:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
-
-import numpy as np
 
 from swarm.core import PeerId, Span, merge_spans
 from swarm.errors import ProtocolError
 from swarm.wire import Announcement
-
-DEFAULT_LATENCY = 0.020
-"""One way, in seconds, between two peers when nobody has measured anything at all: a route inside one country. It only has to be above zero, so that fewer
-hops win, and the same for all, so that it prefers nobody."""
-
-NO_RTTS: Mapping[PeerId, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,57 +51,3 @@ class PeerView:
 
     def holds(self, span: Span) -> bool:
         return any(own.covers(span) for own in merge_spans(self.spans))
-
-
-class Latencies:
-    """Seconds one way between any two peers, and between the client (its peer id, or None for one that has none) and a peer.
-
-    Half of a measured round trip, whichever side measured it, and the mean where both did. A pair that nobody measured gets `default`, the median of all
-    that were: a minimiser seeks out what is underestimated, so guessing low for strangers would send every route through them (docs/routing.md).
-    Same both ways, zero to oneself.
-    """
-
-    def __init__(self, peers: Iterable[PeerView], source: PeerId | None = None, source_rtts: Mapping[PeerId, float] = NO_RTTS) -> None:
-        self._rtts: dict[PeerId | None, Mapping[PeerId, float]] = {view.peer: view.rtts for view in peers}
-        self._rtts[source] = {**self._rtts.get(source, NO_RTTS), **source_rtts}
-        self._index: dict[PeerId | None, int] = {}
-        self._low, self._high, self._seconds = self._measured()
-        self.default = float(np.median(self._seconds)) if len(self._seconds) else DEFAULT_LATENCY
-
-    def between(self, one: PeerId | None, other: PeerId | None) -> float:
-        if one == other:
-            return 0.0
-        known = [self._rtts[a][b] for a, b in ((one, other), (other, one)) if b is not None and _sane(self._rtts.get(a, NO_RTTS).get(b))]
-        return sum(known) / (2 * len(known)) if known else self.default
-
-    def matrix(self, peers: Sequence[PeerId | None]) -> np.ndarray:
-        """`between` for every pair of `peers`, which are distinct, as a square array."""
-        place = np.full(len(self._index), -1)
-        for at, peer in enumerate(peers):
-            if peer in self._index:
-                place[self._index[peer]] = at
-        low, high = place[self._low], place[self._high]
-        both = (low >= 0) & (high >= 0)
-        table = np.full((len(peers), len(peers)), self.default)
-        table[low[both], high[both]] = table[high[both], low[both]] = self._seconds[both]
-        np.fill_diagonal(table, 0.0)
-        return table
-
-    def _measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Every measured pair once: its two indices and the mean of its half round trips."""
-        index = self._index
-        low, high, seconds = [], [], []
-        for one, rtts in self._rtts.items():
-            here = index.setdefault(one, len(index))
-            for other, rtt in rtts.items():
-                there = index.setdefault(other, len(index))
-                if here != there and _sane(rtt):
-                    low.append(min(here, there))
-                    high.append(max(here, there))
-                    seconds.append(rtt / 2)
-        key, pair, times = np.unique(np.array(low, int) * len(index) + np.array(high, int), return_inverse=True, return_counts=True)
-        return key // len(index), key % len(index), np.bincount(pair, seconds, len(key)) / times
-
-
-def _sane(rtt: float | None) -> bool:
-    return rtt is not None and 0 <= rtt < inf

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
+from statistics import fmean, median
 
 from swarm.core import Span
-from swarm.routing import Latencies, PeerView, Request
+from swarm.routing import PeerView, Request
+from swarm.routing.atlas import DEFAULT_LATENCY
+
+
+class Latencies:
+    """What `Atlas` says of distances, the slow way: every pair looked up in what each peer announced."""
+
+    def __init__(self, peers: Sequence[PeerView], source: str | None = None, source_rtts: Mapping[str, float] | None = None) -> None:
+        self.source, self.rtts = source, {view.peer: view.rtts for view in peers}
+        pairs = {frozenset((one, other)) for one, rtts in self.rtts.items() for other in rtts if one != other}
+        known = [mean for pair in pairs if (mean := self._mean(*sorted(pair))) is not None]
+        self.default = median(known) if known else DEFAULT_LATENCY
+        self.rtts[source] = {**self.rtts.get(source, {}), **(source_rtts or {})}
+
+    def between(self, one: str | None, other: str | None) -> float:
+        mean = self._mean(one, other)
+        return 0.0 if one == other else self.default if mean is None else mean
+
+    def _mean(self, one: str | None, other: str | None) -> float | None:
+        said = [self.rtts.get(a, {}).get(b) for a, b in ((one, other), (other, one)) if b is not None]
+        sane = [rtt / 2 for rtt in said if rtt is not None and 0 <= rtt < inf]
+        return fmean(sane) if sane else None
 
 
 def name(number: int) -> str:
