@@ -139,7 +139,7 @@ class Client:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
         if self._dead is not None:
             raise self._dead
-        revision, numerics = choose_class(self.table.views, self._opened.revision, self.components, self._dtype, self._class_request())
+        revision, numerics = choose_class(self.table.atlases, self._opened.revision, self.components, self._dtype, self._class_request())
         session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
         self._sessions[session.id] = session
         return session
@@ -286,7 +286,7 @@ class Client:
     async def _keep_measuring(self) -> None:
         """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
         while True:
-            views = {view.peer: view for view in self.table.views if view.state == "online"}
+            views = {peer: view for peer, view in self.table.views.items() if view.state == "online"}
             chosen = self._random.sample(sorted(views), min(MEASURED_PEERS, len(views)))
             for peer in chosen:
                 self._network.links.learn(peer, views[peer].addrs)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from swarm.client.table import PeerTable
 from swarm.core import PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong, Refused
+from swarm.routing.atlas import Atlas
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
-from swarm.routing.table import PeerView
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Planner:
 
     def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
         around = self._around
-        views = [view for view in around.table.views if (view.revision, view.numerics) == self._class]
+        atlas = around.table.atlases.get(self._class) or Atlas()
         request = Request(
             components=around.components,
             tokens_needed=goal,
@@ -90,8 +90,8 @@ class Planner:
             exclude=exclude,
             own=around.own,
         )
-        lost = {hop.peer for hop in old.hops if hop.peer in exclude or not self._is_there(hop.peer, views)} if old is not None else set()
-        return repair(views, request, old, lost) if old is not None and lost else plan(views, request)
+        lost = {hop.peer for hop in old.hops if hop.peer in exclude or not self._is_there(hop.peer, atlas)} if old is not None else set()
+        return repair(atlas, request, old, lost) if old is not None and lost else plan(atlas, request)
 
-    def _is_there(self, peer: PeerId, views: Sequence[PeerView]) -> bool:
-        return peer == self._around.peer or any(view.peer == peer and view.state != "leaving" for view in views)
+    def _is_there(self, peer: PeerId, atlas: Atlas) -> bool:
+        return peer == self._around.peer or (peer in atlas.views and atlas.views[peer].state != "leaving")

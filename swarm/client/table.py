@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from swarm.core import PeerId
 from swarm.errors import ProtocolError
+from swarm.routing.atlas import Atlas, Class
 from swarm.routing.table import PeerView
 from swarm.wire import Announcement
 
@@ -14,20 +15,36 @@ SHUNNED = 30.0
 
 
 class PeerTable:
+    """`views` are the peers of all classes by peer id, `atlases` the map of each class."""
+
     def __init__(self) -> None:
-        self.views: list[PeerView] = []
+        self.views: dict[PeerId, PeerView] = {}
+        self.atlases: dict[Class, Atlas] = {}
         self._sequence: dict[PeerId, int] = {}
         self._shunned: dict[PeerId, tuple[float, int]] = {}
 
     def update(self, records: Iterable[Announcement]) -> None:
+        """What the directory says now: who is not in it is gone."""
         views, sequence = [], {}
-        for record in sorted(records, key=lambda record: record.peer):
+        for record in records:
             try:
                 views.append(PeerView.of(record))
             except ProtocolError:
                 continue
             sequence[record.peer] = record.sequence
-        self.views, self._sequence = views, sequence
+        self.show(views)
+        self._sequence = sequence
+
+    def show(self, views: Iterable[PeerView]) -> None:
+        now = {view.peer: view for view in views}
+        for peer, old in self.views.items():
+            if peer not in now or now[peer].kind != old.kind:
+                self.atlases[old.kind].drop(peer)
+        for peer, view in now.items():
+            if self.views.get(peer) != view:
+                self.atlases.setdefault(view.kind, Atlas()).put(view)
+        self.views = now
+        self.atlases = {kind: atlas for kind, atlas in self.atlases.items() if len(atlas)}
 
     def shun(self, peer: PeerId, now: float) -> None:
         self._shunned[peer] = (now + SHUNNED, self._sequence.get(peer, 0))

@@ -23,6 +23,10 @@ NOWHERE = 1024
 """Rows of peers that are mentioned and not there, beyond as many as are there, after which the map is drawn anew."""
 
 
+Class = tuple[str, str]
+"""Revision and numerics: peers of one class may share a chain."""
+
+
 class Atlas:
     """One row for each peer that was put in or is mentioned by one that was. Row numbers mean nothing: whoever decides sorts by peer id first (`order`).
 
@@ -44,7 +48,7 @@ class Atlas:
     def put(self, view: PeerView) -> None:
         """A peer that is new, or news of one that is there. Raises ValueError for one of another class."""
         other = next((other for other in self.views.values() if other.peer != view.peer), view)
-        if (other.revision, other.numerics) != (view.revision, view.numerics):
+        if other.kind != view.kind:
             raise ValueError("these peers differ in revision or numerics and cannot share a chain; choose_class first")
         known = self.views.get(view.peer)
         self.views[view.peer] = view
@@ -211,6 +215,14 @@ class Atlas:
         measured = known.any(axis=1)
         seconds = np.where(known, trips, 0.0)[measured].sum(axis=1) / known[measured].sum(axis=1)
         return ends[measured, 0], ends[measured, 1], seconds
+
+
+def by_class(views: Iterable[PeerView]) -> dict[Class, Atlas]:
+    """A map for each class of peers."""
+    atlases: dict[Class, Atlas] = {}
+    for view in views:
+        atlases.setdefault(view.kind, Atlas()).put(view)
+    return atlases
 
 
 _COLUMNS = {"decode": 0, "prefill": 1, "head_weight": 2, "free_tokens": 3, "longest": 4}

@@ -4,13 +4,13 @@ they do not know who asks (a client or a coordinator), and a route they return i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from swarm.core import Hop, PeerId, Span
 from swarm.errors import MissingLayers, UsageError
-from swarm.routing.atlas import Atlas
+from swarm.routing.atlas import Atlas, Class
 from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
 from swarm.routing.cover import cheapest_chain, cheapest_ring
 from swarm.routing.route import Leg, Request, Route
@@ -66,16 +66,14 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId])
     return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
 
 
-def choose_class(
-    peers: Sequence[PeerView], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None
-) -> tuple[str, str]:
+def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None) -> Class:
     """The (revision, numerics) whose peers serve the request with the cheapest route: peers of different ones never share a chain.
 
     `revision` is the client's own if it knows it, `numerics` what it asks for. Raises UsageError when others are served but not those, MissingLayers when no
     class covers the model (the one for the class that lacks least).
     """
     request = request or Request(components)
-    classes = sorted({(view.revision, view.numerics) for view in peers})
+    classes = sorted(atlases)
     wanted = [pair for pair in classes if revision in (None, pair[0])]
     if classes and not wanted:
         served = ", ".join(sorted({pair[0][:12] for pair in classes}))
@@ -89,7 +87,7 @@ def choose_class(
     failures, costs = [], []
     for pair in matching:
         try:
-            costs.append((plan([view for view in peers if (view.revision, view.numerics) == pair], request).cost, pair))
+            costs.append((plan(atlases[pair], request).cost, pair))
         except MissingLayers as error:
             failures.append((sum(map(len, error.spans)), pair, error))  # type: ignore[arg-type]
     if not costs:

@@ -45,6 +45,11 @@ class PeerView:
         )  # fmt: skip
 
     @property
+    def kind(self) -> tuple[str, str]:
+        """Its class: revision and numerics."""
+        return self.revision, self.numerics
+
+    @property
     def longest(self) -> int:
         """The longest session it could ever take, in positions."""
         return min(self.max_length, self.cache_tokens)

@@ -28,7 +28,7 @@ class Around:
 
     async def refresh(self) -> None:
         if self.clock() >= self._appears:
-            self.table.views = self._later
+            self.table.show(self._later)
 
 
 def find(around: Around) -> list[PeerId]:

@@ -59,7 +59,7 @@ class Host:
         self.late = False
         """Whether one more token comes home after the news that the chain broke."""
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
-        self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
+        self.table.show([PeerView(PEER, spans=(Span(0, COMPONENTS),))])
         self.sent: list[SessionMessage] = []
         self._script, self._began = ANSWER.encode(), len(prompt.encode())
         self._chain, self._length, self._emit, self._until, self._limit = 0, 0, 0, 0, 0
@@ -118,7 +118,7 @@ class Host:
     def recover(self) -> None:
         self.deaf_from = None
         self.table = PeerTable()
-        self.table.views = [PeerView(PEER, spans=(Span(0, COMPONENTS),))]
+        self.table.show([PeerView(PEER, spans=(Span(0, COMPONENTS),))])
 
 
 async def pieces_of(stream, into: list[str]) -> list[str]:
@@ -302,7 +302,7 @@ def test_what_no_peer_could_ever_take_is_said_at_once_and_the_session_takes_less
     async def main() -> tuple[float, str]:
         host = Host()
         host.patience = 60.0
-        host.table.views = [replace(view, cache_tokens=len(PROMPT) + 10) for view in host.table.views]
+        host.table.show([replace(view, cache_tokens=len(PROMPT) + 10) for view in host.table.views.values()])
         async with host.new_session() as session:
             with pytest.raises(PromptTooLong, match="need 16 positions, but no peer that serves layers 0:2 takes more than 15; shorten the prompt"):
                 await session.generate(PROMPT, max_new_tokens=11)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from swarm.core import Hop, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing import PeerView, Request, choose_class, plan, repair
+from swarm.routing.atlas import by_class
 from swarm.routing.cover import cheapest_ring
 from tests.routing.worlds import brute_force, expected, layer_dp, owners, swarm
 
@@ -80,7 +81,7 @@ def test_the_order_of_reading_does_not_change_the_route(rng, count, components, 
     request = request_of(rng, components)
     shuffled = rng.sample(peers, len(peers))
     assert plan(shuffled, request) == plan(peers, request)
-    assert choose_class(shuffled, None, components) == ("", "")
+    assert choose_class(by_class(shuffled), None, components) == ("", "")
 
 
 def test_ties_fall_to_the_lowest_peer_id_and_the_fewest_hops():
@@ -225,23 +226,23 @@ def classes() -> list[PeerView]:
     ],
 )
 def test_choose_class_takes_the_cheapest_that_covers(revision, numerics, chosen):
-    assert choose_class(classes(), revision, 4, numerics) == chosen
+    assert choose_class(by_class(classes()), revision, 4, numerics) == chosen
 
 
 def test_choose_class_respects_what_the_request_needs():
     peers = [replace(view, free_tokens=10) if view.peer == "c" else view for view in classes()]
-    assert choose_class(peers, "new", 4, request=Request(4, tokens_needed=64)) == ("new", "float32")
+    assert choose_class(by_class(peers), "new", 4, request=Request(4, tokens_needed=64)) == ("new", "float32")
 
 
 def test_choose_class_says_what_is_wrong():
     with pytest.raises(UsageError, match=r"another revision of this model \(new, old\) than yours \(mine\)"):
-        choose_class(classes(), "mine", 4)
+        choose_class(by_class(classes()), "mine", 4)
     with pytest.raises(UsageError, match="no peer serves this model in float16; ask for one of these: bfloat16, float32, int8"):
-        choose_class(classes(), "new", 4, "float16")
+        choose_class(by_class(classes()), "new", 4, "float16")
     with pytest.raises(MissingLayers, match="layers 1:2 are served by nobody"):
-        choose_class(classes(), "new", 4, "int8")
+        choose_class(by_class(classes()), "new", 4, "int8")
     with pytest.raises(MissingLayers, match="layers 0:2 are served by nobody"):
-        choose_class([], None, 4)
+        choose_class({}, None, 4)
 
 
 # --- repair -----------------------------------------------------------------------------------------------------------------------------------------------

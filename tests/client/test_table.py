@@ -1,0 +1,48 @@
+"""What a client remembers of the swarm: who is there now, on which map, and whom to avoid."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from swarm.client.table import SHUNNED, PeerTable
+from swarm.core import Span
+from swarm.routing.table import PeerView
+from tests.routing.test_table import announcement
+
+
+def view(peer: str, revision: str = "one", **changes) -> PeerView:
+    return PeerView(peer, spans=(Span(0, 2),), revision=revision, numerics="float32", **changes)
+
+
+def maps(table: PeerTable) -> dict[str, list[str]]:
+    return {revision: atlas.peers for (revision, _), atlas in sorted(table.atlases.items())}
+
+
+def test_who_is_not_there_any_more_is_on_no_map_and_who_changed_is_on_another():
+    table = PeerTable()
+    table.show([view("b"), view("a"), view("c", "two")])
+    assert maps(table) == {"one": ["a", "b"], "two": ["c"]} and sorted(table.views) == ["a", "b", "c"]
+    table.show([view("a", "two"), view("b", free_tokens=7)])
+    assert maps(table) == {"one": ["b"], "two": ["a"]}
+    assert table.atlases["one", "float32"].facts("free_tokens").tolist() == [7]
+    table.show([])
+    assert not table.atlases and not table.views
+
+
+def test_an_announcement_that_makes_no_sense_is_left_out_alone():
+    table = PeerTable()
+    table.update([announcement(), announcement(peer="q", spans=((0, 99),))])
+    assert list(table.views) == ["p"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_failed_is_avoided_for_a_while_and_forgiven_first_if_it_has_spoken_since(again):
+    table = PeerTable()
+    table.update([announcement()])
+    table.shun("p", now=100.0)
+    if again:
+        table.update([msgspec.structs.replace(announcement(), sequence=8)])
+    assert table.shunned(101.0) == {"p"}
+    assert table.shunned(101.0, forgive=True) == (frozenset() if again else {"p"})
+    assert table.shunned(100.0 + SHUNNED) == frozenset()
