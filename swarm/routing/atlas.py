@@ -19,6 +19,8 @@ DEFAULT_LATENCY = 0.020
 """One way, in seconds, between two peers when nobody has measured anything at all: a route inside one country. It only has to be above zero, so that fewer
 hops win, and the same for all, so that it prefers nobody."""
 
+NO_REGION = -1
+
 NOWHERE = 1024
 """Rows of peers that are mentioned and not there, beyond as many as are there, after which the map is drawn anew."""
 
@@ -31,8 +33,8 @@ class Atlas:
     """One row for each peer that was put in or is mentioned by one that was. Row numbers mean nothing: whoever decides sorts by peer id first (`order`).
 
     Distances are one way, in seconds: half of a measured round trip, whichever side measured it, and the mean where both did. A pair that nobody measured gets
-    `default`, the median of all that were: a minimiser seeks out what is underestimated, so guessing low for strangers would send every route through them
-    (docs/routing.md). Same both ways, zero to oneself.
+    the mean of all pairs measured between its two regions, or else `default`, the median of all: a minimiser seeks out what is underestimated, so guessing low
+    for strangers would send every route through them (docs/routing.md). Same both ways, zero to oneself.
     """
 
     def __init__(self, views: Iterable[PeerView] = ()) -> None:
@@ -57,8 +59,11 @@ class Atlas:
         self._online[row] = view.state == "online"
         if known is None or known.spans != view.spans:
             self._hold(row, view)
+        if self._region[row] != (code := self._regions.setdefault(view.region, len(self._regions))):
+            self._region[row] = code
+            self._forget("_between_regions")
         if known is None:
-            self._forget("peers", "order")
+            self._forget("peers", "order", "remoteness")
         if known is None or known.rtts != view.rtts:
             self._measure(row, known.rtts if known is not None else {}, view.rtts)
 
@@ -68,6 +73,7 @@ class Atlas:
             return
         row = self._rows[peer]
         self._online[row] = False
+        self._region[row] = NO_REGION
         self._measure(row, view.rtts, {})
         if len(self._rows) > 2 * len(self.views) + NOWHERE:
             views = list(self.views.values())
@@ -75,7 +81,7 @@ class Atlas:
             self.views = {}
             for view in views:
                 self.put(view)
-        self._forget("peers", "order")
+        self._forget("peers", "order", "remoteness")
 
     # --- who is there -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -110,12 +116,26 @@ class Atlas:
         _, _, seconds = self._pairs
         return float(np.median(seconds)) if len(seconds) else DEFAULT_LATENCY
 
+    @cached_property
+    def remoteness(self) -> np.ndarray:
+        """How far each of `peers` is from those whose distance is known: the mean, or `default`."""
+        low, high, seconds = self._pairs
+        ends = np.concatenate([low, high])
+        return _means(ends, np.concatenate([seconds, seconds]), len(self._rows), self.default)[self.order]
+
+    @property
+    def regions(self) -> np.ndarray:
+        """A number for the region of each of `peers`."""
+        return self._region[self.order]
+
     def between(self, one: PeerId | None, other: PeerId | None) -> float:
         if one == other:
             return 0.0
         pair = self._pair_numbers.get(_pair(self._rows.get(one, -1), self._rows.get(other, -1))) if one is not None and other is not None else None
-        measured = nan if pair is None else _mean(*map(float, self._trips[pair]))
-        return self.default if isnan(measured) else measured
+        if pair is not None:
+            return _mean(*map(float, self._trips[pair]))
+        one_region, other_region = (int(self._region[self._rows[peer]]) if peer in self._rows else NO_REGION for peer in (one, other))
+        return float(self._between_regions[one_region, other_region])
 
     def matrix(self, peers: Sequence[PeerId]) -> np.ndarray:
         """`between` for every pair of `peers`, which are distinct, as a square array."""
@@ -126,7 +146,8 @@ class Atlas:
         low, high, seconds = self._pairs
         one, other = place[low], place[high]
         both = (one >= 0) & (other >= 0)
-        table = np.full((len(peers), len(peers)), self.default)
+        region_P = np.array([self._region[self._rows[peer]] if peer in self._rows else NO_REGION for peer in peers], int)
+        table = self._between_regions[region_P[:, None], region_P]
         table[one[both], other[both]] = table[other[both], one[both]] = seconds[both]
         np.fill_diagonal(table, 0.0)
         return table
@@ -153,13 +174,15 @@ class Atlas:
         self._rows: dict[PeerId, int] = {}
         self._facts = np.zeros((16, len(_COLUMNS)))
         self._online = np.zeros(16, bool)
+        self._regions: dict[str, int] = {}
+        self._region = np.full(16, NO_REGION)
         self._holds = np.zeros((16, 0), bool)
         self._pair_numbers: dict[tuple[int, int], int] = {}
         self._spare: list[int] = []
         self._ends = np.zeros((16, 2), int)
         self._trips = np.full((16, 2), nan)
         """Half a round trip as the peer of the lower row measured it, and as that of the higher one did."""
-        self._forget("peers", "order", "default", "_pairs")
+        self._forget("peers", "order", "default", "remoteness", "_pairs", "_between_regions")
 
     def _forget(self, *names: str) -> None:
         """What was worked out once and is not true any more."""
@@ -170,6 +193,7 @@ class Atlas:
         row = self._rows.setdefault(peer, len(self._rows))
         if row >= len(self._online):
             self._facts, self._holds, self._online = _doubled(self._facts), _doubled(self._holds), _doubled(self._online)
+            self._region = _doubled(self._region, NO_REGION)
         return row
 
     def _hold(self, row: int, view: PeerView) -> None:
@@ -183,7 +207,7 @@ class Atlas:
         self._holds = np.pad(self._holds, ((0, 0), (0, components - self._holds.shape[1])))
 
     def _measure(self, row: int, old: Mapping[PeerId, float], new: Mapping[PeerId, float]) -> None:
-        self._forget("default", "_pairs")
+        self._forget("default", "remoteness", "_pairs", "_between_regions")
         for peer in old.keys() - new.keys():
             self._set_trip(row, peer, nan)
         for peer, rtt in new.items():
@@ -205,6 +229,17 @@ class Atlas:
         self._trips[pair, int(row > other)] = seconds
         if np.isnan(self._trips[pair]).all():
             self._spare.append(self._pair_numbers.pop(ends))
+
+    @cached_property
+    def _between_regions(self) -> np.ndarray:
+        """Regions × regions, one way in seconds; the last row and column are those of peers whose region nobody knows."""
+        count = len(self._regions) + 1
+        low, high, seconds = self._pairs
+        cell = np.concatenate([self._region[low] % count * count + self._region[high] % count, self._region[high] % count * count + self._region[low] % count])
+        means = _means(cell, np.concatenate([seconds, seconds]), count * count, self.default).reshape(count, count)
+        unknown = [*([self._regions[""]] if "" in self._regions else []), NO_REGION]
+        means[unknown] = means[:, unknown] = self.default
+        return means
 
     @cached_property
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,6 +271,13 @@ def _mean(one: float, other: float) -> float:
     if isnan(one) or isnan(other):
         return other if isnan(one) else one
     return (one + other) / 2
+
+
+def _means(groups: np.ndarray, seconds: np.ndarray, count: int, default: float) -> np.ndarray:
+    """The mean of every group. In whole nanoseconds, because sums of floats depend on their order, and so on who came first."""
+    members = np.bincount(groups, minlength=count)
+    sums = np.bincount(groups, np.rint(seconds * 1e9), minlength=count)
+    return np.where(members > 0, sums / np.maximum(members, 1) / 1e9, default)
 
 
 def _doubled(array: np.ndarray, fill: float = 0) -> np.ndarray:

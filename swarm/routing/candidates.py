@@ -22,6 +22,16 @@ def _too_short(view: PeerView, request: Request) -> bool:
     return view.longest < request.tokens_needed
 
 
+EXACT = 1000
+"""Peers up to which all are tried."""
+
+STRIDE = 4
+KEPT = 8
+"""Beyond it, how many are kept for every STRIDE components. Of 4 and 8, the one that costs a route less than one percent (docs/routing.md)."""
+
+USUAL_SPAN = 20
+"""Layers a hop runs, to weigh how fast a peer is against how far from others."""
+
 OBSTACLES: tuple[tuple[Callable[[PeerView, Request], bool], str], ...] = (
     (lambda view, request: view.state == "leaving", "that are leaving"),
     (lambda view, request: view.state != "online", "that are still joining"),
@@ -57,6 +67,8 @@ class Candidates:
     def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = ()) -> None:
         self.request, self.atlas = request, atlas
         able = np.flatnonzero(self._able() & atlas.holds(request.components)[:, components].any(axis=1))
+        if len(able) > EXACT:
+            able = able[self._shortlist(able)]
         peers = atlas.peers
         self.nodes = sorted({*(peers[at] for at in able), *anchors})
         self.number = {peer: at for at, peer in enumerate(self.nodes)}
@@ -70,6 +82,18 @@ class Candidates:
         for peer in self.request.exclude & atlas.views.keys():
             able[bisect_left(atlas.peers, peer)] = False
         return able
+
+    def _shortlist(self, able: np.ndarray) -> np.ndarray:
+        """Which of too many to try: of every region, and for every few components, those who are fastest and nearest to others among the ones whose span begins
+        there. Indices into `able`, rising."""
+        request, atlas = self.request, self.atlas
+        held_AN, region_A = atlas.holds(request.components)[able], atlas.regions[able]
+        layer_A = request.prompt * atlas.facts("prefill")[able] + request.output * atlas.facts("decode")[able]
+        merit_A = USUAL_SPAN * layer_A + request.rounds * atlas.remoteness[able]
+        place_A = np.argmax(held_AN, axis=1) // STRIDE * (region_A.max() + 2) + region_A
+        order = np.lexsort((np.arange(len(able)), merit_A, place_A))
+        ranked_A = np.arange(len(able)) - np.searchsorted(place_A[order], place_A[order])
+        return np.sort(order[ranked_A < KEPT])
 
     def _distances(self) -> np.ndarray:
         """Between nodes, and between nodes and the client if it is one of them."""

@@ -29,6 +29,7 @@ class PeerView:
     rtts: Mapping[PeerId, float] = field(default_factory=dict)
     revision: str = ""
     numerics: str = ""
+    region: str = ""
 
     @classmethod
     def of(cls, record: Announcement) -> PeerView:

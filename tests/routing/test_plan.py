@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.routes import LAYERS
+from bench.routes import swarm as regional_swarm
 from swarm.core import Hop, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
-from swarm.routing import PeerView, Request, choose_class, plan, repair
-from swarm.routing.atlas import by_class
+from swarm.routing import PeerView, Request, candidates, choose_class, plan, repair
+from swarm.routing.atlas import Atlas, by_class
 from swarm.routing.cover import cheapest_ring
 from tests.routing.worlds import brute_force, expected, layer_dp, owners, swarm
 
@@ -328,3 +330,14 @@ def test_a_survivor_may_take_over_part_of_a_hole_as_a_hop_of_its_own():
 def test_the_ring_of_the_cover_room_alone():
     work = np.array([[1.0, np.inf], [np.inf, 1.0]])
     assert cheapest_ring(work, np.array([[0.0, 3.0], [3.0, 0.0]])) == [0, 1]
+
+
+def test_of_very_many_peers_a_shortlist_costs_a_route_next_to_nothing(monkeypatch):
+    excess = []
+    for seed in range(4):
+        atlas, request = Atlas(regional_swarm(1200, 20, seed)), Request(LAYERS + 2, prompt=128)
+        listed = plan(atlas, request).cost
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates, "EXACT", 10**9)
+            excess.append(listed / plan(atlas, request).cost - 1)
+    assert 0 <= min(excess) and max(excess) <= 0.05 and sum(excess) / len(excess) <= 0.01

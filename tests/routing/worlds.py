@@ -21,10 +21,18 @@ class Latencies:
         pairs = {frozenset((one, other)) for one, rtts in self.rtts.items() for other in rtts if one != other}
         known = [mean for pair in pairs if (mean := self._mean(*sorted(pair))) is not None]
         self.default = median(known) if known else DEFAULT_LATENCY
+        self.regions = {view.peer: view.region for view in peers}
+        cells: dict[frozenset[str], list[float]] = {}
+        for pair in sorted(map(sorted, pairs)):
+            if (mean := self._mean(*pair)) is not None:
+                cells.setdefault(frozenset(self.regions.get(peer, "") for peer in pair), []).append(mean)
+        self.cells = {cell: fmean(round(mean * 1e9) for mean in means) / 1e9 for cell, means in cells.items() if "" not in cell}
         self.rtts[source] = {**self.rtts.get(source, {}), **(source_rtts or {})}
 
     def between(self, one: str | None, other: str | None) -> float:
         mean = self._mean(one, other)
+        if mean is None and self.source not in (one, other):
+            mean = self.cells.get(frozenset(self.regions.get(peer, "") for peer in (one, other)))
         return 0.0 if one == other else self.default if mean is None else mean
 
     def _mean(self, one: str | None, other: str | None) -> float | None:
@@ -39,6 +47,7 @@ def name(number: int) -> str:
 
 def swarm(rng: random.Random, peers: int, components: int, *, holes: bool = False, known: float = 0.6, spans: int = 1) -> list[PeerView]:
     """Peers with random spans, speeds and round trips; no triangle inequality, as among real ones. Without `holes` every component has a peer."""
+    regions = rng.choice([("",), ("", "near", "far"), ("here", "there")])
     held = [sorted({_span(rng, components) for _ in range(rng.randint(1, spans))}) for _ in range(peers)]
     if not holes:
         for component in range(components):
@@ -48,7 +57,7 @@ def swarm(rng: random.Random, peers: int, components: int, *, holes: bool = Fals
         PeerView(
             name(number), (f"/ip4/10.0.0.{number % 250}",), tuple(sorted(mine)), decode=rng.uniform(0.001, 0.02), prefill=rng.uniform(0.0001, 0.002),
             head_weight=rng.uniform(0.2, 4.0),
-            rtts={name(other): rng.uniform(0.001, 0.3) for other in range(peers) if other != number and rng.random() < known},
+            region=rng.choice(regions), rtts={name(other): rng.uniform(0.001, 0.3) for other in range(peers) if other != number and rng.random() < known},
         )
         for number, mine in enumerate(held)
     ]  # fmt: skip
