@@ -11,16 +11,18 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from swarm.client.session import Session, Token
+from swarm.client.session import Session, Token, check_seconds
 from swarm.client.table import PeerTable
 from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
-from swarm.errors import Closed, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
+from swarm.routing.atlas import Class
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
 from swarm.wire import Message, Open, SessionMessage
@@ -38,6 +40,11 @@ KEEP_EVERY = 10.0
 MEASURE_EVERY = 30.0
 MEASURED_PEERS = 20
 """As serving peers do, and for the same reason (docs/routing.md)."""
+
+MEASURE_AT_MOST = 2.0
+"""Seconds for all round trips of one look together: whoever has not answered by then is far away, or gone."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 LOOK_AGAIN = 0.2
 """Seconds between looks at the directory while a session cannot be opened yet."""
@@ -112,9 +119,12 @@ class Client:
         self._connection.links.subscribe(self._receive, self._lost)
         await self.refresh()
         if self._own_ends:
+            if self._dtype is None:
+                self._dtype = self._usual_dtype(self._opened)
             own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
             self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
             self._dtype = own.numerics
+            await self._measure()
             await self._stack.enter_async_context(_task(self._keep_measuring(), "measure"))
         await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
         await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
@@ -139,13 +149,16 @@ class Client:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
         if self._dead is not None:
             raise self._dead
-        revision, numerics = choose_class(self.table.atlases, self._opened.revision, self.components, self._dtype, self._class_request())
+        revision, numerics = self._choose_class(self._opened)
+        if self._room is not None and self._opened.revision is None:  # our files are too few to tell; we take whoever serves, and our own ends follow
+            self._room.offer = replace(self._room.offer, revision=revision)
         session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
         self._sessions[session.id] = session
         return session
 
     async def ready_session(self, *, timeout: float | None = None) -> Session:
         """A session, after waiting up to `patience` seconds for somebody to serve every layer. Raises MissingLayers, TimedOut after `timeout` seconds."""
+        check_seconds(timeout)
         give_up, looks = self.clock() + self.patience, 0
         try:
             async with asyncio.timeout(timeout):
@@ -254,8 +267,24 @@ class Client:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
         return self._opened
 
-    def _class_request(self) -> Request:
-        return Request(self.components, source=self.peer if self.own else None, source_rtts=self.rtts, own=self.own, exclude=self.table.shunned(self.clock()))
+    def _choose_class(self, opened: OpenedModel) -> Class:
+        """Whom a session begins with. Peers that failed us lately are forgiven before it is said that nobody serves some layers."""
+        for forgive in (False, True):
+            exclude = self.table.shunned(self.clock(), forgive=forgive)
+            request = Request(self.components, source=self.peer if self.own else None, source_rtts=self.rtts, own=self.own, exclude=exclude)
+            try:
+                return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
+            except MissingLayers as error:
+                missing = error
+        raise missing
+
+    def _usual_dtype(self, opened: OpenedModel) -> str | None:
+        """What our own ends should compute in, if the caller does not mind: what the peers do. None where there are none yet: as the checkpoint has it."""
+        try:
+            classes = [self._choose_class(opened)]
+        except (MissingLayers, UsageError):
+            classes = [(revision, numerics) for revision, numerics in sorted(self.table.atlases) if opened.revision in (None, revision)]
+        return next((numerics for _, numerics in classes if numerics in DTYPES), None)
 
     async def _read(self) -> None:
         try:
@@ -286,13 +315,24 @@ class Client:
     async def _keep_measuring(self) -> None:
         """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
         while True:
-            views = {peer: view for peer, view in self.table.views.items() if view.state == "online"}
-            chosen = self._random.sample(sorted(views), min(MEASURED_PEERS, len(views)))
-            for peer in chosen:
-                self._network.links.learn(peer, views[peer].addrs)
-            trips = await asyncio.gather(*(self._network.links.measure(peer) for peer in chosen), return_exceptions=True)
-            self.rtts = {peer: trip for peer, trip in zip(chosen, trips, strict=True) if not isinstance(trip, BaseException)}
             await asyncio.sleep(MEASURE_EVERY)
+            await self._measure()
+
+    async def _measure(self) -> None:
+        links, views = self._network.links, {peer: view for peer, view in self.table.views.items() if view.state == "online"}
+        chosen = self._random.sample(sorted(views), min(MEASURED_PEERS, len(views)))
+        trips: dict[PeerId, float] = {}
+
+        async def measure(peer: PeerId) -> None:
+            with contextlib.suppress(PeerLost):
+                trips[peer] = await links.measure(peer)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEASURE_AT_MOST), asyncio.TaskGroup() as tasks:
+                for peer in chosen:
+                    links.learn(peer, views[peer].addrs)
+                    tasks.create_task(measure(peer))
+        self.rtts = trips
 
     async def _keep_leases(self) -> None:
         while True:

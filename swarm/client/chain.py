@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec
+
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
 from swarm.core import PeerId, Sampling, SessionId
@@ -82,10 +84,17 @@ class Chain:
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
         elif isinstance(message, Broken):
-            self._do(self._machine.broken(sender, message))
+            self._do(self._machine.broken(sender, self._blamed(message)))
 
     def lost(self, peer: PeerId) -> None:
         self._do(self._machine.lost(peer))
+
+    def _blamed(self, message: Broken) -> Broken:
+        """News that the first hop is lost came by way of the first hop: it lives, and it is the last one that cannot reach it. Our own first hop is us."""
+        hops = self._machine.route
+        if message.hop == 0 and message.reason == "lost" and hops and hops[0].peer != self._network.peer:
+            return msgspec.structs.replace(message, hop=len(hops) - 1)
+        return message
 
     # --- what the session says --------------------------------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from swarm.errors import EmptyPrompt
+
 Message = dict[str, str]
 
 
@@ -20,22 +22,29 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """`messages` so far; what follows position `answered_from` of the history is the answer to the last of them."""
+    """`messages` so far; what follows position `answered_from` of the history is the answer to the last of them, up to the stop string that ended it."""
 
     messages: tuple[Message, ...] = ()
     answered_from: int = 0
+    stopped: str | None = None
 
     def ask(self, question: str, history: Sequence[int], text: Any) -> Prompt:
         """The next question. The whole conversation is put into the model's format anew, as chat servers do: a template may write earlier messages differently
         once others follow. The history is kept as far as its tokens stay the same. Raises what `Text.encode_chat` does."""
         messages = self._asked(question, history, text)
         ids = text.encode_chat(messages)
+        if not ids:
+            raise EmptyPrompt
         same = min(len(history), len(ids) - 1)  # one token at least is new, for the ring to begin with
         keep = next((at for at in range(same) if history[at] != ids[at]), same)
         return Prompt(ids[keep:], keep, messages)
 
     def _asked(self, question: str, history: Sequence[int], text: Any) -> tuple[Message, ...]:
         """A question that got no answer is withdrawn. Templates bring their own space around an answer."""
-        answer = history[self.answered_from :]
-        before = (*self.messages, {"role": "assistant", "content": text.decode(answer).strip()}) if answer else self.messages[:-1]
+        before = self.messages[:-1]
+        if tokens := history[self.answered_from :]:
+            answer = text.decode(tokens)
+            if self.stopped is not None:
+                answer = answer.partition(self.stopped)[0]
+            before = (*self.messages, {"role": "assistant", "content": answer.strip()})
         return (*before, {"role": "user", "content": question})

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import operator
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from swarm.client.chain import Chain, Network
@@ -27,6 +27,20 @@ USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
 
 OVERDUE = "the time allowed for this answer is over; allow more time, or resume the session"
+
+
+def whole(value: Any, name: str) -> int:
+    """An int, or what is as good as one. Raises UsageError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} is a whole number, and cannot be {value!r}") from None
+
+
+def check_seconds(timeout: Any) -> None:
+    """Raises UsageError for what is no number of seconds."""
+    if timeout is not None and (not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or timeout != timeout):
+        raise UsageError(f"timeout is a number of seconds, or None, and cannot be {timeout!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +238,7 @@ class Session:
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Checked here: a token that no model has would be taken for a fault of the peers."""
         vocab = self._host.vocab
-        try:
-            ids = [operator.index(token) for token in tokens]
-        except TypeError as error:
-            raise UsageError(f"token ids are whole numbers ({error})") from error
+        ids = [whole(token, "a token id") for token in tokens]
         if wrong := [token for token in ids if not 0 <= token < vocab]:
             raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {vocab - 1}")
         return ids
@@ -258,9 +269,11 @@ class Session:
         if self._turn_running:
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
+        check_seconds(timeout)
         deadline = None if timeout is None else self._host.clock() + timeout
         end = began = prompt.keep + len(prompt.ids)
-        ended = False
+        ended = withdrawn = False
+        chat_before = self._chat
         self._turn_running = True
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
@@ -271,7 +284,8 @@ class Session:
             while True:
                 token = await answer.get()
                 if isinstance(token, SwarmError):
-                    end = len(self._chain.history)
+                    withdrawn = isinstance(token, UsageError) and len(self._chain.history) == began  # asked for what cannot be: as if it had not been
+                    end = prompt.keep if withdrawn else len(self._chain.history)
                     raise token
                 end += 1
                 ended = token.finish is not None
@@ -284,8 +298,12 @@ class Session:
             self._turn_running, self._answer, self._driver = False, None, None
             self._chain.end(end)
             left = began + max_new - end
-            over = ended or left <= 0 or (reading is not None and reading.cutter.stopped)
-            self._last = None if over else (sampling, reading, left)
+            stopped = reading.cutter.matched if reading is not None else None
+            self._last = None if ended or withdrawn or left <= 0 or stopped else (sampling, reading, left)
+            if withdrawn:
+                self._chat = chat_before
+            elif self._chat is not None:
+                self._chat = replace(self._chat, stopped=stopped)
 
     async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
@@ -314,8 +332,10 @@ class Session:
         length = prompt.keep + len(prompt.ids)
         if not length:
             raise EmptyPrompt
-        if max_new is not None and max_new < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, not {max_new}")
+        if max_new is not None:
+            max_new = whole(max_new, "max_new_tokens")
+            if max_new < 1:
+                raise UsageError(f"max_new_tokens must be at least 1, not {max_new}")
         room = self._host.max_length - length
         if room < 1 or (max_new or 0) > room:
             raise PromptTooLong(length + (max_new or 1), self._host.max_length)

@@ -22,6 +22,7 @@ class _LoopThread:
     """An event loop in a thread. `stop` ends both."""
 
     def __init__(self) -> None:
+        self._settling: set[asyncio.Task[None]] = set()
         self._ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._main, name="swarm-client", daemon=True)
         self._thread.start()
@@ -34,6 +35,8 @@ class _LoopThread:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed("this client was closed; open another") from None
         except BaseException:
             future.cancel()
             raise
@@ -48,7 +51,10 @@ class _LoopThread:
                 except StopAsyncIteration:
                     return
         finally:
-            if self._loop.is_running():
+            if threading.current_thread() is self._thread:  # the garbage collector ends us where it happens to run; waiting here would be for ourselves
+                self._settling.add(task := self._loop.create_task(_settle(iterator)))
+                task.add_done_callback(self._settling.discard)
+            elif self._loop.is_running():
                 self.call(_settle(iterator))
 
     @property

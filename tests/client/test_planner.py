@@ -10,7 +10,7 @@ import pytest
 from swarm.client.planner import LOOK_AGAIN, Planner
 from swarm.client.table import PeerTable
 from swarm.core import PeerId, Span
-from swarm.errors import MissingLayers
+from swarm.errors import MissingLayers, PromptTooLong
 from swarm.routing.table import PeerView
 from tests.net.virtual import run
 
@@ -62,3 +62,27 @@ def test_it_gives_up_when_its_patience_is_over():
         return around.clock()
 
     assert 10.0 <= run(main()) <= 10.0 + LOOK_AGAIN
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_no_peer_could_ever_take_is_refused_at_once_but_an_answer_that_has_begun_waits_for_somebody(begun):
+    async def main() -> float:
+        around = Around([PeerView("small", spans=(Span(0, 4),), cache_tokens=50)])
+        with pytest.raises(MissingLayers if begun else PromptTooLong, match="limit is below the 100" if begun else "takes more than 50"):
+            await Planner(around, "", "").find(None, 10, 100, begun=begun)
+        return around.clock()
+
+    assert run(main()) == (pytest.approx(10.0, abs=LOOK_AGAIN) if begun else 0.0)
+
+
+def test_a_peer_that_failed_and_has_spoken_since_is_better_than_none():
+    async def main() -> list[PeerId]:
+        around = Around([PeerView("a", spans=(Span(0, 4),))])
+        await around.refresh()
+        around.table.shun("a", around.clock())
+        with pytest.raises(MissingLayers, match="just failed"):
+            await Planner(around, "", "").find(None, 10, 100, patience=0)
+        around.table._sequence["a"] = 1
+        return [hop.peer for hop in (await Planner(around, "", "").find(None, 10, 100, patience=0)).hops]
+
+    assert run(main()) == ["a"]

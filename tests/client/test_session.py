@@ -8,12 +8,14 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from swarm.client.chain import FIRST_TOKEN
 from swarm.client.session import Session
 from swarm.client.table import PeerTable
 from swarm.core import CLIENT, Span
-from swarm.errors import InvalidSampling, MissingLayers, PromptTooLong, TimedOut, UsageError
+from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
 from swarm.routing.table import PeerView
 from swarm.wire import Broken, Drawn, Grant, Have, Open, SessionMessage, Step, decode_order
 from tests.net.virtual import run
@@ -58,6 +60,8 @@ class Host:
         self.own, self.prepared = own, 0
         self.late = False
         """Whether one more token comes home after the news that the chain broke."""
+        self.room = 10**9
+        """Positions the peer takes."""
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
         self.table.show([PeerView(PEER, spans=(Span(0, COMPONENTS),))])
         self.sent: list[SessionMessage] = []
@@ -87,6 +91,9 @@ class Host:
         self.sent.append(message)
         if isinstance(message, Open):
             order = decode_order(message.order)
+            if order.limit > self.room:
+                self._say(Broken(message.session, message.chain, CLIENT, 0, "overloaded", "scripted"))
+                return
             self._length = min([self._length, *(start for chain, start in order.starts if chain > self._chain)])
             self._chain, self._emit, self._until, self._limit = order.chain, order.emit_from, order.until, order.limit
             self._say(Have(message.session, message.chain, CLIENT, 0, self._length, True))
@@ -306,9 +313,75 @@ def test_what_no_peer_could_ever_take_is_said_at_once_and_the_session_takes_less
         async with host.new_session() as session:
             with pytest.raises(PromptTooLong, match="need 16 positions, but no peer that serves layers 0:2 takes more than 15; shorten the prompt"):
                 await session.generate(PROMPT, max_new_tokens=11)
-            return host.clock(), "".join(await pieces_of(session.resume(max_new_tokens=10), []))
+            assert session.tokens == ()
+            with pytest.raises(UsageError, match="nothing to resume"):
+                await pieces_of(session.resume(), [])
+            return host.clock(), await session.generate(PROMPT, max_new_tokens=10)
 
     assert run(main()) == (0.0, ANSWER.encode()[:10].decode())
+
+
+def test_a_question_too_long_for_every_peer_is_withdrawn_from_a_chat():
+    async def main() -> bytes:
+        host = Host("<user>one\n<assistant>")
+        host.room = 60
+        host.table.show([replace(view, cache_tokens=host.room) for view in host.table.views.values()])
+        async with host.new_session() as session:
+            await session.generate("one", max_new_tokens=5, chat=True)
+            with pytest.raises(PromptTooLong):
+                await session.generate("two" * 9, max_new_tokens=5, chat=True)
+            host._began = len("<user>one\n<assistant>hello\n<user>two\n<assistant>")
+            await session.generate("two", max_new_tokens=5, chat=True)
+            return bytes(session.tokens)
+
+    assert run(main()) == b"<user>one\n<assistant>hello\n<user>two\n<assistant>hello"
+
+
+@pytest.mark.parametrize("option", [{"max_new_tokens": 2.5}, {"max_new_tokens": "5"}, {"max_new_tokens": 0}, {"timeout": "1"}, {"timeout": float("nan")}])
+def test_lengths_and_times_that_make_no_sense_are_the_callers_mistake(option):
+    async def main() -> list[SessionMessage]:
+        host = Host()
+        async with host.new_session() as session:
+            with pytest.raises(UsageError, match="max_new_tokens|timeout"):
+                await session.generate(PROMPT, **{"max_new_tokens": 4, **option})
+            assert await session.generate(PROMPT, max_new_tokens=np.int64(3)) == ANSWER[:3]
+        return host.sent
+
+    assert isinstance(run(main())[0], Open)
+
+
+def test_what_a_chat_did_not_show_is_no_part_of_the_conversation():
+    """Tokens of the stop string were drawn and stay in the history of a plain session; the next message of a chat is built on what was read."""
+
+    async def main() -> bytes:
+        host = Host("<user>one\n<assistant>")
+        async with host.new_session() as session:
+            assert await session.generate("one", max_new_tokens=20, chat=True, stop=" w") == "hello"
+            host._began = len("<user>one\n<assistant>hello\n<user>two\n<assistant>")
+            await session.generate("two", max_new_tokens=5, chat=True)
+            return bytes(session.tokens)
+
+    assert run(main()) == b"<user>one\n<assistant>hello\n<user>two\n<assistant>hello"
+
+
+def test_a_last_hop_that_cannot_reach_a_living_first_one_is_blamed_itself():
+    host = Host()
+    host.table.show([PeerView("first", spans=(Span(0, 2),)), PeerView("last", spans=(Span(2, COMPONENTS),)), PeerView("spare", spans=(Span(2, COMPONENTS),))])
+
+    async def main() -> tuple[frozenset[str], list[str]]:
+        session = host.new_session()
+        host._say = lambda message: None
+        turn = asyncio.create_task(session.generate(PROMPT, max_new_tokens=4, timeout=9.0))
+        await asyncio.sleep(1.0)
+        session.receive("first", Broken(b"s" * 16, 1, CLIENT, 0, "lost", ""))
+        await asyncio.sleep(1.0)
+        shunned, hops = host.table.shunned(host.clock()), [hop.peer_id for hop in session.route.hops]
+        with pytest.raises(TimedOut):
+            await turn
+        await session.close()
+        return shunned, hops
+
+    assert run(main()) == ({"last"}, ["first", "spare"])
 
 
 def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():
@@ -322,3 +395,30 @@ def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():
             return host.clock() - began
 
     assert run(main()) == pytest.approx(3.0)
+
+
+def test_a_turn_whose_length_changes_the_keys_is_computed_from_the_start():
+    async def main() -> list[tuple[int, bytes]]:
+        host = Host()
+        host.reach = lambda length: 1 if length <= 40 else 41
+        async with host.new_session() as session:
+            await session.generate(PROMPT, max_new_tokens=5)
+            host._began = len(session.tokens) + len(PROMPT)
+            await session.generate(PROMPT, max_new_tokens=60)
+        return fed(host)
+
+    steps = run(main())
+    assert steps[-1] == (0, f"{PROMPT}{ANSWER[:5]}{PROMPT}".encode())
+
+
+def test_a_chain_that_stays_silent_is_given_up_without_anybodys_deadline():
+    async def main() -> float:
+        host = Host()
+        host._say = lambda message: None
+        host.patience = 1.0
+        async with host.new_session() as session:
+            with pytest.raises((PeerLost, MissingLayers)):
+                await session.generate(PROMPT, max_new_tokens=4)
+            return host.clock()
+
+    assert 2 * FIRST_TOKEN < run(main()) < 5 * FIRST_TOKEN
