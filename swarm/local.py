@@ -36,6 +36,15 @@ LOOK = 0.5
 DRAIN = 15.0
 """Seconds a stopped peer has to drain and leave before it is killed."""
 
+SETTINGS = frozenset(
+    "SWARM_" + option
+    for option in (
+        *("LAYERS", "DTYPE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE", "IDENTITY"),
+        *("PUBLIC_NAME", "MAX_UPLOAD", "DRAIN", "DEBUG", "READY_FD", "LIFELINE_FD"),
+    )
+)
+"""What swarm-serve and swarm-bootstrap read from the environment as if it were a flag. Written out, since reading arguments is the business of the hands."""
+
 
 class LocalProcess:
     """One process with everything it started. It dies when this one does: it holds the read end of a pipe that only we keep open."""
@@ -224,8 +233,9 @@ class LocalSwarm:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Ours, without the settings that commands read from it: SWARM_PORT or SWARM_IDENTITY are meant for one peer, not for each of several."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SWARM_")}
+    """Ours, without the settings of commands: SWARM_PORT or SWARM_IDENTITY are meant for one peer, not for each of several. What is no setting stays, such as
+    SWARM_CACHE: in another place the hashes of a model's files would be reckoned again."""
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS}
 
 
 def _why_it_ended(status: int, log_path: Path) -> SwarmError:

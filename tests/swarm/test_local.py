@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from swarm.cli import bootstrap, serve
 from swarm.errors import SwarmError, UsageError
-from swarm.local import LocalProcess, LocalSwarm
+from swarm.local import SETTINGS, LocalProcess, LocalSwarm
 from tests.swarm.models import save_llama
 
 Wait = Callable[..., LocalProcess]
@@ -38,6 +40,24 @@ def test_what_it_says_when_it_is_ready(pretend):
     facts = {"peer_id": "x"}
     process = pretend(f"tell(b{json.dumps(facts)[:5]!r}); time.sleep(0.05); tell(b{json.dumps(facts)[5:] + chr(10)!r}); time.sleep(600)")
     assert process.facts == facts and process.is_alive()
+
+
+def test_settings_of_this_process_are_not_those_of_its_peers_but_its_cache_is(pretend, monkeypatch):
+    kept = {"SWARM_CACHE": "/somewhere", "SWARM_OF_SOMEBODY_ELSE": "1"}
+    for name, value in {**dict.fromkeys(SETTINGS, "1"), **kept}.items():
+        monkeypatch.setenv(name, value)
+    process = pretend("import json; tell(json.dumps({name: os.environ[name] for name in os.environ if name.startswith('SWARM_')}).encode() + b'\\n')")
+    assert process.facts == kept
+
+
+def test_every_setting_that_a_started_command_reads_is_known(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SWARM_")]:
+        monkeypatch.delenv(name)
+    found = set()
+    for parser, argv in ((serve.parser(), ["model"]), (bootstrap.parser(), [])):
+        parser.read(argv)  # which gives every option its variable
+        found |= {action.env_var for action in parser._actions if getattr(action, "env_var", None)}
+    assert found == SETTINGS
 
 
 @pytest.mark.parametrize(("status", "kind"), [(2, UsageError), (1, SwarmError)])
