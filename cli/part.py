@@ -55,17 +55,22 @@ class Wish:
 
 
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
-    """Blocks, for a minute where 16 GB are read for the first time, which `hashing` hears of.
+    """Blocks, for a minute where 16 GB are read for the first time, which `hashing` hears of. What can be said without that is said before.
 
-    Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, MalformedLayers, LayersOutOfRange, DoesNotFit.
+    Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, LayersOutOfRange, DoesNotFit, InvalidConfig.
     """
     from swarm.model.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(wish.model, max_disk=wish.max_disk, hashing=hashing)
-    if checkpoint.revision is None:
-        checkpoint.tensors_for([whole(checkpoint.shape.components)])  # says why there is none
-    if wish.layers != AUTO:
-        _check_fits(wish, checkpoint, asked(wish, checkpoint.shape))
+    shape = checkpoint.shape
+    spans = (whole(shape.components),) if wish.layers == AUTO else asked(wish, shape)
+    if not shape.component_bytes:
+        checkpoint.tensors_for(spans)  # says why there are no weights
+    if wish.layers == AUTO:
+        _most_needed(wish, checkpoint, ())  # says so if not even one layer fits
+    else:
+        _check_fits(wish, checkpoint, spans)
+    _ = checkpoint.revision
     return checkpoint
 
 
@@ -93,8 +98,11 @@ def asked(wish: Wish, shape: ModelShape) -> tuple[Span, ...]:
 async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> tuple[Span, ...]:
     """The layers asked for, or with `auto` the least covered ones that fit into free memory."""
     views = await _others(wish, checkpoint, connection)
-    if wish.layers != AUTO:
-        return asked(wish, checkpoint.shape)
+    return (_most_needed(wish, checkpoint, views),) if wish.layers == AUTO else asked(wish, checkpoint.shape)
+
+
+def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) -> Span:
+    """Raises DoesNotFit where not even one layer does."""
     from swarm.model.memory import usable
     from swarm.routing.placement import choose_spans
 
@@ -102,7 +110,7 @@ async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> 
     costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
     journal = int(shape.row_bytes * cached * scale)
     step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
-    return (choose_spans(views, shape.components, costs, usable(_free(wish)) - journal, step),)
+    return choose_spans(views, shape.components, costs, usable(_free(wish)) - journal, step)
 
 
 @contextlib.asynccontextmanager
