@@ -16,7 +16,7 @@ from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import reporting, run, set_logging
 from swarm.cli.screen import screen
 from swarm.client.stops import StopStrings
-from swarm.core import Sampling, whole
+from swarm.core import Sampling
 from swarm.errors import EmptyPrompt, NotAModel, UsageError
 
 EXAMPLES = """\
@@ -148,7 +148,7 @@ def _local_swarm(args: Any, model: str) -> Any:
 
     checkpoint = Checkpoint.open(model)
     shape = checkpoint.shape
-    checkpoint.tensors_for([whole(shape.components)])  # what is missing is said before anybody is started
+    checkpoint.check_complete()  # what is missing is said before anybody is started
     layers = even_split(shape.layers, args.local)
     _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     return LocalSwarm(model, layers, dtype=args.dtype)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.cli.screen import Screen
-from swarm.core import ModelShape, Span, format_layers, parse_layers, whole
+from swarm.core import ModelShape, Span, format_layers, parse_layers
 from swarm.errors import InvalidConfig, MalformedLayers, ProtocolError, RemoteError
 from swarm.wire import VERSION, Announcement
 
@@ -57,16 +57,15 @@ class Wish:
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
     """Blocks, for a minute where 16 GB are read for the first time, which `hashing` hears of. What can be said without that is said before.
 
-    Raises ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights, LayersOutOfRange, DoesNotFit, InvalidConfig.
+    Raises ModelNotFound, HubUnreachable, NotAModel, UnsupportedModel, UnsafeWeights, LayersOutOfRange, DoesNotFit, InvalidConfig.
     """
     from swarm.model.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(wish.model, max_disk=wish.max_disk, hashing=hashing)
     shape = checkpoint.shape
-    spans = (whole(shape.components),) if wish.layers == AUTO else asked(wish, shape)
-    if not shape.component_bytes:
-        checkpoint.tensors_for(spans)  # says why there are no weights
-    if wish.layers == AUTO:
+    spans = None if wish.layers == AUTO else asked(wish, shape)
+    checkpoint.check_complete()
+    if spans is None:
         _most_needed(wish, checkpoint, ())  # says so if not even one layer fits
     else:
         _check_fits(wish, checkpoint, spans)

@@ -9,6 +9,7 @@ SwarmError
 │   └── DoesNotFit        the layers asked for need more memory than there is
 ├── RemoteError           somebody else failed: exit status 1
 │   ├── NoBootstrap       no initial peer answered
+│   ├── HubUnreachable    files of a model are not here, and the hub that has them does not answer
 │   ├── MissingLayers     nobody serves some layers (carries what was generated so far)
 │   ├── PeerLost          a peer went away, or fell silent past its deadline
 │   ├── Refused           a peer said no, with a reason (overloaded, leaving, other revision …)
@@ -106,6 +107,10 @@ class RemoteError(SwarmError):
 
 
 class NoBootstrap(RemoteError):
+    pass
+
+
+class HubUnreachable(RemoteError):
     pass
 
 

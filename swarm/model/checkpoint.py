@@ -39,9 +39,9 @@ class Checkpoint:
     weights are not known), `dtype` the name of the checkpoint's dtype.
     """
 
-    def __init__(self, source: Source, config: PreTrainedConfig, raw: dict, max_disk: int | None, weights: bool, hashing: Progress | None) -> None:
+    def __init__(self, source: Source, config: PreTrainedConfig, raw: dict, max_disk: int | None, hashing: Progress | None) -> None:
         self.name, self.config, self._hashing = source.name, config, hashing
-        self._source, self._raw, self._max_disk, self._weights = source, raw, max_disk, weights
+        self._source, self._raw, self._max_disk = source, raw, max_disk
         self.model_class = model_class(config, source.name)
         try:
             self._sizes = (config.num_hidden_layers, config.hidden_size, config.vocab_size, kv_width(config))
@@ -56,23 +56,22 @@ class Checkpoint:
         token: str | None = None,
         cache_dir: str | None = None,
         max_disk: int | None = None,
-        weights: bool = True,
         hashing: Progress | None = None,
     ) -> Checkpoint:
-        """Open a hub id or a local folder; `max_disk` (bytes) bounds what `fetch` may download. With `weights=False` only configuration and tokenizer are
-        looked at, which is all a client needs. A folder without weights opens too: what needs them raises. `hashing` is called with 0.0 to 1.0 while
-        `revision` reads every byte of a folder, as it does when it meets one for the first time.
+        """Open a hub id or a local folder; `max_disk` (bytes) bounds what `fetch` may download. A folder without weights opens too, since a client needs
+        none: what does raises. `hashing` is called with 0.0 to 1.0 while `revision` reads every byte of a folder, as it does when it meets one for the
+        first time.
 
-        Raises ModelNotFound, NotAModel (no or unreadable config.json), UnsupportedModel.
+        Raises ModelNotFound, HubUnreachable, NotAModel (no or unreadable config.json), UnsupportedModel.
         """
         source = open_source(model, token, cache_dir)
         if "config.json" not in source.files():
-            raise NotAModel(f"{source.name} has no config.json; give a model in transformers format")
+            raise source.unreachable or NotAModel(f"{source.name} has no config.json; give a model in transformers format")
         folder = source.small()
         raw = _read_json(folder / "config.json")
         if not isinstance(raw, dict):
             raise NotAModel(f"{folder / 'config.json'} does not hold a model's configuration")
-        return cls(source, _read_config(folder, source.name, raw), raw, max_disk, weights, hashing)
+        return cls(source, _read_config(folder, source.name, raw), raw, max_disk, hashing)
 
     # --- what it is -----------------------------------------------------------------------------------------------------------------------------------
 
@@ -103,7 +102,7 @@ class Checkpoint:
         if stated := getattr(self.config, "dtype", None):
             return str(stated).removeprefix("torch.")
         sizes: Counter[str] = Counter()
-        if self._weights and not self._why_no_weights():
+        if not self._why_no_weights():
             for tensor in self._tensors.values():
                 sizes[_DTYPES.get(tensor.dtype, "")] += tensor.nbytes
         sizes.pop("", None)
@@ -116,13 +115,10 @@ class Checkpoint:
 
         Raises NotAModel when only part of the files is here, since nobody can tell what the rest would be.
         """
-        if not self._weights or self._why_no_weights():
+        if self._why_no_weights():
             return None
-        if missing := self._missing_files:
-            raise NotAModel(
-                f"{self.name} holds only some of the model's files ({missing[0]} is missing), so what it is cannot be proved to others; "
-                "add the missing files, or name the model by its hub id"
-            )
+        if error := self._why_incomplete():
+            raise error
         tensors = sorted((name, tensor.dtype, tensor.shape) for name, tensor in self._tensors.items())
         return sha256(_canonical([self.config_hash, tensors, self._hashes()])).hexdigest()
 
@@ -135,6 +131,12 @@ class Checkpoint:
             found.append((name, self._source.hash(name, heard)))
             before += sizes[name]
         return found
+
+    def check_complete(self) -> None:
+        """What `revision` needs, before it reads anything. Raises NotAModel, UnsafeWeights, HubUnreachable where only the hub could complete it."""
+        self._need_weights()
+        if error := self._why_incomplete():
+            raise self._source.unreachable or error
 
     # --- what a span needs ----------------------------------------------------------------------------------------------------------------------------
 
@@ -162,13 +164,15 @@ class Checkpoint:
             names.update(*owned[span.start : span.stop])
         missing = sorted({self._file_of[name] for name in names} & set(self._missing_files))
         if missing:
-            raise NotAModel(f"{self.name} lacks {', '.join(missing)}, which the layers asked for need; copy it there, or name the model by its hub id")
+            raise self._source.unreachable or NotAModel(
+                f"{self.name} lacks {', '.join(missing)}, which the layers asked for need; copy it there, or name the model by its hub id"
+            )
         return names
 
     def fetch(self, spans: Sequence[Span], progress: Progress | None = None) -> Path:
         """A folder that holds configuration, tokenizer and the files of `spans`, downloaded if need be; what was begun is resumed.
 
-        Raises DoesNotFit beyond `max_disk`, NotAModel, UnsafeWeights, ModelNotFound when the hub cannot be reached.
+        Raises DoesNotFit beyond `max_disk`, NotAModel, UnsafeWeights, HubUnreachable.
         """
         files = self.files_for(spans)
         sizes = self._source.files()
@@ -195,7 +199,15 @@ class Checkpoint:
                 f"{self.name} has its weights only as {other[0]}, a format that can run code or that transformers does not read piece by piece; "
                 "convert it with safetensors (load it in transformers and call save_pretrained), or choose a repository with .safetensors files"
             )
-        return NotAModel(f"{self.name} has no {SINGLE}; give a folder or hub id whose weights are in safetensors format")
+        return self._source.unreachable or NotAModel(f"{self.name} has no {SINGLE}; give a folder or hub id whose weights are in safetensors format")
+
+    def _why_incomplete(self) -> NotAModel | None:
+        if missing := self._missing_files:
+            return NotAModel(
+                f"{self.name} holds only some of the model's files ({missing[0]} is missing), so what it is cannot be proved to others; "
+                "add the missing files, or name the model by its hub id"
+            )
+        return None
 
     def _need_weights(self) -> None:
         if error := self._why_no_weights():
@@ -234,7 +246,7 @@ class Checkpoint:
 
     def _component_bytes(self) -> tuple[int, ...]:
         """Of every component. A layer whose file is missing is taken to be as large as the largest that is here."""
-        if not self._weights or self._why_no_weights():
+        if self._why_no_weights():
             return ()
         layers, hidden, vocab, _ = self._sizes
         sizes = []

@@ -1,7 +1,7 @@
 """Room: model. Where a checkpoint's files come from: a folder, or the Hugging Face hub. Knows names, sizes and bytes of files; nothing of what is in them but
 the header of a safetensors file.
 
-This is the one door to the hub: its errors are translated here, and nowhere else.
+This is the one door to the hub: nobody else asks it, and its errors are translated here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
-from swarm.errors import ModelNotFound, NotAModel
+from swarm.errors import HubUnreachable, ModelNotFound, NotAModel
 
 Progress = Callable[[float], None]
 """Called with the share done, from 0.0 to 1.0."""
@@ -35,10 +35,6 @@ _UNREACHABLE: tuple[type[BaseException], ...] = (OSError, errors.HfHubHTTPError.
 """What a missing connection looks like: the hub's own HTTP error derives from that of the HTTP client it happens to use, which has changed twice."""
 
 
-class _Offline(ModelNotFound):
-    """The hub could not be asked."""
-
-
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One line of a safetensors header."""
@@ -50,6 +46,8 @@ class Tensor:
 
 class Source(Protocol):
     name: str
+    unreachable: HubUnreachable | None
+    """Why nothing more can be fetched of what the hub has, if so."""
 
     def files(self) -> dict[str, int]:
         """Bytes of every file at the top of the checkpoint that is here or can be fetched, by name."""
@@ -86,27 +84,31 @@ def local_folder(model: str) -> Path | None:
 
 
 def open_source(model: str, token: str | None, cache_dir: str | None) -> Source:
-    """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it. Raises ModelNotFound, NotAModel."""
+    """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it.
+
+    Raises ModelNotFound, NotAModel, HubUnreachable.
+    """
     if (path := local_folder(model)) is not None:
         return Folder(path)
     try:
         return Hub(model, token, cache_dir)
-    except _Offline:
+    except HubUnreachable as error:
         try:
             kept = snapshot_download(model, cache_dir=cache_dir, local_files_only=True)
         except (OSError, errors.EntryNotFoundError):
             kept = None
         if kept is None:
             raise
-        return Folder(Path(kept), model)
+        return Folder(Path(kept), model, error)
 
 
 class Folder:
     """A checkpoint in a local folder."""
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, unreachable: HubUnreachable | None = None) -> None:
         self.path = path.resolve()
         self.name = name or self.path.name
+        self.unreachable = unreachable
 
     def files(self) -> dict[str, int]:
         with _readable(self.path):
@@ -132,6 +134,7 @@ class Hub:
 
     def __init__(self, repo: str, token: str | None, cache_dir: str | None) -> None:
         self.name = repo
+        self.unreachable: HubUnreachable | None = None
         self._token, self._cache_dir = token, cache_dir
         self._api = HfApi(token=token)
         with _translated(repo):
@@ -263,7 +266,10 @@ def _translated(repo: str) -> Iterator[None]:
     except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
         raise NotAModel(f"{repo} has a safetensors file that cannot be read ({error})") from error
     except _UNREACHABLE as error:
-        raise _Offline(f"cannot reach the hub for {repo} ({_first_line(error)}); check the connection, or give a local folder") from error
+        raise HubUnreachable(
+            f"{repo} is not on this machine, or not all of it, and the hub cannot be reached ({_first_line(error)}); "
+            "check the connection and try again, or give a local folder"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -75,7 +75,7 @@ class SpanModel:
     ) -> SpanModel:
         """Read the weights of `spans`, and only those; `dtype` other than the checkpoint's converts them. `progress` is called with 0.0 to 1.0.
 
-        Raises InvalidConfig (dtype, device), NotAModel, UnsafeWeights, UnsupportedModel, DoesNotFit (disk), ModelNotFound (hub out of reach).
+        Raises InvalidConfig (dtype, device), NotAModel, UnsafeWeights, UnsupportedModel, DoesNotFit (disk), HubUnreachable.
         """
         spans = merge_spans(spans)
         name = dtype or checkpoint.dtype

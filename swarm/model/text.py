@@ -8,20 +8,15 @@ Decoding never "cleans up" spaces (" ." to "."): transformers does not either fo
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from swarm.errors import EmptyPrompt, ModelNotFound, NotAModel, UsageError
-
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-"""What may be a model on the hub: `name` or `owner/name`. Anything else was meant as a path."""
+from swarm.errors import EmptyPrompt, NotAModel, UsageError
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """How SentencePiece spells a token that is one byte of a character it has no token for."""
@@ -45,12 +40,9 @@ class Text:
         self._special = frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
 
     @classmethod
-    def open(cls, model: str | Path, token: str | bool | None = None) -> Text:
-        """Read the tokenizer of a folder or of a model on the hub (`token` is for gated ones; None takes the one this machine is logged in with).
-
-        Blocks, and downloads what is not on this machine yet. Raises ModelNotFound where there is nothing to read, NotAModel where it cannot be read.
-        """
-        return cls(_load(str(model), token))
+    def open(cls, folder: str | Path) -> Text:
+        """Read the tokenizer of a folder; `Checkpoint.small_files` has one for a model on the hub. Blocks. Raises NotAModel where there is none to read."""
+        return cls(_load(str(folder)))
 
     def encode(self, prompt: str, *, continues: bool = False) -> list[int]:
         """The ids of a prompt, with the tokens the model puts around a text (such as "beginning of sequence"), or without where it `continues` a session.
@@ -158,30 +150,15 @@ class Detokenizer:
         self._shown = len(self._text.decode(self._window)) - held
 
 
-def _load(model: str, token: str | bool | None) -> PreTrainedTokenizerBase:
+def _load(folder: str) -> PreTrainedTokenizerBase:
     """The one door through which the tokenizer libraries' errors come. Broad, because `tokenizers` raises plain Exception for a file it cannot read."""
-    if not os.path.isdir(model) and not HUB_ID.fullmatch(model):
-        raise ModelNotFound(f"there is no folder {model!r}; give a folder with a model in it, or a hub id such as Qwen/Qwen3-8B")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, token=token, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise _translate(model, error) from error
+        raise NotAModel(f"{folder} holds no tokenizer that can be read ({_first_line(error)}); a model's folder needs its tokenizer.json") from error
     if not len(tokenizer):
-        raise NotAModel(f"the tokenizer of {model} is empty; is its tokenizer.json missing?")
+        raise NotAModel(f"the tokenizer of {folder} is empty; is its tokenizer.json missing?")
     return tokenizer
-
-
-def _translate(model: str, error: Exception) -> UsageError:
-    cause = error.__cause__
-    if os.path.isdir(model):
-        return NotAModel(f"{model} holds no tokenizer that can be read ({_first_line(error)}); a model's folder needs its tokenizer.json")
-    if isinstance(cause, GatedRepoError):
-        return ModelNotFound(f"{model} is gated: ask for access on https://huggingface.co/{model}, then log in here with `hf auth login` or set HF_TOKEN")
-    if isinstance(cause, LocalEntryNotFoundError):
-        return ModelNotFound(f"{model} is not on this machine and the hub cannot be reached; check the connection, or give a folder")
-    if isinstance(error, OSError):
-        return ModelNotFound(f"the hub has no model {model} that this machine may read; check the spelling, or log in with `hf auth login` if it is private")
-    return NotAModel(f"{model} has no tokenizer that can be read ({_first_line(error)}); choose a model whose repository has a tokenizer.json")
 
 
 def _first_line(error: Exception) -> str:
