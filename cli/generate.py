@@ -17,7 +17,7 @@ from swarm.cli.process import reporting, run, set_logging
 from swarm.cli.screen import screen
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling
-from swarm.errors import EmptyPrompt, NotAModel, UsageError
+from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 EXAMPLES = """\
   swarm-generate "Explain quantum computing in simple terms" --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
@@ -63,11 +63,13 @@ def _main(argv: Sequence[str] | None) -> int:
     set_logging(args.debug)
     model = args.model or _demo_model()
     _check_model(model, args.local)
-    _know_revision(model)
     if args.local is None:
+        _know_revision(model)
         say_once("generate", ASKING, _tell)
         return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
-    with _local_swarm(args, model) as local:
+    layers = _local_layers(args, model, prompt)
+    _know_revision(model)
+    with _local_swarm(args, model, layers) as local:
         return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options))
 
 
@@ -142,14 +144,27 @@ def _know_revision(model: str) -> None:
             _ = checkpoint.revision
 
 
-def _local_swarm(args: Any, model: str) -> Any:
-    from swarm.local import LocalSwarm
+def _local_layers(args: Any, model: str, prompt: str) -> list[str]:
+    """Which layers each local peer takes. What the files can tell is told here: to start peers takes many seconds more.
+
+    Raises NotAModel, UnsafeWeights, HubUnreachable, PromptTooLong, UsageError.
+    """
     from swarm.model.checkpoint import Checkpoint
+    from swarm.model.text import Text
 
     checkpoint = Checkpoint.open(model)
-    shape = checkpoint.shape
-    checkpoint.check_complete()  # what is missing is said before anybody is started
-    layers = even_split(shape.layers, args.local)
+    checkpoint.check_complete()
+    text = Text.open(checkpoint.small_files())
+    length = len(text.encode_chat([{"role": "user", "content": prompt}]) if args.chat else text.encode(prompt))
+    need, most = length + (args.max_new_tokens or 1), checkpoint.shape.max_length
+    if need > most:
+        raise PromptTooLong(need, most)
+    return even_split(checkpoint.shape.layers, args.local)
+
+
+def _local_swarm(args: Any, model: str, layers: Sequence[str]) -> Any:
+    from swarm.local import LocalSwarm
+
     _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     return LocalSwarm(model, layers, dtype=args.dtype)
 

@@ -179,6 +179,17 @@ def test_more_local_peers_than_layers(capsys, model):
     assert "at most 6" in said(capsys, generate.main, "hello", "--model", model, "--local", "7")
 
 
+def test_what_a_model_cannot_take_is_said_before_local_peers_start(capsys, model, monkeypatch):
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("started peers for nothing")
+
+    monkeypatch.setattr("swarm.local.LocalSwarm", start)
+    for words in (("x" * 1024,), ("x" * 1020, "--max-new-tokens", "5")):
+        assert "need 1025 positions, but this model allows 1024" in said(capsys, generate.main, *words, "--model", model, "--local", "2")
+    assert "has no chat template" in said(capsys, generate.main, "hello", "--chat", "--model", model, "--local", "2")
+    assert "not valid Unicode" in said(capsys, generate.main, "caf\udce9", "--model", model, "--local", "2")
+
+
 def test_empty_prompt(capsys, monkeypatch):
     assert "empty" in said(capsys, generate.main, "", "--local", "2")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
