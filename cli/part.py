@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from swarm.cli.screen import Screen
 from swarm.core import ModelShape, Span, format_layers, parse_layers
 from swarm.errors import InvalidConfig, MalformedLayers, ProtocolError, RemoteError
-from swarm.wire import VERSION, Announcement
+from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
 if TYPE_CHECKING:
     from swarm.compose import Connection, Part
@@ -36,9 +36,6 @@ MOST_CACHE = 64
 BANDWIDTH = 10e9
 """Bytes of weights a second, to guess a decode step before anything is loaded: what two channels of DDR4 give two cores. Only the choice of layers sees it, and
 only in comparison with what others announce."""
-
-RENEW = 8.0
-"""Seconds between announcements while loading; a record lives 25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ async def announced_as_joining(wish: Wish, checkpoint: Checkpoint, spans: Sequen
         while True:
             with contextlib.suppress(RemoteError):
                 await connection.directory.announce(_joining(wish, checkpoint, spans, connection))
-            await asyncio.sleep(RENEW)
+            await asyncio.sleep(RENEW_EVERY)
 
     task = asyncio.create_task(keep(), name="joining")
     try:

@@ -229,6 +229,12 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     rtts: dict[Text, Seconds] = {}
 
 
+LIFETIME = 25.0
+"""Seconds an announcement lives. Fixed: a record that replaces another must expire later."""
+
+RENEW_EVERY = 8.0
+"""Seconds between two announcements of one peer, so that two lost renewals in a row do not hide it."""
+
 STATES = ("joining", "online", "leaving", "left")
 """`left` is a tombstone: it replaces the last record of a peer that is gone, and readers of the directory leave it out."""
 

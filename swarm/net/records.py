@@ -31,10 +31,7 @@ log = logging.getLogger(__name__)
 
 SHARDS = 2
 
-LIFETIME = 25.0
-"""Seconds an announcement lives; its owner renews it every RENEWAL, so two renewals may fail. Fixed: a record that replaces another must expire later."""
-
-RENEWAL = 8.0
+LIFETIME = wire.LIFETIME
 
 MAX_AHEAD = 60.0
 """Seconds from now that an expiry may lie ahead. Above LIFETIME by what honest clocks differ."""

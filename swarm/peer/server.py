@@ -19,12 +19,9 @@ from swarm.machines.ledger import CacheLedger
 from swarm.peer.engine import Engine
 from swarm.peer.hops import HopRoom, Offer
 from swarm.ports import Directory, Links
-from swarm.wire import VERSION, Announcement
+from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
 log = logging.getLogger(__name__)
-
-ANNOUNCE_EVERY = 8.0
-"""Seconds. A record lives 25 s, so that two lost renewals in a row do not hide a peer."""
 
 MEASURE_EVERY = 30.0
 MEASURED_PEERS = 20
@@ -152,7 +149,7 @@ class Peer:
 
     async def _keep_announcing(self) -> None:
         while True:
-            await asyncio.sleep(ANNOUNCE_EVERY)
+            await asyncio.sleep(RENEW_EVERY)
             try:
                 await self.announce()
             except RemoteError as error:
