@@ -10,11 +10,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
 import swarm
 from bench.common import Baseline, arguments, median, random_llama, show
+from swarm.core import parse_layers
+from swarm.model.checkpoint import Checkpoint
+from swarm.model.memory import dtype_scale
 
 PROMPT = [(17 * at + 5) % 40000 for at in range(16)]
 LONG = [(31 * at + 7) % 40000 for at in range(1024)]
@@ -80,8 +84,16 @@ def together(baseline: Baseline, client: swarm.Client, rounds: int, sessions: in
     return {f"{name}, baseline tok/s": median(theirs), f"{name}, swarm tok/s": median(ours), f"{name}, ratio": median(ratios), f"{name}, tokens equal": same}
 
 
-def memory(local: swarm.LocalSwarm) -> dict:
-    return {f"peer {peer.layers}, unique memory MB": round(psutil.Process(peer.pid).memory_full_info().uss / 2**20) for peer in local.peers}
+def memory(local: swarm.LocalSwarm, folder: Path, dtype: str) -> dict:
+    """Of each peer: its weights as served, what it holds alone (no weights that it maps from the file as the baseline does), and all that is resident:
+    libraries, and the weights it has touched."""
+    checkpoint, found = Checkpoint.open(str(folder)), {}
+    for peer in local.peers:
+        weights = checkpoint.bytes_for(parse_layers(peer.layers, checkpoint.shape.layers)) * dtype_scale(checkpoint.dtype, dtype)
+        held = psutil.Process(peer.pid).memory_full_info()
+        for what, size in (("weights", weights), ("unique memory", held.uss), ("resident memory", held.rss)):
+            found[f"peer {peer.layers}, {what} MB"] = round(size / 2**20)
+    return found
 
 
 def split(layers: int, peers: int) -> list[str]:
@@ -112,7 +124,7 @@ def main() -> None:
                 figures |= long_prompt(baseline, client, max(args.rounds // 2, 1))
             if args.only in (None, "sessions"):
                 figures |= together(baseline, client, args.rounds, args.sessions, args.tokens)
-            figures |= memory(local)
+            figures |= memory(local, folder, args.dtype)
     show(f"{args.peers} peers, {args.dtype}, {args.threads} threads", figures, args.json)
 
 
