@@ -116,8 +116,9 @@ class ClientSession:
         for at, token in enumerate(message.tokens):
             if message.start + at != len(self.history) or not self.running:
                 continue
-            self.history.append(token)
+            # Where the new token stands a hop may still hold a wrong guess, and the next OPEN may overtake the step that takes it back.
             self._valid = len(self.history)
+            self.history.append(token)
             finish = message.finish if at == len(message.tokens) - 1 else None
             if len(self.history) >= self.goal:
                 finish = finish or "length"

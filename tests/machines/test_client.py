@@ -28,6 +28,7 @@ def test_the_history_is_fed_from_where_the_first_hop_asks():
     (send,) = client.have("a", Have(S, 1, -1, 0, 1, True))
     assert send == Send("a", Step(S, 1, 0, 0, 1, (2, 3)))
     assert client.have("b", Have(S, 1, -1, 0, 1, True)) == []
+    assert client.have("a", Have(S, 0, -1, 0, 1, True)) == client.have("a", Have(S, 2, -1, 0, 1, True)) == []
     assert client.have("a", Have(S, 1, -1, 0, 2)) == []
 
 
@@ -124,3 +125,13 @@ def test_a_first_hop_that_is_replaced_hears_it_but_those_who_stay_do_not():
     effects = client.open((Hop("x", 0, 2), Hop("b", 2, 4)))
     assert Send("a", Close(S, 1, 0, 0)) in effects
     assert client.open((Hop("x", 0, 2), Hop("b", 2, 4)))[1:] == []
+
+
+def test_a_token_that_came_last_is_fed_again_with_the_next_turn():
+    """Until somebody computed beyond it, a hop may hold a wrong guess in its place."""
+    client, _ = begun()
+    client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 8)))
+    client.cut(5)
+    client.begin((5, 6), Sampling(), 4)
+    (send,) = client.open(ROUTE)
+    assert decode_order(send.message.order).starts == ((1, 0), (2, 4))
