@@ -141,7 +141,7 @@ class HopSession:
     def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
         """Tokens, and off the first hop activations, from our predecessor."""
         epoch = Epoch(message.chain, message.draft)
-        if sender != self._prev[0] or message.chain != self.epoch.chain or epoch < self.epoch:
+        if sender != self._prev[0] or message.chain != self.epoch.chain or message.draft < self.epoch.draft:
             return []
         if message.start + len(message.tokens) > self.order.limit:
             return []
@@ -221,10 +221,14 @@ class HopSession:
         return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
 
     def close(self, sender: PeerId, message: Close) -> list[Effect]:
-        if sender != self._prev[0] or message.chain < self.epoch.chain:
+        if sender != self._prev[0] or message.chain != self.epoch.chain:
             return []
         onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._to_next(_readdressed(message, self.index + 1))]
         return [*onward, Forget("closed")]
+
+    def retire(self, order: Order) -> list[Effect]:
+        """An order that does without this hop came to another hop of this peer. A farewell on its way to us finds nobody, so ours goes out now."""
+        return [*self._dismiss(order), Forget("replaced")]
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
         """Bad news from further down; it travels to the client."""

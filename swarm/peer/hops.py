@@ -180,7 +180,7 @@ class HopRoom:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
         for old in self._retired(order):
-            self._forget(old)
+            self._do(old, hops[old].retire(order))
         self.ledger.reserve(key, order.limit, self.offer.weight(key.start, key.stop))
         self._learn(order.route)
         self._engine.open(key, order)

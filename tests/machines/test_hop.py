@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import struct
+
+import pytest
 
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
@@ -44,6 +47,40 @@ def run(hop: HopSession, effects) -> list:
 
 def sent(effects, kind):
     return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
+
+
+def settled(to: int, chain: int) -> HopSession:
+    """A hop that has computed three positions and handed them on."""
+    hop = opened(to, chain=chain, starts=((chain, 0),), until=3)
+    run(hop, hop.step("ab"[to - 1] if to else "client", Step(S, chain, to, 0, 0, (1, 2, 3), rows(1, 1, 1) if to else None), 0))
+    if not hop.is_last:
+        hop.have("abc"[to + 1], Have(S, chain, to, 0, 0, True))
+    return hop
+
+
+def state(hop: HopSession) -> dict:
+    return copy.deepcopy({**vars(hop), "_journal": vars(hop._journal)})
+
+
+HANDLERS = {
+    Step: (1, "a", lambda hop, sender, chain: hop.step(sender, Step(S, chain, 1, 0, 3, (9,), rows(1)), 1)),
+    Drawn: (0, "c", lambda hop, sender, chain: hop.drawn(sender, Drawn(S, chain, 0, 0, 3, (9,)), 1)),
+    Have: (1, "c", lambda hop, sender, chain: hop.have(sender, Have(S, chain, 1, 0, 1, True))),
+    Grant: (0, "client", lambda hop, sender, chain: hop.grant(sender, Grant(S, chain, 0, 9), 1)),
+    Keep: (1, "a", lambda hop, sender, chain: hop.keep(sender, Keep(S, chain, 1), 1)),
+    Close: (1, "a", lambda hop, sender, chain: hop.close(sender, Close(S, chain, 1))),
+    Broken: (1, "c", lambda hop, sender, chain: hop.broken(sender, Broken(S, chain, 1, 2, "lost"))),
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_a_frame_of_another_chain_does_nothing_though_it_comes_from_the_right_neighbour(kind):
+    to, sender, handle = HANDLERS[kind]
+    hop = settled(to, chain=5)
+    before = state(hop)
+    for chain in 1, 4, 6:
+        assert handle(hop, sender, chain) == [] and state(hop) == before
+    assert handle(hop, sender, 5) or state(hop) != before
 
 
 def test_open_answers_the_predecessor_and_travels_on():
@@ -219,6 +256,14 @@ def test_a_successor_that_is_no_longer_needed_is_told_so():
     spare = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("d", 4, 6))
     assert Send("c", Close(S, 1, 2, 2)) in hop.open(*order(1, chain=2, starts=((1, 0), (2, 0)), route=spare), now=0)
     assert sent(hop.open(*order(1, chain=3, starts=((1, 0), (3, 0)), route=spare), now=0), Close) == []
+
+
+def test_a_hop_that_is_replaced_dismisses_those_behind_it_but_nobody_who_stays():
+    wider = (Hop("a", 0, 2), Hop("b", 2, 5), Hop("d", 5, 6))
+    assert opened(1).retire(order(1, chain=2, route=wider)[1]) == [Send("c", Close(S, 1, 2, 2)), Forget("replaced")]
+    narrower = (Hop("a", 0, 2), Hop("b", 2, 3), Hop("d", 3, 4), Hop("c", 4, 6))
+    assert opened(1).retire(order(1, chain=2, route=narrower)[1]) == [Forget("replaced")]
+    assert opened(2).retire(order(2, chain=2, route=wider)[1]) == [Forget("replaced")]
 
 
 def test_between_a_clients_own_ends_token_ids_travel_veiled():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core import Span
+from swarm.core import Sampling, Span
 from tests.machines.world import COMPONENTS, VOCAB, World, true_tokens
 
 SPANS = {
@@ -35,6 +35,17 @@ def converse(world: World) -> None:
         assert world.client.history == history
 
 
+def interrupt(world: World) -> None:
+    """Several turns, each cut short while the ring runs ahead, so that what is still on the way has no place in the history that follows."""
+    history: list[int] = []
+    for _ in range(5):
+        history += (prompt := [world.random.randrange(VOCAB) for _ in range(world.random.randint(1, 12))])
+        answer = world.turn(prompt, 12, enough=world.random.randint(1, 8))
+        assert answer == true_tokens(history, len(answer))
+        history += answer[: world.random.randint(0, len(answer))]
+        world.do(world.client.cut(len(history)))
+
+
 def test_without_trouble_nothing_is_rerouted_or_computed_twice():
     worlds = (World(seed, SPANS, trouble=0) for seed in range(100))
     world = next(world for world in worlds if world.limits.journal_bytes > 1000)  # a small journal may have to compute again
@@ -54,6 +65,15 @@ def test_any_interleaving_gives_the_same_tokens(block):
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+@pytest.mark.parametrize("block", range(4))
+def test_frames_that_arrive_after_a_later_open_do_nothing(block):
+    for seed in range(block * 60, block * 60 + 60):
+        try:
+            interrupt(World(seed, {"a": Span(0, 2), "b": Span(2, 4), "c": Span(4, 6)}, trouble=0.1, misfortunes=("break",)))
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
 def test_a_client_that_keeps_its_own_ends_is_the_same_case():
     for seed in range(60):
         converse(World(seed, {"b1": Span(1, 3), "b2": Span(1, 5), "b3": Span(3, 5), "b4": Span(2, 6)}, trouble=0.02, own_ends=True))
@@ -67,3 +87,27 @@ def test_caches_that_cannot_be_cut_start_again_from_zero():
 def test_one_peer_may_be_several_hops():
     for seed in range(40):
         converse(World(seed, {"a": Span(0, COMPONENTS), "b": Span(1, 5)}, trouble=0.02))
+
+
+def changes_route(seed: int, spans: dict) -> World:
+    """Nothing is lost, and everybody has heard of a route when the client changes its mind. (An OPEN that is overtaken by the next one's farewell, on a longer
+    way to the same peer, is left to its lease.)"""
+    world = World(seed, spans, trouble=0)
+    world.turn([1, 2, 3], 5)
+    for _ in range(4):
+        world.settle()
+        world.client.begin([world.random.randrange(VOCAB)], Sampling(), 5)
+        world.open(world.route())
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("spans", [SPANS, {"a": Span(0, COMPONENTS), "b": Span(1, 5)}])
+def test_after_a_change_of_route_nobody_outside_it_keeps_the_session(spans):
+    for seed in range(150):
+        world = changes_route(seed, spans)
+        assert world.holders() == {(hop.peer, hop.start, hop.stop) for hop in world.client.route}, f"seed {seed}"
+        world.parting = True
+        world.do(world.client.close())
+        world.settle()
+        assert not world.holders() and all(room.ledger.free_tokens == room.ledger.tokens for room in world.rooms.values())

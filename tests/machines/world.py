@@ -1,6 +1,9 @@
 """A world without sockets or tensors for the real hop room and client machine: a network that loses, repeats, delays and cuts, and a model made of hashes.
 
 The toy model's output at a position depends on every input up to it, so a cache that holds one wrong row gives wrong tokens from there on.
+
+Links keep the order of what is sent, so behind an OPEN nothing of an older chain would ever come from the same neighbour. But a node that was thought dead may
+still be heard: what was on the way when a link broke is kept aside here, and arrives when the client has opened another chain.
 """
 
 from __future__ import annotations
@@ -52,15 +55,18 @@ def head_draw(rows: Sequence[bytes]) -> int:
 class ToyEngine:
     """Jobs and cuts done in order, one at a time, when the world says so. `caches` holds, per component of a hop, its state after every position."""
 
-    def __init__(self, room_of: dict[PeerId, HopRoom], peer: PeerId) -> None:
-        self._rooms, self._peer = room_of, peer
+    def __init__(self, world: World, peer: PeerId) -> None:
+        self._world, self._peer = world, peer
         self.queue: deque = deque()
+        self.followed: dict[HopKey, int] = {}
+        """The chain each hop follows."""
         self.caches: dict[HopKey, list[list[bytes]]] = {}
         self.positions = 0
         """How many positions it has computed, again and again included."""
 
     def open(self, key: HopKey, order: Order) -> None:
         self.caches.setdefault(key, [[] for _ in range(key.start, key.stop)])
+        self.followed[key] = order.chain
 
     def submit(self, key: HopKey, job: Compute) -> None:
         self.queue.append((key, job))
@@ -69,6 +75,7 @@ class ToyEngine:
         self.queue.append((key, length))
 
     def free(self, key: HopKey) -> None:
+        assert self._world.parting or self.followed[key] < self._world.client.chain, f"{key} of {self._peer} is let go, though it follows the latest chain"
         self.caches.pop(key, None)
         self.queue = deque((other, job) for other, job in self.queue if other != key)
 
@@ -98,7 +105,7 @@ class ToyEngine:
             if head:
                 draws = [Draw(job.start + at + 1, int.from_bytes(out[at], "big") % VOCAB) for at in job.draw]
         blob = None if key.stop == COMPONENTS else Blob("float32", 2, memoryview(b"".join(rows)))
-        self._rooms[self._peer].finished(key, job.serial, blob, draws, 1)
+        self._world.rooms[self._peer].finished(key, job.serial, blob, draws, 1)
 
 
 class WorldLinks:
@@ -111,23 +118,40 @@ class WorldLinks:
         self._world.post(self.peer, peer, message)
 
 
+MISFORTUNES = ("restart", "death", "freeze", "thaw", "evict", "drop", "repeat", "cut", "break")
+
+
 class World:
     """Peers that hold spans, one client, and everything that can go wrong, drawn from one generator."""
 
-    def __init__(self, seed: int, spans: dict[PeerId, Span], *, trouble: float = 0.02, own_ends: bool = False, rewindable: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int,
+        spans: dict[PeerId, Span],
+        *,
+        trouble: float = 0.02,
+        misfortunes: Sequence[str] = MISFORTUNES,
+        own_ends: bool = False,
+        rewindable: bool = True,
+    ) -> None:
         self.random = random.Random(seed)
+        self.misfortunes = misfortunes
         self.spans = spans
         self.trouble = trouble
         self.own_ends = own_ends
         self.now = 0.0
         self.mail: dict[tuple[PeerId, PeerId], deque[bytes]] = defaultdict(deque)
+        self.late: list[tuple[int, PeerId, PeerId, deque[bytes]]] = []
+        """What was on links that broke, and with which chain it arrives."""
         self.rooms: dict[PeerId, HopRoom] = {}
         self.engines: dict[PeerId, ToyEngine] = {}
         self.down: set[PeerId] = set()
         self.frozen: set[PeerId] = set()
         self.excused = False
         """Whether the chain may fall silent: somebody froze or forgot a session, or a message was lost that nobody was told of. Deaths and restarts
-        excuse nothing."""
+        excuse nothing, and nothing that happened to one chain excuses the next."""
+        self.parting = False
+        """Whether hops that follow the latest chain may be let go."""
         self.limits = HopLimits(
             chunk=self.random.choice([1, 3, 8]),
             window=self.random.choice([8, 20]),
@@ -152,7 +176,7 @@ class World:
     def start(self, peer: PeerId) -> None:
         span = self.spans[peer]
         spans = (span,) if peer != CLIENT_PEER else (Span(0, 1), Span(COMPONENTS - 1, COMPONENTS))
-        self.engines[peer] = ToyEngine(self.rooms, peer)
+        self.engines[peer] = ToyEngine(self, peer)
         self.rooms[peer] = HopRoom(
             WorldLinks(self, peer),
             self.engines[peer],
@@ -171,13 +195,16 @@ class World:
 
     def cut(self, peer: PeerId, *, keep_mail: bool) -> None:
         """Everybody else's links to a peer are gone; with `keep_mail`, what was on the way still arrives one day."""
-        for other in [*self.rooms, CLIENT_PEER]:
-            if other == peer or other in self.down:
-                continue
-            if not keep_mail:
-                self.mail[peer, other].clear()
-                self.mail[other, peer].clear()
+        others = [other for other in dict.fromkeys([*self.rooms, CLIENT_PEER]) if other != peer and other not in self.down]
+        for other in others:
+            self.empty(peer, other, keep_mail=keep_mail)
+        for other in others:
             self.tell_lost(other, peer)
+
+    def empty(self, one: PeerId, other: PeerId, *, keep_mail: bool) -> None:
+        for pair in (one, other), (other, one):
+            if (box := self.mail.pop(pair, None)) and keep_mail:
+                self.late.append((self.client.chain + self.random.randint(1, 3), *pair, box))
 
     def tell_lost(self, who: PeerId, peer: PeerId) -> None:
         if who in self.rooms:
@@ -191,6 +218,7 @@ class World:
         elif not restart:
             self.down.add(peer)
             self.engines[peer].queue.clear()
+        self.late = [letters for letters in self.late if letters[2] != peer]
         self.cut(peer, keep_mail=False)
 
     # --- the client's shell -------------------------------------------------------------------------------------------------------------------------
@@ -204,7 +232,11 @@ class World:
                 self.finish = effect.finish
             elif isinstance(effect, Reroute):
                 self.reroutes += 1
-                self.do(self.client.open(self.route()))
+                self.open(self.client.route if self.random.random() < 0.3 and self.healthy() else self.route())
+
+    def open(self, route: Sequence[Hop]) -> None:
+        self.excused = bool(self.frozen)
+        self.do(self.client.open(route))
 
     def route(self) -> list[Hop]:
         """Any cover by peers that are not known to be gone, cut anywhere."""
@@ -238,13 +270,13 @@ class World:
 
     # --- time ---------------------------------------------------------------------------------------------------------------------------------------
 
-    def turn(self, prompt: Sequence[int], count: int) -> list[int]:
-        """One turn of the conversation, to its end, whatever happens meanwhile."""
+    def turn(self, prompt: Sequence[int], count: int, *, enough: int | None = None) -> list[int]:
+        """One turn of the conversation, to its end or until that is `enough` tokens, whatever happens meanwhile."""
         self.delivered, self.finish = [], None
         self.client.begin(prompt, Sampling(), count)
-        self.do(self.client.open(self.client.route if self.client.route and self.random.random() < 0.7 and self.healthy() else self.route()))
+        self.open(self.client.route if self.client.route and self.random.random() < 0.7 and self.healthy() else self.route())
         for _ in range(20_000):
-            if self.finish is not None:
+            if self.finish is not None or (enough is not None and len(self.delivered) >= enough):
                 return self.delivered
             self.tick()
         raise AssertionError(f"no end: {len(self.delivered)} of {count} tokens, route {self.client.route}")
@@ -259,24 +291,36 @@ class World:
             self.misfortune()
         if self.random.random() < self.guessing:
             self.guess()
-        choices: list = [("mail", pair) for pair, box in sorted(self.mail.items()) if box and pair[0] not in self.frozen and pair[1] not in self.frozen]
-        choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
-        if not choices:
+        if not self.happen():
             assert self.excused, "nothing happens any more, though nothing was lost"
             self.thaw_all()
-            self.excused = False
-            self.do(self.client.open(self.route()))
-            return
+            self.open(self.route())
+
+    def happen(self) -> bool:
+        """A message arrives or a job is done, whichever; False if there is neither."""
+        boxes = [(sender, to, box) for (sender, to), box in sorted(self.mail.items()) if box]
+        boxes += [(sender, to, box) for chain, sender, to, box in self.late if box and chain <= self.client.chain]
+        choices: list = [("mail", letter) for letter in boxes if letter[0] not in self.frozen and letter[1] not in self.frozen]
+        choices += [("work", peer) for peer, engine in sorted(self.engines.items()) if engine.queue and peer not in self.down and peer not in self.frozen]
+        if not choices:
+            return False
         kind, what = self.random.choice(choices)
         if kind == "work":
             self.engines[what].work()
-            return
-        sender, to = what
-        body = self.mail[what].popleft()
+        else:
+            self.arrive(*what)
+        return True
+
+    def settle(self) -> None:
+        """All mail is delivered and all work done."""
+        while self.happen():
+            pass
+
+    def arrive(self, sender: PeerId, to: PeerId, box: deque[bytes]) -> None:
+        message = decode(box.popleft())
         if to in self.down:  # a dial that fails is a loss like any other
             self.tell_lost(sender, to)
             return
-        message = decode(body)
         if to == CLIENT_PEER and message.to == CLIENT:
             self.client_receives(sender, message)
         else:
@@ -285,7 +329,7 @@ class World:
     def misfortune(self) -> None:
         peers = sorted(peer for peer in self.spans if peer != CLIENT_PEER)
         boxes = sorted(pair for pair, box in self.mail.items() if box)
-        kind = self.random.choice(["restart", "death", "freeze", "thaw", "evict", "drop", "repeat", "cut"])
+        kind = self.random.choice(self.misfortunes)
         peer = self.random.choice(peers)
         if kind == "restart" and peer not in self.frozen | self.down:
             self.kill(peer, restart=True)
@@ -298,9 +342,10 @@ class World:
         elif kind == "thaw":
             self.thaw_all()
         elif kind == "evict":
-            self.excused = True
+            self.excused = self.parting = True
             for key, _ in self.rooms[peer]._all():
                 self.rooms[peer]._forget(key)
+            self.parting = False
         elif kind == "drop" and boxes:
             self.mail[self.random.choice(boxes)].popleft()
             self.excused = True
@@ -311,6 +356,13 @@ class World:
         elif kind == "cut" and peer not in self.down:
             self.excused = True
             self.cut(peer, keep_mail=self.random.random() < 0.5)
+        elif kind == "break" and boxes:
+            self.excused = True
+            one, other = self.random.choice(boxes)
+            self.empty(one, other, keep_mail=True)
+            for who, whom in (one, other), (other, one):
+                if who not in self.down:
+                    self.tell_lost(who, whom)
 
     def guess(self) -> None:
         """The first hop guesses ahead, sometimes rightly."""
@@ -321,6 +373,10 @@ class World:
                 right = true_tokens(hop.tokens, 2)
                 guesses = [token if self.random.random() < 0.7 else self.random.randrange(VOCAB) for token in right]
                 room._do(key, hop.guess(guesses))
+
+    def holders(self) -> set[tuple[PeerId, int, int]]:
+        """Who keeps the session, and over which components."""
+        return {(peer, key.start, key.stop) for peer, room in self.rooms.items() for key, _ in room._all()}
 
     def thaw_all(self) -> None:
         self.frozen.clear()

@@ -8,10 +8,11 @@ import pytest
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopRoom, Offer
-from swarm.wire import Broken, Close, Grant, Have, Keep, Open, Order, Step, encode
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 4, 6))
+HELD = (Span(2, 4),)
 PLAIN = Order(S, 1, "client", "rev", "float32", ((1, 0),), 3, 50, 100, Sampling(), ROUTE)
 ORDER = Open(S, 1, 1, encode(PLAIN), b"good")
 
@@ -45,8 +46,8 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None, journal=0.0):
-        offer = Offer("rev", "float32", 6, (Span(2, 4),), 120, journal=journal)
+    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD):
+        offer = Offer("rev", "float32", 6, spans, 120, journal=journal)
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
@@ -138,6 +139,45 @@ def test_frames_of_unknown_sessions_are_answered_and_late_ones_are_not():
         assert peer == "before" and message.reason == "unknown" and message.to == frame.to - 1
     setting.answer("before", changed(chain=3, starts=((3, 0),)))
     assert setting.answer("before", Step(S, 2, 1, 0, 0, (1,))) == []
+
+
+@pytest.mark.parametrize(
+    "sender, kind, rest",
+    [
+        ("before", Step, (0, 0, (1,), Blob("float32", 1, memoryview(b"1234")))),
+        ("before", Keep, ()),
+        ("before", Close, ()),
+        ("after", Have, (0, 0, True)),
+        ("after", Broken, (2, "lost")),
+        ("client", Grant, (5,)),
+        ("after", Drawn, (0, 3, (1,))),
+    ],
+)
+def test_frames_of_an_older_chain_do_nothing_and_of_a_newer_one_no_more_than_ask(sender, kind, rest):
+    setting = Setting()
+    setting.answer("before", changed(chain=3, starts=((3, 0),)))
+    assert setting.answer(sender, kind(S, 2, 1, *rest)) == []
+    answers = [(peer, message.reason) for peer, message in setting.answer(sender, kind(S, 4, 1, *rest))]
+    assert answers == ([(sender, "unknown")] if kind in (Step, Grant, Keep) else [])
+    assert setting.room.sessions == 1 and not setting.engine.jobs and setting.ledger.free_tokens == 100
+
+
+def test_of_two_hops_that_have_the_same_number_in_two_chains_the_one_of_the_frames_chain_is_meant():
+    """A repair puts hops before one of ours, and the OPEN is not yet at the other."""
+    setting = Setting(spans=(Span(3, 4), Span(5, 6)))
+    first = (Hop("before", 0, 1), Hop("x", 1, 3), Hop("y", 3, 5), Hop("me", 5, 6))
+    second = (Hop("before", 0, 1), Hop("x", 1, 2), Hop("z", 2, 3), Hop("me", 3, 4), Hop("y", 4, 5), Hop("me", 5, 6))
+    setting.answer("y", changed(to=3, route=first))
+    setting.answer("z", changed(to=3, chain=2, starts=((1, 0), (2, 0)), route=second))
+    setting.answer("z", Step(S, 2, 3, 0, 0, (1,), Blob("float32", 1, memoryview(b"1234"))))
+    assert [job.start for job in setting.engine.jobs] == [0]
+
+
+def test_a_peer_whose_span_changes_passes_the_farewell_on_that_can_no_longer_reach_it():
+    setting = Setting(spans=(Span(2, 5),))
+    setting.answer("before", ORDER)
+    sent = setting.answer("before", changed(chain=2, starts=((2, 0),), route=(Hop("before", 0, 2), Hop("me", 2, 5), Hop("end", 5, 6))))
+    assert ("after", Close(S, 1, 2, 2)) in sent and len(setting.engine.open_keys) == 1
 
 
 def test_a_leaving_peer_tells_its_sessions_and_takes_no_more_but_keeps_those_it_has():
