@@ -41,7 +41,7 @@ class OpenedModel:
 
 
 async def open_model(model: str, *, token: str | None = None) -> OpenedModel:
-    """Config, tokenizer and revision of a hub id or folder. Raises ModelNotFound, NotAModel."""
+    """Config, tokenizer and revision of a hub id or folder. Raises ModelNotFound, NotAModel, HubUnreachable."""
 
     def read() -> OpenedModel:
         from swarm.model.checkpoint import Checkpoint

@@ -25,14 +25,11 @@ from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
-from swarm.wire import Message, Open, SessionMessage
+from swarm.wire import RENEW_EVERY, Message, Open, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
 
 log = logging.getLogger(__name__)
-
-REFRESH_EVERY = 8.0
-"""Seconds between looks at the directory while sessions are open: as often as peers renew their records. A repair can then be planned at once."""
 
 KEEP_EVERY = 10.0
 """Seconds between signs of life for every session; hops forget one after 30."""
@@ -100,7 +97,7 @@ class Client:
         await self.close()
 
     async def start(self) -> Client:
-        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, MalformedAddress, NoBootstrap, TimedOut."""
+        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, HubUnreachable, MalformedAddress, NoBootstrap, TimedOut."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._start()
@@ -308,7 +305,7 @@ class Client:
 
     async def _keep_refreshing(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_EVERY)
+            await asyncio.sleep(RENEW_EVERY)  # as peers do, so that a repair can be planned at once
             if self._sessions:
                 await self.refresh()
 

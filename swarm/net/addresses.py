@@ -35,7 +35,7 @@ def entrance(text: str) -> Entrance:
     except PARSE_ERRORS as error:
         raise MalformedAddress(text) from error
     bare = dialable(text, peer)
-    if bare is None or "/p2p-circuit" in text or not is_peer_id(peer):
+    if bare is None or text.count("/p2p/") != 1 or "/p2p-circuit" in text or not is_peer_id(peer):
         raise MalformedAddress(text)
     return Entrance(peer, bare, f"{bare}/p2p/{peer}")
 

@@ -27,8 +27,8 @@ EXACT = 1000
 
 STRIDE = 4
 KEPT = 12
-"""Beyond it, how many are kept of every region for every STRIDE components. Of 8, 12 and 16 the most that leaves a plan under 40 ms for 10,000 peers; what it costs
-is in docs/routing.md."""
+"""Beyond it, how many are kept of every region for every STRIDE components. Of 8, 12 and 16 the most that leaves a plan under 40 ms for 10,000 peers; what it
+costs is in docs/routing.md."""
 
 USUAL_SPAN = 20
 """Layers a hop runs, to weigh how fast a peer is against how far from others."""
@@ -42,8 +42,7 @@ OBSTACLES: tuple[tuple[Callable[[PeerView, Request], bool], str], ...] = (
 )
 """What keeps a peer out, and how that reads after "peers". The first that applies is the reason given: what lasts longest comes first.
 
-Free space is counted once a peer, not once a hop: two hops of one session at one peer are disjoint components, so together they never fill more than the
-announced positions of the whole span."""
+Free space is counted once a peer, not once a hop: what a peer announces holds for any hops that one session may have there (`Offer.whole_weight`)."""
 
 
 def obstacle(view: PeerView, request: Request) -> str | None:
