@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Hashable
 
 
 class CacheLedger:
-    """A budget of positions, each of which costs its hop's `weight`: the layers it keeps keys and values for, and its journal in layers' worth.
+    """A budget of positions, each of which costs its session's `weight`: the layers it keeps keys and values for, and its journals in layers' worth.
 
-    `tokens` positions of a session over everything held, which weighs `whole`, use it up. Ask `can_reserve`, then `reserve`; a key reserves again to change
-    its share.
+    `tokens` positions of a session that weighs `whole`, the most that one can, use it up. Ask `can_reserve`, then `reserve`; a key reserves again to change its
+    share.
     """
 
     def __init__(self, tokens: int, whole: float) -> None:
@@ -19,12 +19,12 @@ class CacheLedger:
 
     @property
     def free_tokens(self) -> int:
-        """Positions that a session over everything held could still reserve."""
+        """Positions that any one more session could still reserve, whatever of the things held it runs over."""
         return max(int(self.tokens - sum(self._held.values()) / self._whole + ROUNDING), 0) if self._whole else self.tokens
 
-    def can_reserve(self, key: Hashable, tokens: int, weight: float, instead: Collection[Hashable] = ()) -> bool:
-        """Whether they fit, once the keys that they come `instead` of are released."""
-        others = sum(held for other, held in self._held.items() if other != key and other not in instead)
+    def can_reserve(self, key: Hashable, tokens: int, weight: float) -> bool:
+        """Whether they fit, instead of what the key may have reserved before."""
+        others = sum(held for other, held in self._held.items() if other != key)
         return others + tokens * weight <= self.tokens * self._whole + ROUNDING
 
     def reserve(self, key: Hashable, tokens: int, weight: float) -> None:

@@ -7,7 +7,7 @@ that keeps its own ends. Synchronous: it runs inside the event loop, never waits
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -44,14 +44,20 @@ class Offer:
     journal: float = 0.0
     """A position of a journal, in positions of one layer's cache."""
 
-    def weight(self, start: int, stop: int) -> float:
-        """What a position of a hop over components [start, stop) costs, in layers' worth of cache: all but embed and head keep keys and values, and all but the
-        last hop a journal."""
-        return max(min(stop, self.components - 1) - max(start, 1), 0) + (self.journal if stop < self.components else 0.0)
+    def weight(self, hops: Collection[Span]) -> float:
+        """What a position of a session with these hops costs here, in layers' worth of cache: all but embed and head keep keys and values, and all but the last
+        hop a journal. One journal is counted for each span held, so that no session outweighs the whole; of the rare hops that share a span, each keeps a
+        journal of its own, so k of them may take up to k times the memory counted for it."""
+        journals = sum(any(span.covers(hop) and hop.stop < self.components for hop in hops) for span in self.spans)
+        return self._layers(hops) + self.journal * journals
 
     @property
     def whole_weight(self) -> float:
-        return sum(self.weight(span.start, span.stop) for span in self.spans)
+        """The most that a session can cost here: a hop may end before the head though the span does not."""
+        return self._layers(self.spans) + self.journal * sum(span.start < self.components - 1 for span in self.spans)
+
+    def _layers(self, spans: Iterable[Span]) -> int:
+        return sum(max(min(span.stop, self.components - 1) - max(span.start, 1), 0) for span in spans)
 
 
 class HopEngine(Protocol):
@@ -172,16 +178,17 @@ class HopRoom:
             self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, kind, detail))
             return
         key = self._key(message, order)
-        hops = self._hops.setdefault(order.session, {})
+        hops = self._hops.get(order.session, {})
         if any(order.chain < hop.epoch.chain for hop in hops.values()):
             return
+        for old in self._retired(order):
+            self._do(old, hops[old].retire(order))
+        self.ledger.reserve(order.session, *self._claim(order, key))
+        hops = self._hops.setdefault(order.session, {})  # whoever was retired last took the empty one along
         hop = hops.get(key)
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
-        for old in self._retired(order):
-            self._do(old, hops[old].retire(order))
-        self.ledger.reserve(key, order.limit, self.offer.weight(key.start, key.stop))
         self._learn(order.route)
         self._engine.open(key, order)
         self._do(key, hop.open(message, order, self._clock()))
@@ -215,7 +222,7 @@ class HopRoom:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:
             return "refused", f"the peer takes at most {self.offer.max_length} positions"
-        if not self.ledger.can_reserve(key, order.limit, self.offer.weight(key.start, key.stop), self._retired(order)):
+        if not self.ledger.can_reserve(order.session, *self._claim(order, key)):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
         return None
 
@@ -223,6 +230,16 @@ class HopRoom:
     def _key(message: Open, order: Order) -> HopKey:
         hop = order.route[message.to]
         return HopKey(order.session, hop.start, hop.stop)
+
+    def _claim(self, order: Order, key: HopKey) -> tuple[int, float]:
+        """What the session needs here once the hop follows the order: positions and their weight. Hops that have not heard of the order yet keep what they
+        have until then."""
+        gone = self._retired(order)
+        limits = {other: hop.order.limit for other, hop in self._hops.get(order.session, {}).items() if other not in gone} | {key: order.limit}
+        return max(limits.values()), self._weight(limits)
+
+    def _weight(self, keys: Iterable[HopKey]) -> float:
+        return self.offer.weight([Span(key.start, key.stop) for key in keys])
 
     def _retired(self, order: Order) -> list[HopKey]:
         """Hops of the session here that the order does without."""
@@ -264,7 +281,9 @@ class HopRoom:
         hops = self._hops.get(key.session, {})
         if hops.pop(key, None) is not None:
             self._engine.free(key)
-            self.ledger.release(key)
-        if not hops:
+        if hops:
+            self.ledger.reserve(key.session, max(hop.order.limit for hop in hops.values()), self._weight(hops))
+        else:
+            self.ledger.release(key.session)
             self._hops.pop(key.session, None)
             self._changed()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.ledger import CacheLedger
@@ -122,7 +126,48 @@ def test_a_journal_is_reserved_with_the_cache_and_the_last_hop_has_none():
     assert setting.ledger.free_tokens == 50
     setting.answer("before", changed(chain=2, starts=((2, 0),), route=(Hop("before", 0, 2), Hop("me", 2, 3), Hop("after", 3, 6))))
     assert setting.ledger.free_tokens == 75  # one layer and a journal are 3 of the 4 that the whole span weighs
-    assert setting.room.offer.weight(2, 6) == 3 and setting.room.offer.weight(0, 3) == 4
+    assert setting.room.offer.weight([Span(2, 6)]) == 3 and setting.room.offer.weight([Span(0, 3)]) == 2
+
+
+def test_a_session_over_part_of_a_span_may_have_as_many_positions_as_were_announced():
+    """A hop that ends before the head keeps a journal, so a part can need what the whole does not."""
+    setting = Setting(tokens=100, journal=1.5, spans=(Span(0, 6),))
+    route = (Hop("before", 0, 1), Hop("me", 1, 5), Hop("after", 5, 6))
+    assert any(isinstance(message, Have) for _, message in setting.answer("before", changed(route=route)))
+    assert setting.ledger.free_tokens == 0
+
+
+@given(st.data(), st.sampled_from([0.0, 0.3, 1.5, 7.0]), st.integers(0, 99))
+def test_free_cache_is_enough_for_any_hops_that_one_session_can_have(data, journal, taken):
+    edges = sorted(data.draw(st.sets(st.integers(0, 6), min_size=2)))
+    held = tuple(Span(*pair) for pair in zip(edges[::2], edges[1::2], strict=False))
+    setting = Setting(tokens=100, journal=journal, spans=held)
+    if taken:
+        setting.ledger.reserve("other", taken, setting.room.offer.whole_weight * 0.7)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 5))) | {0, 6})
+    parts = [Span(*pair) for pair in pairwise(cuts)]
+    ours = [any(span.covers(part) for span in held) and data.draw(st.booleans()) for part in parts]
+    route = tuple(Hop("me" if mine else "other", part.start, part.stop) for mine, part in zip(ours, parts, strict=True))
+    free = setting.ledger.free_tokens
+    for to, mine in enumerate(ours):
+        if mine and free:
+            sent = setting.answer(route[to - 1].peer if to else "client", changed(to=to, limit=free, route=route))
+            assert not any(isinstance(message, Broken) for _, message in sent)
+    whole = setting.room.offer.whole_weight
+    assert sum(setting.ledger._held.values()) <= 100 * whole + 1e-3
+
+
+def test_a_session_gives_back_what_its_last_hop_of_a_span_used():
+    setting = Setting(tokens=100, journal=1.0, spans=(Span(0, 6),))
+    route = (Hop("me", 0, 2), Hop("x", 2, 4), Hop("me", 4, 5), Hop("y", 5, 6))
+    setting.answer("client", changed(to=0, limit=50, route=route))
+    assert sum(setting.ledger._held.values()) == 50 * 2
+    setting.answer("x", changed(to=2, limit=50, route=route))
+    assert sum(setting.ledger._held.values()) == 50 * 3  # two layers and one journal
+    setting.answer("x", Close(S, 1, 2, 2))
+    assert sum(setting.ledger._held.values()) == 50 * 2
+    setting.answer("client", Close(S, 1, 0))
+    assert setting.ledger.free_tokens == 100 and not setting.engine.open_keys
 
 
 def test_a_session_belongs_to_the_client_that_opened_it():
