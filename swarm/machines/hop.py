@@ -101,6 +101,11 @@ class HopSession:
         return len(self.tokens)
 
     @property
+    def computes(self) -> bool:
+        """Whether the engine owes it an answer."""
+        return bool(self._pending)
+
+    @property
     def is_first(self) -> bool:
         return self.index == 0
 

@@ -33,7 +33,8 @@ def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, c
     spans = merge_spans(spans)
     components = [component for span in spans for component in range(span.start, span.stop)]
     stored = sum(shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in components)
-    journals = sum(shape.row_bytes * cache_tokens for span in spans if span.stop < shape.components)
+    # also of spans that reach the head: a session may leave one before it
+    journals = sum(shape.row_bytes * cache_tokens for span in spans if span.start < shape.components - 1)
     return int((stored + journals) * scale)
 
 

@@ -84,7 +84,6 @@ class HopRoom:
         clock: Callable[[], float],
         verify: Callable[[PeerId, bytes, bytes], bool],
         limits: HopLimits = HopLimits(),
-        changed: Callable[[], None] = lambda: None,
         veil: Callable[[SessionId, int, int], int] | None = None,
         only: PeerId | None = None,
     ) -> None:
@@ -93,12 +92,18 @@ class HopRoom:
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
-        self._changed, self._veil, self._only = changed, veil, only
+        self._veil, self._only = veil, only
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
+        self._worked: dict[SessionId, float] = {}
 
     @property
     def sessions(self) -> int:
         return len(self._hops)
+
+    def working(self, within: float) -> int:
+        """Sessions that something is computed for, or was in the last so many seconds: the others are conversations that wait for a next turn."""
+        now = self._clock()
+        return sum(any(hop.computes for hop in hops.values()) or now - self._worked[session] < within for session, hops in self._hops.items())
 
     # --- from the network -------------------------------------------------------------------------------------------------------------------------------------
 
@@ -141,6 +146,7 @@ class HopRoom:
 
     def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None:
         if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._worked[key.session] = self._clock()
             self._do(key, hop.finished(serial, rows, draws, micros))
 
     def failed(self, key: HopKey, detail: str) -> None:
@@ -189,6 +195,7 @@ class HopRoom:
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
+        self._worked[key.session] = self._clock()
         self._learn(order.route)
         self._engine.open(key, order)
         self._do(key, hop.open(message, order, self._clock()))
@@ -272,6 +279,7 @@ class HopRoom:
                 self._links.send(effect.peer, effect.message)
             elif isinstance(effect, Compute):
                 self._engine.submit(key, effect)
+                self._worked[key.session] = self._clock()
             elif isinstance(effect, Truncate):
                 self._engine.truncate(key, effect.length)
             elif isinstance(effect, Forget):
@@ -286,4 +294,4 @@ class HopRoom:
         else:
             self.ledger.release(key.session)
             self._hops.pop(key.session, None)
-            self._changed()
+            self._worked.pop(key.session, None)

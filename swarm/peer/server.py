@@ -29,6 +29,12 @@ MEASURED_PEERS = 20
 
 TICK = 1.0
 
+QUIET = 10.0
+"""Seconds without anything computed after which a session counts as one that waits for its next turn: that turn will find another peer."""
+
+LOOK = 0.1
+"""Seconds between two looks at what still runs, while leaving."""
+
 FAREWELL = 2.0
 """Seconds to tell the directory that we are gone; otherwise our last record goes on speaking of us until it expires."""
 
@@ -78,8 +84,7 @@ class Peer:
         self._links, self._directory, self._engine, self._offer, self._about = links, directory, engine, offer, about
         self._clock, self._wall, self._random = clock, wall, random.Random(seed)
         self._ledger = CacheLedger(cache_tokens, offer.whole_weight)
-        self._emptied = asyncio.Event()
-        self.room = HopRoom(links, engine, offer, self._ledger, clock=clock, verify=verify, limits=limits, changed=self._emptied.set)
+        self.room = HopRoom(links, engine, offer, self._ledger, clock=clock, verify=verify, limits=limits)
         self._sequence = 0
         self._rtts: dict[PeerId, float] = {}
         self._known = 0
@@ -101,23 +106,22 @@ class Peer:
             tasks.create_task(self._keep_measuring(), name="measure")
 
     async def drain(self, patience: float) -> bool:
-        """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind."""
+        """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind that was running."""
         self.state = "leaving"
         self.room.leave()
         try:
             async with asyncio.timeout(patience):
                 with contextlib.suppress(RemoteError):  # unheard, but our clients know from the hop room
                     await self.announce()
-                while self.room.sessions:
-                    self._emptied.clear()
-                    await self._emptied.wait()
+                while self.room.working(QUIET):  # noqa: ASYNC110  sessions fall quiet by time alone; nobody says so
+                    await asyncio.sleep(LOOK)
         except TimeoutError:
-            log.info("%d sessions were still here when patience ran out", self.room.sessions)
+            log.info("%d sessions were still running when patience ran out", self.room.working(QUIET))
         self.state = "left"
         with contextlib.suppress(RemoteError, TimeoutError):
             async with asyncio.timeout(FAREWELL):
                 await self.announce()
-        return self.room.sessions == 0
+        return self.room.working(QUIET) == 0
 
     async def announce(self) -> None:
         about, wall = self._about, self._wall()

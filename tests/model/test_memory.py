@@ -25,7 +25,8 @@ def test_weights_and_cache_are_added_up():
     assert bytes_needed(SHAPE, [Span(0, 2), Span(1, 3)], cache_tokens=1000) == 5 * GB + 2 * 10**6
     rows = replace(SHAPE, row_bytes=16)
     assert bytes_needed(rows, [Span(0, 2), Span(3, 4)], cache_tokens=1000) == 6 * GB + 2 * 10**6 + 2 * 16 * 1000
-    assert bytes_needed(rows, [Span(3, 6)], cache_tokens=1000) == bytes_needed(SHAPE, [Span(3, 6)], cache_tokens=1000)
+    assert bytes_needed(rows, [Span(3, 6)], cache_tokens=1000) == bytes_needed(SHAPE, [Span(3, 6)], cache_tokens=1000) + 16 * 1000
+    assert bytes_needed(rows, [Span(5, 6)], cache_tokens=1000) == bytes_needed(SHAPE, [Span(5, 6)], cache_tokens=1000)
     assert bytes_needed(SHAPE, [Span(0, 2)], scale=dtype_scale("bfloat16", "float32")) == 6 * GB
     assert dtype_scale("bfloat16", None) == 1
 

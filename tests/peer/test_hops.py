@@ -269,3 +269,20 @@ def test_an_engine_failure_is_reported_without_its_details():
     ((peer, message),) = setting.links.sent
     assert peer == "before" and message.reason == "failed" and "secret" not in message.detail
     assert setting.room.sessions == 0
+
+
+def test_a_conversation_that_waits_for_its_next_turn_is_not_one_that_something_is_computed_for():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    assert setting.room.sessions == setting.room.working(10.0) == 1, "it has only just begun"
+    setting.now = 50.0
+    assert setting.room.sessions == 1 and setting.room.working(10.0) == 0
+    setting.answer("before", Step(ORDER.session, 1, 1, 0, 0, (5,), Blob("float32", 1, memoryview(bytes(4)))))
+    setting.now = 100.0
+    assert setting.room.working(10.0) == 1, "the engine still owes the answer"
+    (key,), (job,) = setting.engine.open_keys, setting.engine.jobs
+    setting.room.finished(key, job.serial, Blob("float32", 1, memoryview(bytes(4))), (), 3)
+    setting.now = 109.0
+    assert setting.room.working(10.0) == 1
+    setting.now = 110.0
+    assert setting.room.working(10.0) == 0 and setting.room.sessions == 1
