@@ -1,0 +1,261 @@
+"""Who coordinates one model: the rule by which candidates agree on one of them, most of the time, without anybody counting votes.
+
+Candidates write claims into the directory and read those of others; a few standbys also ping the coordinator. Nothing correct depends on there being exactly
+one: a route is advice. Knows records and times that are handed in; no sockets, no clock, no directory.
+
+Source: the hybrid of the study that docs/routing.md quotes. A claim lives as long as its sequence rises, by the reader's own clock, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import inf
+from typing import Literal
+
+from swarm.core import PeerId
+
+Role = Literal["candidate", "claim", "released"]
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionTiming:
+    """Seconds."""
+
+    renew: float = 5.0
+    """How often the claimant and the standbys write and read."""
+    others: float = 30.0
+    """How often everybody else does."""
+    alive: float = 15.0
+    """A claim whose sequence has not risen for so long is dead."""
+    ping: float = 1.5
+    retry: float = 0.35
+    misses: int = 6
+    """Pings in a row without an answer, `retry` apart, that make a standby suspect the coordinator. So many, and so close together, because a fifth of all
+    messages may be lost (bench/election.py)."""
+    suspicion: float = 30.0
+    stagger: float = 2.0
+    """The standby of rank k waits k times so long before it claims, and reads once more before it does."""
+    standbys: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """What one candidate says in the directory. `score` is quantised, so that it seldom changes; higher is better."""
+
+    peer: PeerId
+    role: Role
+    term: int
+    sequence: int
+    score: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Write this into the directory."""
+
+    record: Candidacy
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the directory, and hand in what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask whether it still coordinates. `claim` is ours, if we took its place: it hears so at once, not with its next look."""
+
+    peer: PeerId
+    claim: Candidacy | None = None
+
+
+ElectionEffect = Say | Look | Ping
+
+
+@dataclass(slots=True)
+class _Heard:
+    record: Candidacy
+    since: float
+    """When its sequence was first seen."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Pings of one coordinator by a standby, which go on while it suspects it, and once more after it took its place."""
+
+    peer: PeerId
+    misses: int = 0
+    asked: float = -inf
+    answered: bool = True
+
+
+class Election:
+    """One candidate's view. Call `wake` at `deadline` or later, hand in what `Look` and `Ping` bring, and do what is returned."""
+
+    def __init__(self, key: str, peer: PeerId, score: tuple[int, ...], now: float, timing: ElectionTiming = ElectionTiming(), sequence: int = 0) -> None:
+        """`key` names what is coordinated; `sequence` is above every one this peer has used before (wall time in milliseconds will do)."""
+        self.key, self.peer, self.timing = key, peer, timing
+        self._mine = Candidacy(peer, "candidate", 0, sequence, score)
+        self._heard: dict[PeerId, _Heard] = {}
+        self._suspected: dict[PeerId, float] = {}
+        self._term = 0
+        self._write_at = self._read_at = now
+        self._listened_until = now + 2 * timing.renew
+        self._claim_at: float | None = None
+        self._checked = False
+        self._watch: _Watch | None = None
+
+    # --- what anybody may ask ---------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        return self._mine.role == "claim"
+
+    def coordinator(self, now: float) -> PeerId | None:
+        """The highest claim that is alive and not suspected, our own among them."""
+        claims = [heard.record for heard in self._heard.values() if heard.record.role == "claim" and self._alive(heard, now)]
+        if self.leads:
+            claims.append(self._mine)
+        return max(claims, key=self._height).peer if claims else None
+
+    def ranking(self, now: float) -> list[PeerId]:
+        """Candidates that are alive, best first: standbys are the first few, the coordinator left out."""
+        alive = [heard.record for heard in self._heard.values() if heard.record.role != "released" and self._alive(heard, now)]
+        best = sorted([*alive, self._mine], key=lambda record: (record.score, self._hash(record.peer)), reverse=True)
+        leader = self.coordinator(now)
+        return [record.peer for record in best if record.peer != leader]
+
+    def deadline(self, now: float) -> float:
+        times = [self._write_at, self._read_at, *([self._claim_at] if self._claim_at is not None else [])]
+        if self._watch is not None:
+            times.append(self._watch.asked + (self.timing.ping if self._watch.answered else self.timing.retry))
+        return max(min(times), now)
+
+    # --- what happens -----------------------------------------------------------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> list[ElectionEffect]:
+        """What is due."""
+        effects: list[ElectionEffect] = []
+        if now >= self._read_at:
+            self._read_at = now + self._period(now)
+            effects.append(Look())
+        if now >= self._write_at:
+            effects += self._say(now)
+        return effects + self._ping(now) + self._claim(now)
+
+    def records(self, found: Iterable[Candidacy], now: float) -> list[ElectionEffect]:
+        """What the directory says. An older sequence than one seen before is an old copy, and no sign of life."""
+        for record in sorted(found, key=lambda record: record.peer):
+            if record.peer == self.peer:
+                continue
+            heard = self._heard.get(record.peer)
+            if heard is None or record.sequence > heard.record.sequence:
+                self._heard[record.peer] = _Heard(record, now)
+                self._suspected.pop(record.peer, None)  # it has written since; if that was its last word, pings will tell again
+            self._term = max(self._term, record.term)
+        self._heard = {peer: heard for peer, heard in self._heard.items() if now - heard.since <= 2 * self.timing.others}
+        return self._settle(now)
+
+    def pong(self, peer: PeerId, leads: bool, now: float) -> list[ElectionEffect]:
+        """The coordinator answered, and says whether it thinks it is one."""
+        if self._watch is None or self._watch.peer != peer:
+            return []
+        self._watch.answered, self._watch.misses = True, 0
+        if self.leads:  # it has heard of our claim, and the higher one of the two stays
+            self._watch = None
+            return []
+        if leads:
+            self._suspected.pop(peer, None)
+            return self._settle(now)
+        return self._suspect(peer, now)
+
+    def pinged(self, claim: Candidacy | None, now: float) -> list[ElectionEffect]:
+        """Somebody asks whether we coordinate (`leads`), and perhaps says that it does."""
+        return self.records([claim], now) if claim is not None else []
+
+    def score(self, score: tuple[int, ...]) -> None:
+        """Our own changed; others hear of it with the next renewal."""
+        self._mine = replace(self._mine, score=score)
+
+    def release(self, now: float) -> list[ElectionEffect]:
+        """We stop being one, and stop being a candidate, on purpose."""
+        self._mine = replace(self._mine, role="released")
+        self._claim_at = None
+        return self._say(now)
+
+    # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> list[ElectionEffect]:
+        """With the news in: give way to a higher claim, watch whoever leads, or get ready to claim."""
+        leader = self.coordinator(now)
+        effects: list[ElectionEffect] = []
+        if self.leads and leader != self.peer:
+            self._mine = replace(self._mine, role="released")
+            effects = self._say(now)
+            self._mine = replace(self._mine, role="candidate")
+        rank = self._rank(now)
+        if leader is not None:
+            self._claim_at = None
+            if leader == self.peer or rank >= self.timing.standbys:
+                self._watch = self._watch if leader == self.peer and self._watch is not None and self._suspected.get(self._watch.peer, -inf) > now else None
+            elif self._watch is None or self._watch.peer != leader:
+                self._watch = _Watch(leader)
+            return effects
+        if self._claim_at is None and self._mine.role == "candidate":
+            self._claim_at = max(now + rank * self.timing.stagger, self._listened_until)
+            self._checked = False
+        elif self._claim_at is not None and now >= self._claim_at and self._checked:
+            self._term += 1
+            self._mine = replace(self._mine, role="claim", term=self._term)
+            self._claim_at = None
+            self._read_at = min(self._read_at, now + self.timing.stagger)  # somebody may have claimed at the same moment
+            effects += self._say(now)
+            if self._watch is not None:
+                self._watch = _Watch(self._watch.peer)
+        return effects
+
+    def _claim(self, now: float) -> list[ElectionEffect]:
+        """Our turn has come: look once more first, and claim when the answer is in (`_settle`)."""
+        if self._claim_at is None or now < self._claim_at or self._checked:
+            return []
+        self._checked = True
+        self._read_at = now + self.timing.retry  # should the answer not come, look again
+        return [Look()]
+
+    def _ping(self, now: float) -> list[ElectionEffect]:
+        watch = self._watch
+        if watch is None or now < watch.asked + (self.timing.ping if watch.answered else self.timing.retry):
+            return []
+        if not watch.answered:
+            watch.misses += 1
+        watch.asked, watch.answered = now, False
+        ping = Ping(watch.peer, self._mine if self.leads else None)
+        return [ping, *(self._suspect(watch.peer, now) if watch.misses == self.timing.misses and not self.leads else [])]
+
+    def _suspect(self, peer: PeerId, now: float) -> list[ElectionEffect]:
+        self._suspected[peer] = now + self.timing.suspicion
+        return self._settle(now)
+
+    def _say(self, now: float) -> list[ElectionEffect]:
+        self._mine = replace(self._mine, sequence=self._mine.sequence + 1)
+        self._write_at = now + self._period(now)
+        return [Say(self._mine)]
+
+    def _period(self, now: float) -> float:
+        return self.timing.renew if self.leads or self._rank(now) < self.timing.standbys or self.coordinator(now) is None else self.timing.others
+
+    def _alive(self, heard: _Heard, now: float) -> bool:
+        patience = self.timing.alive if heard.record.role == "claim" else self.timing.others + self.timing.alive
+        return now - heard.since <= patience and self._suspected.get(heard.record.peer, -inf) <= now
+
+    def _rank(self, now: float) -> int:
+        ranking = self.ranking(now)
+        return ranking.index(self.peer) if self.peer in ranking else 0
+
+    def _height(self, record: Candidacy) -> tuple[int, tuple[int, ...], bytes]:
+        return record.term, record.score, self._hash(record.peer)
+
+    def _hash(self, peer: PeerId) -> bytes:
+        return sha256(f"{peer}|{self.key}".encode()).digest()
