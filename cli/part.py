@@ -104,9 +104,9 @@ def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) 
 
     shape, scale, cached = checkpoint.shape, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
     costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
-    journal = int(shape.row_bytes * cached * scale)
+    budget = max(usable(_free(wish)) - int(shape.row_bytes * cached * scale), 0)  # less one journal
     step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
-    return choose_spans(views, shape.components, costs, usable(_free(wish)) - journal, step)
+    return choose_spans(views, shape.components, costs, budget, step)
 
 
 @contextlib.asynccontextmanager

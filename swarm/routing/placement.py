@@ -40,8 +40,8 @@ def windows(component_bytes: Sequence[int], budget: int) -> list[Span]:
     if not layers or min(layers) > budget:
         smallest = min(layers, default=0)
         raise DoesNotFit(
-            f"not even one layer fits: the smallest takes {_mib(smallest)} and {_mib(budget)} are free; close other programs, or choose a smaller "
-            "or quantized model"
+            f"not even one layer fits: the smallest takes {_mib(smallest)} with its cache, and {_mib(budget)} are left for it; close other programs, lower "
+            "--cache-tokens, or choose a smaller or quantized model"
         )
     beside_embed = component_bytes[0] + component_bytes[1] <= budget
     beside_head = component_bytes[head] + component_bytes[head - 1] <= budget
