@@ -19,7 +19,7 @@ from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_name, check_spelling, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import format_layers
+from swarm.core import format_layers, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -68,6 +68,17 @@ def parser() -> Parser:
     network.add_argument("--public-name", type=short_name, default="", metavar="NAME", help="name to show others beside the peer id, 64 characters at most")
     network.add_argument("--max-upload", type=size, metavar="RATE", help="send at most this many bytes per second, such as 2MB (default: no limit)")
     network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C lets running answers finish or move")
+    network.add_argument(
+        "--coordinator", choices=("auto", "never"), default="auto",
+        help="auto stands for election as the peer that plans routes for others (a little CPU, no prompts); never stays out of it",
+    )  # fmt: skip
+    network.add_argument(
+        "--region",
+        type=short_name,
+        default="",
+        metavar="NAME",
+        help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it",
+    )
     it.common()
     return it
 
@@ -113,7 +124,9 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
         spans = await choose(wish, checkpoint, connection)
         async with announced_as_joining(wish, checkpoint, spans, connection):
             part = await asyncio.to_thread(load, wish, checkpoint, spans, shown)
-        peer = serving_peer(connection, part, cache_tokens=cache_tokens(wish, part), name=args.public_name)
+        peer = serving_peer(
+            connection, part, cache_tokens=cache_tokens(wish, part), name=args.public_name, region=args.region, coordinate=args.coordinator == "auto"
+        )
         await _keep_serving(Post(args, shown, connection, peer, format_layers(spans, checkpoint.shape.layers)), stop, new=not initial_peers)
     shown.say("left")
     return 0
@@ -138,6 +151,9 @@ class Post:
             introduce(self.shown.say, addrs, args.model)
         tell_ready(args.ready_fd, {"peer_id": self.connection.links.peer, "addrs": list(addrs), "layers": self.layers})
 
+    def _who(self, peer: str | None) -> str:
+        return "none yet" if peer is None else "this peer" if peer == self.connection.links.peer else short_id(peer)
+
     async def watch(self) -> None:
         """A status line for as long as we serve."""
         with self.shown.live() as show:
@@ -153,6 +169,7 @@ class Post:
                         ("tokens/s", f"{rate.update(status.tokens, time.monotonic()):.1f}"),
                         ("free cache", f"{status.free_tokens:,}"),
                         ("known peers", str(status.peers)),
+                        ("coordinator", self._who(status.coordinator)),
                     ]
                 )
                 await asyncio.sleep(STATUS_EVERY)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import ModelShape, Span
+from swarm.core import ModelShape, PeerId, Span
 from swarm.errors import NotAModel
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links
@@ -76,6 +76,8 @@ class Connection:
     directory: Directory
     addrs: tuple[str, ...]
     sign: Callable[[bytes], bytes]
+    verify: Callable[[PeerId, bytes, bytes], bool]
+    """Whether this peer signed these bytes."""
     failed: Any
     """A future that is done when the network below us is gone for good."""
 
@@ -98,7 +100,7 @@ async def connect(
 
     Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
-    from swarm.net.identity import Identity
+    from swarm.net.identity import Identity, verify
     from swarm.net.node import Node
 
     with Identity.claimed(identity) if identity else contextlib.nullcontext(Identity.ephemeral()) as me:
@@ -114,7 +116,7 @@ async def connect(
             debug=debug,
         )
         try:
-            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, node.failed)
+            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed)
         finally:
             await node.close()
 
@@ -141,7 +143,6 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.machines.ledger import CacheLedger
     from swarm.model.span import SpanModel
-    from swarm.net.identity import verify
     from swarm.peer.engine import Engine
     from swarm.peer.hops import Offer
 
@@ -156,7 +157,7 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
         offer,
         CacheLedger(2**40, 1),
         clock=time.monotonic,
-        verify=verify,
+        verify=connection.verify,
         veil=_veil(secrets.token_bytes(32)),
         only=connection.links.peer,
     )
@@ -195,15 +196,32 @@ class Part:
     speed: Speed
 
 
-def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name: str = "") -> Peer:
-    """A peer that serves `part`; run it with `serve`."""
-    from swarm.net.identity import verify
+def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name: str = "", region: str = "", coordinate: bool = True) -> Peer:
+    """A peer that serves `part`; run it with `serve`. With `coordinate` it stands for election as coordinator of its model."""
     from swarm.peer.engine import Engine
     from swarm.peer.hops import Offer
     from swarm.peer.server import About, Peer
 
     shape = part.checkpoint.shape
-    offer = Offer(part.checkpoint.revision or "", part.model.numerics, shape.components, part.model.spans, shape.max_length, journal=_journal_weight(shape))
-    about = About(shape.name, shape.config_hash, connection.addrs, part.speed.decode, part.speed.prefill, part.speed.head_weight, name)
-    engine = Engine(part.model)
-    return Peer(connection.links, connection.directory, engine, offer, about, cache_tokens=cache_tokens, clock=time.monotonic, wall=time.time, verify=verify)
+    offer = Offer(
+        part.checkpoint.revision or "",
+        part.model.numerics,
+        shape.components,
+        part.model.spans,
+        shape.max_length,
+        journal=_journal_weight(shape),
+        version=int(time.time() * 1000),  # rises across restarts too
+    )
+    about = About(shape.name, shape.config_hash, connection.addrs, part.speed.decode, part.speed.prefill, part.speed.head_weight, name, region)
+    return Peer(
+        connection.links,
+        connection.directory,
+        Engine(part.model),
+        offer,
+        about,
+        cache_tokens=cache_tokens,
+        clock=time.monotonic,
+        wall=time.time,
+        verify=connection.verify,
+        sign=connection.sign if coordinate else None,
+    )

@@ -53,12 +53,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One peer's part of one chain: any sub-span of what it holds. `addrs` are multiaddrs at which the peer may be dialled."""
+    """One peer's part of one chain: any sub-span of what it holds. `addrs` are multiaddrs at which the peer may be dialled. `version` is that of the peer's
+    span (`Announcement.span_version`) when the route was planned, 0 for one that nobody knows: a peer that has moved since then says so."""
 
     peer: PeerId
     start: int
     stop: int
     addrs: tuple[str, ...] = ()
+    version: int = 0
 
     def __post_init__(self) -> None:
         if len(self.addrs) > 16:

@@ -84,6 +84,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
     reach those who know them.
 
+    `term` is that of the coordinator that planned the route just now, 0 for a route of the client's own, or one it has used before.
+
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `limit` is the length the session will not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
@@ -101,6 +103,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     sampling: Sampling
     route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
     reply: Text = "loop"
+    term: Count = 0
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""
@@ -160,15 +163,26 @@ class Close(SessionMessage, frozen=True, array_like=True, tag=16):
     last: Index = 2**12
 
 
+class Facts(msgspec.Struct, frozen=True, array_like=True):
+    """What a peer that refuses an order holds now, so that the next route is planned with it. `term` is the highest it has heard of."""
+
+    spans: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1, max_length=64)]
+    span_version: Count
+    free_tokens: Count
+    term: Count = 0
+
+
 class Broken(SessionMessage, frozen=True, array_like=True, tag=17):
-    """Travels backwards to the client: hop number `hop` is gone or says no. `reason` is one of REASONS; `detail` is for people."""
+    """Travels backwards to the client: hop number `hop` is gone or says no. `reason` is one of REASONS; `detail` is for people, `facts` for planning."""
 
     hop: Index
     reason: Text
     detail: Text = ""
+    facts: Facts | None = None
 
 
-REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed")
+REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
+"""`moved`: the peer's span is not the one the route was planned with. `stale`: the route's coordinator has been replaced for longer than routes live."""
 
 # --- links ------------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +208,96 @@ class End(Message, frozen=True, array_like=True, tag=4):
     reason: Text = ""
 
 
-AnyMessage = Open | Step | Drawn | Have | Grant | Keep | Close | Broken | Hello | Ping | Pong | End
+# --- coordination -----------------------------------------------------------------------------------------------------------------------------------------
+
+ROUTE_LIFETIME = 10.0
+"""Seconds after which a planned route is not begun with any more, by the clock of whoever asked for it."""
+
+Shard = Annotated[int, Meta(ge=1, le=16)]
+
+
+class Coordination(Message, frozen=True, array_like=True):
+    """To or from a coordinator, or somebody who might be one."""
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """What an announcement says of its peer as a coordinator: `role` is "candidate", "claim" or "released", `score` says how fit it is (higher is better),
+    `shards` among how many peers a coordinator divides what it is asked."""
+
+    role: Text
+    term: Count
+    score: Annotated[tuple[Count, ...], Meta(max_length=8)] = ()
+    shards: Shard = 1
+
+
+class Poll(Coordination, frozen=True, array_like=True, tag=20):
+    """From a standby: do you still coordinate? From whoever took the place, with its own claim and the sequence under which it was announced."""
+
+    number: Count
+    config_hash: Text
+    claim: Claim | None = None
+    sequence: Count = 0
+
+
+class Polled(Coordination, frozen=True, array_like=True, tag=21):
+    number: Count
+    leads: bool
+
+
+class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
+    """From a client to a coordinator or standby: a route for a session, or, where `old` is given, one with the holes filled that `exclude` leaves in it. Fields
+    as in `routing.route.Request`."""
+
+    number: Count
+    session: Session
+    config_hash: Text
+    revision: Text
+    numerics: Text
+    tokens_needed: Count
+    prompt: Count
+    output: Count
+    own: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=2)] = ()
+    rtts: Annotated[dict[Text, Annotated[float, Meta(ge=0, le=1e6)]], Meta(max_length=64)] = {}
+    exclude: Annotated[tuple[Text, ...], Meta(max_length=256)] = ()
+    old: Annotated[tuple[Hop, ...], Meta(max_length=2**10)] = ()
+
+
+class Advice(msgspec.Struct, frozen=True, array_like=True):
+    """A planned route: the body of a Routed, signed as bytes. `cost` and `seconds_per_token` as in `routing.route.Route`; `lifetime` in seconds from when it
+    was asked for."""
+
+    number: Count
+    client: PeerId
+    coordinator: PeerId
+    term: Count
+    hops: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
+    cost: Annotated[float, Meta(ge=0, le=1e9)]
+    seconds_per_token: Annotated[float, Meta(ge=0, le=1e6)]
+    lifetime: Annotated[float, Meta(ge=0, le=60)] = ROUTE_LIFETIME
+
+
+class Routed(Coordination, frozen=True, array_like=True, tag=23):
+    """`advice` is an encoded Advice, `signature` its coordinator's Ed25519 signature over exactly these bytes."""
+
+    number: Count
+    advice: Annotated[bytes, Meta(max_length=2**20)]
+    signature: Annotated[bytes, Meta(max_length=64)]
+
+
+class Unrouted(Coordination, frozen=True, array_like=True, tag=24):
+    """No route from here: "missing" layers, "busy", or "elsewhere" (another model, or no coordinator). Whoever asked plans for itself."""
+
+    number: Count
+    reason: Text
+
+
+class Ended(Coordination, frozen=True, array_like=True, tag=25):
+    """From a client to whoever planned for a session: it has ended, and burdens nobody any more."""
+
+    session: Session
+
+
+AnyMessage = Open | Step | Drawn | Have | Grant | Keep | Close | Broken | Hello | Ping | Pong | End | Poll | Polled | RouteRequest | Routed | Unrouted | Ended
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -203,7 +306,9 @@ Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
-    head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement.
+    head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
+    `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
+    near one another share, "" for none; `claim` is None for a peer that does not coordinate.
     """
 
     version: Count
@@ -227,6 +332,10 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     sessions: Count = 0
     head_weight: Annotated[float, Meta(ge=0, le=1e4)] = 1.0
     rtts: dict[Text, Seconds] = {}
+    span_version: Count = 0
+    busy: Count = 0
+    region: Annotated[str, Meta(max_length=64)] = ""
+    claim: Claim | None = None
 
 
 LIFETIME = 25.0
@@ -252,6 +361,7 @@ _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(AnyMessage)
 _order_decoder = msgspec.msgpack.Decoder(Order)
 _tag_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_advice_decoder = msgspec.msgpack.Decoder(Advice)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 
@@ -287,6 +397,10 @@ def _is_unknown(data: bytes | memoryview) -> bool:
 
 def decode_order(data: bytes | memoryview) -> Order:
     return _decode(_order_decoder, data, 2**20)
+
+
+def decode_advice(data: bytes | memoryview) -> Advice:
+    return _decode(_advice_decoder, data, 2**20)
 
 
 def decode_announcement(data: bytes | memoryview) -> Announcement:

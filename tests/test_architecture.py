@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machines": WORDS,
     "routing": WORDS,
     "model": WORDS,
-    "peer": WORDS | {"ports", "machines", "model"},
+    "peer": WORDS | {"ports", "machines", "routing", "model"},
     "client": WORDS | {"ports", "machines", "routing"},
     "net": WORDS | {"ports"},
     "compose": WORDS | {"ports", "machines", "model", "peer", "net"},
@@ -79,7 +79,6 @@ PURE_MODULES = {
     "swarm.client.chat",
     "swarm.client.report",
     "swarm.client.stops",
-    "swarm.client.table",
     "swarm.net.frames",
     "swarm.model.names",
 }

@@ -234,7 +234,7 @@ def test_every_message_is_described_with_its_number_and_fields(message):
 
 @pytest.mark.parametrize(
     "struct",
-    [wire.Order, wire.Blob, wire.Logprobs, wire.Announcement, wire.Signed, wire.SessionMessage, core.Hop, core.Sampling],
+    [wire.Order, wire.Blob, wire.Logprobs, wire.Announcement, wire.Signed, wire.SessionMessage, wire.Facts, wire.Claim, wire.Advice, core.Hop, core.Sampling],
     ids=lambda s: s.__name__,
 )
 def test_every_field_of_what_travels_is_named(struct):
@@ -250,7 +250,8 @@ def test_every_reason_is_described(reason):
 
 def test_no_struct_of_the_wire_is_forgotten():
     structs = {struct for _, struct in inspect.getmembers(wire, inspect.isclass) if issubclass(struct, msgspec.Struct) and struct.__module__ == wire.__name__}
-    assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Order, wire.Blob, wire.Logprobs, wire.Announcement, wire.Signed}
+    inside = {wire.Order, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Announcement, wire.Signed}
+    assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Coordination, *inside}
 
 
 ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, errors.SwarmError)]

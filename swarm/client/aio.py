@@ -10,22 +10,24 @@ import contextlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
+from swarm.client.advice import Advisers
 from swarm.client.session import Session, Token, check_seconds
-from swarm.client.table import PeerTable
 from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
+from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
-from swarm.wire import RENEW_EVERY, Message, Open, SessionMessage
+from swarm.wire import LIFETIME, RENEW_EVERY, Message, Open, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
 
@@ -75,6 +77,7 @@ class Client:
         self._timeout = timeout
         self.patience = patience
         self.table = PeerTable()
+        self.advisers: Advisers | None = None
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
@@ -113,7 +116,9 @@ class Client:
     async def _start(self) -> None:
         self._opened = await open_model(self.model, token=self._token)
         self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
-        self._connection.links.subscribe(self._receive, self._lost)
+        links = self._connection.links
+        links.subscribe(self._receive, self._lost)
+        self.advisers = Advisers(links.peer, links.send, links.learn, self._connection.verify, self.clock, self._random.random)
         await self.refresh()
         if self._own_ends:
             if self._dtype is None:
@@ -249,6 +254,8 @@ class Client:
 
     def forget(self, session: SessionId) -> None:
         self._sessions.pop(session, None)
+        if self.advisers is not None:
+            self.advisers.ended(session)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -285,7 +292,11 @@ class Client:
 
     async def _read(self) -> None:
         try:
-            self.table.update(await self._network.directory.read(self._model.shape.config_hash))
+            model = self._model.shape.config_hash
+            records = await self._network.directory.read(model)
+            self.table.update(records)
+            if self.advisers is not None:
+                self.advisers.know(model, records, time.time())
         except RemoteError as error:
             log.info("could not read the directory: %s", error)
 
@@ -304,10 +315,15 @@ class Client:
             session.abort(error)
 
     async def _keep_refreshing(self) -> None:
+        """As often as peers renew what they say, so that a repair can be planned at once; without sessions as often as it takes to begin one with peers that
+        are still there."""
+        idle = 0.0
         while True:
-            await asyncio.sleep(RENEW_EVERY)  # as peers do, so that a repair can be planned at once
-            if self._sessions:
+            await asyncio.sleep(RENEW_EVERY)
+            idle += RENEW_EVERY
+            if self._sessions or idle + RENEW_EVERY > LIFETIME:
                 await self.refresh()
+                idle = 0.0
 
     async def _keep_measuring(self) -> None:
         """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
@@ -340,12 +356,16 @@ class Client:
     def _receive(self, sender: PeerId, message: Message) -> None:
         if self._room is not None:
             self._room.receive(sender, message)
+        if self.advisers is not None:
+            self.advisers.receive(sender, message)
         if isinstance(message, SessionMessage) and message.to == CLIENT and (session := self._sessions.get(message.session)) is not None:
             session.receive(sender, message)
 
     def _lost(self, peer: PeerId) -> None:
         if self._room is not None:
             self._room.lost(peer)
+        if self.advisers is not None:
+            self.advisers.lost(peer)
         for session in list(self._sessions.values()):
             session.lost(peer)
 

@@ -52,7 +52,7 @@ class Chain:
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network = network
         self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach)
-        self._planner = Planner(network, revision, numerics)
+        self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
         self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()
@@ -84,7 +84,7 @@ class Chain:
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
         elif isinstance(message, Broken):
-            self._do(self._machine.broken(sender, self._blamed(message)))
+            self._do(self._machine.broken(sender, self._corrected(self._blamed(message))))
 
     def lost(self, peer: PeerId) -> None:
         self._do(self._machine.lost(peer))
@@ -95,6 +95,16 @@ class Chain:
         if message.hop == 0 and message.reason == "lost" and hops and hops[0].peer != self._network.peer:
             return msgspec.structs.replace(message, hop=len(hops) - 1)
         return message
+
+    def _corrected(self, message: Broken) -> Broken:
+        """A peer that says what it holds now is planned with again, without what we took it to hold. Told what we knew already, we avoid it."""
+        hops = self._machine.route
+        if message.reason not in ("moved", "stale") or message.chain != self._machine.chain or not 0 <= message.hop < len(hops) or message.facts is None:
+            return message
+        news = self._network.table.correct(hops[message.hop].peer, message.facts, self._network.components)
+        if message.reason == "stale" and self._route is not None and self._network.advisers is not None:
+            news = self._network.advisers.stale(self._route.planner, message.facts.term)
+        return message if news else msgspec.structs.replace(message, reason="refused")
 
     # --- what the session says --------------------------------------------------------------------------------------------------------------------------------
 
@@ -134,6 +144,8 @@ class Chain:
     def end(self, length: int) -> None:
         """The turn is over with `length` tokens; what overshot is dropped, and the ring halts."""
         self._stopwatch.pause()
+        if self._route is not None and self._network.advisers is not None and (gap := self._stopwatch.usual_gap):
+            self._network.advisers.kept(self._route, gap)
         if self._machine.running or len(self.history) > length:
             self._do(self._machine.cut(length))
 
@@ -227,14 +239,15 @@ class Chain:
         except MissingLayers:
             log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
         else:
-            await self._open(route)
+            await self._open(route, term=route.term)
 
     async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self.history)
-        await self._open(await self._planner.find(self._route, length, self._machine.goal, refusal, begun=length > self._began))
+        route = await self._planner.find(self._route, length, self._machine.goal, refusal, begun=length > self._began)
+        await self._open(route, term=route.term)
 
-    async def _open(self, route: Route) -> None:
-        """Raise the chain over a route."""
+    async def _open(self, route: Route, *, term: int = 0) -> None:
+        """Raise the chain over a route. `term` is that of a coordinator that has planned it just now."""
         self._network.learn(route)
         if self._network.own:
             await self._network.prepare(route)
@@ -242,7 +255,7 @@ class Chain:
         self._stopwatch.opened()
         self._answers = False
         hops = [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
-        self._do(self._machine.open(hops))
+        self._do(self._machine.open(hops, term))
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -250,7 +263,7 @@ class Chain:
                 self._network.send(effect.peer, effect.message)
                 continue
             if isinstance(effect, Reroute):
-                if effect.reason not in ("unknown", "silent") and effect.peer != self._network.peer:
+                if effect.reason not in ("unknown", "silent", "moved", "stale") and effect.peer != self._network.peer:
                     self._network.table.shun(effect.peer, self._network.clock())
                 if not self._followed:
                     self._sick = effect.reason

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from swarm.client.table import PeerTable
-from swarm.core import PeerId, Span
+from swarm.client.advice import Advisers, Question
+from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
+from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
 
@@ -25,9 +27,10 @@ LOOK_AGAIN = 0.5
 
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
-    seconds to wait for missing layers."""
+    seconds to wait for missing layers; `advisers` are None for one that plans everything itself."""
 
     table: PeerTable
+    advisers: Advisers | None
     patience: float
     own: tuple[Span, ...]
     rtts: Mapping[PeerId, float]
@@ -46,19 +49,21 @@ class Surroundings(Protocol):
 class Planner:
     """Routes for one session, through peers of one revision and numerics class."""
 
-    def __init__(self, around: Surroundings, revision: str, numerics: str) -> None:
-        self._around, self._class = around, (revision, numerics)
+    def __init__(self, around: Surroundings, session: SessionId, revision: str, numerics: str) -> None:
+        self._around, self._session, self._class = around, session, (revision, numerics)
 
     async def find(
         self, old: Route | None, length: int, goal: int, refusal: Refused | None = None, patience: float | None = None, *, begun: bool = False
     ) -> Route:
-        """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one.
+        """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one; a coordinator's, or else our own.
 
         Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out, or
         PromptTooLong at once where no peer will ever take that many positions, unless the answer has `begun`: somebody else may come.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
+        if (advised := await self._advised(old, length, goal, begun)) is not None:
+            return advised
         while True:
             for forgive in (False, True):
                 try:
@@ -77,10 +82,28 @@ class Planner:
             await around.refresh()
             looks += 1
 
-    def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
+    async def _advised(self, old: Route | None, length: int, goal: int, begun: bool) -> Route | None:
+        """What a coordinator says, if there is one, and it can be believed."""
         around = self._around
-        atlas = around.table.atlases.get(self._class) or Atlas()
-        request = Request(
+        if around.advisers is None:
+            return None
+        request, atlas = self._request(length, goal, around.table.shunned(around.clock())), self._atlas()
+        lost = self._lost(old, request.exclude, atlas)
+        if old is not None and lost:
+            request = replace(request, exclude=request.exclude | lost)
+        return await around.advisers.route(Question(self._session, self._class, request, old if lost else None, begun), atlas)
+
+    def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
+        request, atlas = self._request(length, goal, exclude), self._atlas()
+        lost = self._lost(old, exclude, atlas)
+        return repair(atlas, request, old, lost) if old is not None and lost else plan(atlas, request)
+
+    def _atlas(self) -> Atlas:
+        return self._around.table.atlases.get(self._class) or Atlas()
+
+    def _request(self, length: int, goal: int, exclude: frozenset[PeerId]) -> Request:
+        around = self._around
+        return Request(
             components=around.components,
             tokens_needed=goal,
             prompt=length,
@@ -90,8 +113,10 @@ class Planner:
             exclude=exclude,
             own=around.own,
         )
-        lost = {hop.peer for hop in old.hops if hop.peer in exclude or not self._is_there(hop.peer, atlas)} if old is not None else set()
-        return repair(atlas, request, old, lost) if old is not None and lost else plan(atlas, request)
+
+    def _lost(self, old: Route | None, exclude: frozenset[PeerId], atlas: Atlas) -> frozenset[PeerId]:
+        """Who of the old route is gone."""
+        return frozenset(hop.peer for hop in old.hops if hop.peer in exclude or not self._is_there(hop.peer, atlas)) if old is not None else frozenset()
 
     def _is_there(self, peer: PeerId, atlas: Atlas) -> bool:
         return peer == self._around.peer or (peer in atlas.views and atlas.views[peer].state != "leaving")

@@ -32,16 +32,21 @@ class HopReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
+    """`planner` is the coordinator that planned the route, in its `term`; "" and 0 where the client planned it itself."""
+
     hops: tuple[HopReport, ...]
     network_milliseconds: float
     tokens_per_second: float
     reroutes: int
+    planner: PeerId = ""
+    term: int = 0
 
     def explain(self) -> str:
-        """A few lines: each hop, the network, the speed."""
+        """A few lines: each hop, the network, the speed, who planned it."""
         wide = max(len(hop.layers) for hop in self.hops)
         lines = [f"hop {at}  {short_id(hop.peer_id)}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}" for at, hop in enumerate(self.hops)]
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
+        lines.append(f"planned by coordinator {short_id(self.planner)}, term {self.term}" if self.planner else "planned here: no coordinator was asked")
         if self.reroutes:
             lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
         return "\n".join(lines)
@@ -94,4 +99,4 @@ class Stopwatch:
         )
         computing = sum(hop.milliseconds for hop in hops) / 1000
         cycle = self.usual_gap or route.seconds_per_token
-        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes)
+        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term)

@@ -53,9 +53,9 @@ class ClientSession:
             self._reach, self._valid = reach, 0
         self.running = self._begun = True
 
-    def open(self, route: Sequence[Hop]) -> list[Effect]:
+    def open(self, route: Sequence[Hop], term: int = 0) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
-        again, so that the head draws."""
+        again, so that the head draws. `term` as in `wire.Order`."""
         dismissed = self._dismiss(route)
         self.route = tuple(route)
         self.chain += 1
@@ -79,6 +79,7 @@ class ClientSession:
             limit=self.goal,
             sampling=self._sampling,
             route=self.route,
+            term=term,
         )
         return [self._to_first(Open(self.session, self.chain, 0, encode(order))), *dismissed]
 

@@ -15,8 +15,13 @@ from math import inf
 from typing import Literal
 
 from swarm.core import PeerId
+from swarm.wire import Claim
 
 Role = Literal["candidate", "claim", "released"]
+ROLES = ("candidate", "claim", "released")
+
+AHEAD = 3600.0
+"""Seconds that clocks may differ before a term is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,28 @@ class Candidacy:
     term: int
     sequence: int
     score: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, peer: PeerId, claim: Claim | None, sequence: int, now: float) -> Candidacy | None:
+        """What a peer says of itself as a coordinator; None if nothing, or nothing that is to be believed: terms rise by one with every election, so one above
+        the seconds of the wall clock `now` was made up to stay above all others."""
+        if claim is None or claim.role not in ROLES or claim.term > now + AHEAD:
+            return None
+        return cls(peer, claim.role, claim.term, sequence, claim.score)  # type: ignore[arg-type]
+
+
+def height(record: Candidacy, key: str) -> tuple[int, tuple[int, ...], bytes]:
+    """Of two claims the higher one stays."""
+    return record.term, record.score, _hash(record.peer, key)
+
+
+def fitness(record: Candidacy, key: str) -> tuple[tuple[int, ...], bytes]:
+    """Of two candidates the fitter one is asked, or claims, first."""
+    return record.score, _hash(record.peer, key)
+
+
+def _hash(peer: PeerId, key: str) -> bytes:
+    return sha256(f"{peer}|{key}".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +137,11 @@ class Election:
     # --- what anybody may ask ---------------------------------------------------------------------------------------------------------------------------------
 
     @property
+    def term(self) -> int:
+        """The highest anybody has claimed."""
+        return self._term
+
+    @property
     def leads(self) -> bool:
         return self._mine.role == "claim"
 
@@ -118,17 +150,17 @@ class Election:
         claims = [heard.record for heard in self._heard.values() if heard.record.role == "claim" and self._alive(heard, now)]
         if self.leads:
             claims.append(self._mine)
-        return max(claims, key=self._height).peer if claims else None
+        return max(claims, key=lambda record: height(record, self.key)).peer if claims else None
 
     def ranking(self, now: float) -> list[PeerId]:
         """Candidates that are alive, best first: standbys are the first few, the coordinator left out."""
         alive = [heard.record for heard in self._heard.values() if heard.record.role != "released" and self._alive(heard, now)]
-        best = sorted([*alive, self._mine], key=lambda record: (record.score, self._hash(record.peer)), reverse=True)
+        best = sorted([*alive, self._mine], key=lambda record: fitness(record, self.key), reverse=True)
         leader = self.coordinator(now)
         return [record.peer for record in best if record.peer != leader]
 
     def deadline(self, now: float) -> float:
-        times = [self._write_at, self._read_at, *([self._claim_at] if self._claim_at is not None else [])]
+        times = [self._write_at, self._read_at, *([self._claim_at] if self._claim_at is not None and not self._checked else [])]
         if self._watch is not None:
             times.append(self._watch.asked + (self.timing.ping if self._watch.answered else self.timing.retry))
         return max(min(times), now)
@@ -253,9 +285,3 @@ class Election:
     def _rank(self, now: float) -> int:
         ranking = self.ranking(now)
         return ranking.index(self.peer) if self.peer in ranking else 0
-
-    def _height(self, record: Candidacy) -> tuple[int, tuple[int, ...], bytes]:
-        return record.term, record.score, self._hash(record.peer)
-
-    def _hash(self, peer: PeerId) -> bytes:
-        return sha256(f"{peer}|{self.key}".encode()).digest()

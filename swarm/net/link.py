@@ -129,7 +129,7 @@ class Stream:
 
 @dataclass(eq=False)
 class Link:
-    """A stream on which both sides have said Hello. `run` is its whole life; `deliver` gets every session message, synchronously."""
+    """A stream on which both sides have said Hello. `run` is its whole life; `deliver` gets every message for the shell, synchronously."""
 
     peer: PeerId
     stream: Stream
@@ -179,7 +179,7 @@ class Link:
                         message = wire.decode(memoryview(raw))
                     except wire.UnknownMessage:
                         continue  # from a newer peer, which must expect us not to know it
-                    if isinstance(message, wire.SessionMessage):
+                    if isinstance(message, wire.SessionMessage | wire.Coordination):
                         self._busy = self._heard
                         self.deliver(message)
                     elif isinstance(message, wire.End):

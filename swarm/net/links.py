@@ -38,6 +38,9 @@ MAX_KNOWN = 4096
 
 MAX_ADDRS = 16
 
+COORDINATION = b"coordination"
+"""The lane of what coordinators are told and say."""
+
 TRIPS = 3
 """Pings of which the shortest counts: a busy moment makes a round trip longer, nothing makes it shorter."""
 
@@ -84,7 +87,7 @@ class LinkPool:
         if peer == self._peer:
             asyncio.get_running_loop().call_soon(self._deliver, peer, message)
             return
-        self._pair(peer).put(message.session if isinstance(message, wire.SessionMessage) else CONTROL, wire.encode(message))
+        self._pair(peer).put(_lane(message), wire.encode(message))
 
     def subscribe(self, receive: Receive, lost: Lost) -> None:
         self._receive, self._lost = receive, lost
@@ -188,6 +191,13 @@ class LinkPool:
     def _next_stamp(self) -> int:
         self._stamp += 1
         return self._stamp
+
+
+def _lane(message: wire.Message) -> bytes | None:
+    """Each session has its own, and all coordination one together."""
+    if isinstance(message, wire.SessionMessage):
+        return message.session
+    return COORDINATION if isinstance(message, wire.Coordination) else CONTROL
 
 
 def _abandon(opening: asyncio.Task[Stream]) -> None:

@@ -18,7 +18,7 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.ports import Links
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Message, Open, Order, SessionMessage, Step, decode_order
+from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Message, Open, Order, SessionMessage, Step, decode_order
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Offer:
     rewindable: bool = True
     journal: float = 0.0
     """A position of a journal, in positions of one layer's cache."""
+    version: int = 0
+    """Rises when the spans change (`Announcement.span_version`)."""
 
     def weight(self, hops: Collection[Span]) -> float:
         """What a position of a session with these hops costs here, in layers' worth of cache: all but embed and head keep keys and values, and all but the last
@@ -95,6 +97,7 @@ class HopRoom:
         self._veil, self._only = veil, only
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
         self._worked: dict[SessionId, float] = {}
+        self._term, self._term_since = 0, 0.0
 
     @property
     def sessions(self) -> int:
@@ -104,6 +107,21 @@ class HopRoom:
         """Sessions that something is computed for, or was in the last so many seconds: the others are conversations that wait for a next turn."""
         now = self._clock()
         return sum(any(hop.computes for hop in hops.values()) or now - self._worked[session] < within for session, hops in self._hops.items())
+
+    def busy(self, within: float) -> int:
+        """Layers of the hops of sessions that something was computed for in the last so many seconds."""
+        now = self._clock()
+        return sum(key.stop - key.start for session, hops in self._hops.items() if now - self._worked[session] < within for key in hops)
+
+    def facts(self) -> Facts:
+        """What is told to whoever ordered something that cannot be done."""
+        spans = tuple((span.start, span.stop) for span in self.offer.spans)
+        return Facts(spans, self.offer.version, max(self.ledger.free_tokens, 0), self._term)
+
+    def heard(self, term: int) -> None:
+        """Somebody coordinates under this term: routes of earlier ones may be begun for as long as routes live."""
+        if term > self._term:
+            self._term, self._term_since = term, self._clock()
 
     # --- from the network -------------------------------------------------------------------------------------------------------------------------------------
 
@@ -181,7 +199,7 @@ class HopRoom:
         if reason is not None:
             kind, detail = reason
             log.info("refused a session: %s (%s)", kind, detail)
-            self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, kind, detail))
+            self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, kind, detail, self.facts()))
             return
         key = self._key(message, order)
         hops = self._hops.get(order.session, {})
@@ -215,16 +233,20 @@ class HopRoom:
             check_cover(order.route, self.offer.components)
         except ValueError:
             return "refused", "the route does not cover the model"
+        hops = self._hops.get(order.session, {})
+        key = self._key(message, order)
+        if ours.version not in (0, self.offer.version) and key not in hops:
+            return "moved", "the peer serves other layers now"
         if not any(span.covers(ours.span) for span in self.offer.spans):
             return "refused", "the peer does not hold these layers"
+        if 0 < order.term < self._term and self._clock() - self._term_since > ROUTE_LIFETIME and key not in hops:
+            return "stale", "another peer coordinates since"
         if order.reply != "loop":
             return "refused", f"the peer does not know the reply kind {order.reply!r}"
         if not self._verify(order.client, message.order, message.signature):
             return "refused", "the order's signature is not its client's"
-        hops = self._hops.get(order.session, {})
         if any(hop.order.client != order.client for hop in hops.values()):
             return "refused", "the session belongs to another client"
-        key = self._key(message, order)
         if self.leaving and key not in hops:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from swarm.core import Hop, PeerId, Span
+from swarm.core import Hop, PeerId, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
 from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
@@ -64,6 +64,28 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId])
     candidates.require(missed)
     new = [hop for before, stages, after in holes for hop in _fill(candidates, before, stages, after)]
     return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
+
+
+def appraise(peers: Peers, request: Request, hops: Sequence[Hop]) -> Route:
+    """Somebody else's route for a request, with our own predictions. Raises ValueError for one that cannot be gone: a hop by a peer that is not there, is
+    excluded, or does not announce that it holds its part; own ends that are not the client's; components left out or served twice."""
+    atlas = _atlas(peers)
+    own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
+    if [hop.span for hop in hops if hop.peer == request.source] != [hop.span for hop in own]:
+        raise ValueError("the route does not leave the client the ends it keeps")
+    for hop in hops:
+        view = atlas.views.get(hop.peer)
+        if hop.peer == request.source:
+            continue
+        if view is None or hop.peer in request.exclude or view.state != "online" or not view.holds(hop.span):
+            raise ValueError(f"{hop.peer} cannot serve components [{hop.start}, {hop.stop})")
+    return priced(atlas, request, hops)
+
+
+def priced(peers: Peers, request: Request, hops: Sequence[Hop]) -> Route:
+    """What hops would take, nothing for those of peers that are not there. Raises ValueError for hops that do not cover the model in order."""
+    check_cover(hops, request.components)
+    return _price(hops, Candidates(_atlas(peers), request, ()))
 
 
 def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None) -> Class:
@@ -132,7 +154,8 @@ def _hops(stages: Iterable[int], path: Iterable[int], candidates: Candidates) ->
     for (node, _), run in groupby(steps, key=lambda step: step[:2]):
         parts = [component for _, _, component in run]
         peer = candidates.nodes[node]
-        hops.append(Hop(peer, parts[0], parts[-1] + 1, candidates.atlas.views[peer].addrs))
+        view = candidates.atlas.views[peer]
+        hops.append(Hop(peer, parts[0], parts[-1] + 1, view.addrs, view.version))
     return hops
 
 

@@ -68,12 +68,16 @@ class Leg:
 @dataclass(frozen=True, slots=True)
 class Route:
     """Hops that cover every component once, in order, with the predictions that chose them. `cost` is the expected seconds of the whole answer; `approach`
-    the part of them for the client's prompt to reach the first hop and the last token to come back. Both only compare routes for the same request."""
+    the part of them for the client's prompt to reach the first hop and the last token to come back. Both only compare routes for the same request. `planner`
+    is the coordinator that advised it, in which `term`, and `promise` the seconds per token it spoke of; "" and 0 for one that the client planned itself."""
 
     components: int
     legs: tuple[Leg, ...]
     cost: float
     approach: float = 0.0
+    planner: PeerId = ""
+    term: int = 0
+    promise: float = 0.0
 
     def __post_init__(self) -> None:
         check_cover(self.hops, self.components)

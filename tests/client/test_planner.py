@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from swarm.client.planner import LOOK_AGAIN, Planner
-from swarm.client.table import PeerTable
 from swarm.core import PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong
+from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from tests.net.virtual import run
 
@@ -18,7 +18,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 
 
 class Around:
-    peer, components, patience = "me", 4, 10.0
+    peer, components, patience, advisers = "me", 4, 10.0, None
 
     def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
         self.own, self.rtts, self.table, self._later, self._appears = own, rtts or {}, PeerTable(), peers, appears_after
@@ -33,7 +33,7 @@ class Around:
 
 def find(around: Around) -> list[PeerId]:
     async def main() -> list[PeerId]:
-        return [hop.peer for hop in (await Planner(around, "", "").find(None, 10, 100)).hops]
+        return [hop.peer for hop in (await Planner(around, b"s" * 16, "", "").find(None, 10, 100)).hops]
 
     return run(main())
 
@@ -47,7 +47,7 @@ def test_a_client_with_its_own_ends_stands_beside_who_is_near(near, far):
 def test_it_waits_for_somebody_to_come_and_looks_now_and_then():
     async def main() -> tuple[list[PeerId], float]:
         around = Around([PeerView("a", spans=(Span(0, 4),))], appears_after=4.0)
-        route = await Planner(around, "", "").find(None, 10, 100)
+        route = await Planner(around, b"s" * 16, "", "").find(None, 10, 100)
         return [hop.peer for hop in route.hops], around.clock()
 
     peers, when = run(main())
@@ -58,7 +58,7 @@ def test_it_gives_up_when_its_patience_is_over():
     async def main() -> float:
         around = Around([], appears_after=99.0)
         with pytest.raises(MissingLayers, match="embed|0:2"):
-            await Planner(around, "", "").find(None, 10, 100)
+            await Planner(around, b"s" * 16, "", "").find(None, 10, 100)
         return around.clock()
 
     assert 10.0 <= run(main()) <= 10.0 + LOOK_AGAIN
@@ -69,7 +69,7 @@ def test_what_no_peer_could_ever_take_is_refused_at_once_but_an_answer_that_has_
     async def main() -> float:
         around = Around([PeerView("small", spans=(Span(0, 4),), cache_tokens=50)])
         with pytest.raises(MissingLayers if begun else PromptTooLong, match="limit is below the 100" if begun else "takes more than 50"):
-            await Planner(around, "", "").find(None, 10, 100, begun=begun)
+            await Planner(around, b"s" * 16, "", "").find(None, 10, 100, begun=begun)
         return around.clock()
 
     assert run(main()) == (pytest.approx(10.0, abs=LOOK_AGAIN) if begun else 0.0)
@@ -81,8 +81,8 @@ def test_a_peer_that_failed_and_has_spoken_since_is_better_than_none():
         await around.refresh()
         around.table.shun("a", around.clock())
         with pytest.raises(MissingLayers, match="just failed"):
-            await Planner(around, "", "").find(None, 10, 100, patience=0)
+            await Planner(around, b"s" * 16, "", "").find(None, 10, 100, patience=0)
         around.table._sequence["a"] = 1
-        return [hop.peer for hop in (await Planner(around, "", "").find(None, 10, 100, patience=0)).hops]
+        return [hop.peer for hop in (await Planner(around, b"s" * 16, "", "").find(None, 10, 100, patience=0)).hops]
 
     assert run(main()) == ["a"]

@@ -13,11 +13,11 @@ import pytest
 
 from swarm.client.chain import FIRST_TOKEN
 from swarm.client.session import Session
-from swarm.client.table import PeerTable
 from swarm.core import CLIENT, Span
-from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
+from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
+from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Broken, Drawn, Grant, Have, Open, SessionMessage, Step, decode_order
+from swarm.wire import Broken, Drawn, Facts, Grant, Have, Open, SessionMessage, Step, decode_order
 from tests.net.virtual import run
 
 PEER, ME, COMPONENTS = "peer", "me", 4
@@ -54,7 +54,7 @@ class Bytes:
 class Host:
     """A client whose only peer says ANSWER, a byte a position, wherever the prompt ended. `deaf_from` is a position it loses itself before."""
 
-    peer, components, own_addrs, max_length, vocab, eos, patience, rtts = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}
+    peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
         self.own, self.prepared = own, 0
@@ -62,6 +62,9 @@ class Host:
         """Whether one more token comes home after the news that the chain broke."""
         self.room = 10**9
         """Positions the peer takes."""
+        self.moved: Facts | None = None
+        """What the peer holds now, if that is not what the table says."""
+        self.versions: list[int] = []
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
         self.table.show([PeerView(PEER, spans=(Span(0, COMPONENTS),))])
         self.sent: list[SessionMessage] = []
@@ -91,6 +94,10 @@ class Host:
         self.sent.append(message)
         if isinstance(message, Open):
             order = decode_order(message.order)
+            self.versions.append(order.route[0].version)
+            if self.moved and order.route[0].version != self.moved.span_version:
+                self._say(Broken(message.session, message.chain, CLIENT, 0, "moved", "scripted", self.moved))
+                return
             if order.limit > self.room:
                 self._say(Broken(message.session, message.chain, CLIENT, 0, "overloaded", "scripted"))
                 return
@@ -422,3 +429,27 @@ def test_a_chain_that_stays_silent_is_given_up_without_anybodys_deadline():
             return host.clock()
 
     assert 2 * FIRST_TOKEN < run(main()) < 5 * FIRST_TOKEN
+
+
+def test_a_peer_that_has_moved_is_planned_with_again_as_it_is_now():
+    async def main() -> tuple[str, list[int]]:
+        host = Host()
+        host.moved = Facts(((0, COMPONENTS),), 9, 1000)
+        async with host.new_session() as session:
+            return await session.generate(PROMPT, max_new_tokens=5), host.versions
+
+    assert run(main()) == ("hello", [0, 9])
+
+
+@pytest.mark.parametrize(
+    "facts", [Facts(((0, 10**6),), 9, 1000), Facts(((3, 1),), 9, 1000), Facts(((0, 2),), 9, 1000)], ids=["too wide", "nonsense", "too few"]
+)
+def test_facts_that_are_nonsense_or_leave_a_hole_end_with_the_layers_nobody_serves(facts):
+    async def main() -> None:
+        host = Host()
+        host.moved = facts
+        async with host.new_session() as session:
+            await session.generate(PROMPT, max_new_tokens=5)
+
+    with pytest.raises((MissingLayers, Refused)):
+        run(main())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopRoom, Offer
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Step, encode
+from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 4, 6))
@@ -50,8 +50,8 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD):
-        offer = Offer("rev", "float32", 6, spans, 120, journal=journal)
+    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0):
+        offer = Offer("rev", "float32", 6, spans, 120, journal=journal, version=version)
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
@@ -286,3 +286,34 @@ def test_a_conversation_that_waits_for_its_next_turn_is_not_one_that_something_i
     assert setting.room.working(10.0) == 1
     setting.now = 110.0
     assert setting.room.working(10.0) == 0 and setting.room.sessions == 1
+
+
+MOVED = (ROUTE[0], Hop("me", 2, 4, (), 4), ROUTE[2])
+
+
+def test_a_route_planned_with_another_span_is_refused_with_the_facts_and_one_that_runs_goes_on():
+    setting = Setting(version=5)
+    ((to, broken),) = setting.answer("before", changed(route=MOVED))
+    assert (to, broken.reason) == ("before", "moved") and broken.facts == Facts(((2, 4),), 5, 200) and not setting.room.sessions
+    setting.answer("before", changed(route=(ROUTE[0], Hop("me", 2, 4, (), 5), ROUTE[2])))
+    assert setting.room.sessions == 1
+    assert not [m for _, m in setting.answer("before", changed(chain=2, starts=((2, 1),), route=MOVED)) if isinstance(m, Broken)]
+
+
+def test_a_route_of_a_coordinator_that_was_replaced_is_obeyed_for_as_long_as_routes_live():
+    setting = Setting()
+    setting.room.heard(3)
+    for term, age, refused in ((2, ROUTE_LIFETIME - 1, False), (2, ROUTE_LIFETIME + 1, True), (3, 99, False), (0, 99, False), (4, 99, False)):
+        setting.now = age
+        order = changed(term=term, session=bytes([int(age), term]) * 8)
+        broken = [message for _, message in setting.answer("before", order) if isinstance(message, Broken)]
+        assert [(m.reason, m.facts.term) for m in broken] == ([("stale", 3)] if refused else []), (term, age)
+        setting.answer("before", Close(order.session, 1, 1))
+
+
+def test_what_runs_counts_as_load_and_what_rests_does_not():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    assert setting.room.busy(2.0) == 2
+    setting.now = 3.0
+    assert setting.room.busy(2.0) == 0

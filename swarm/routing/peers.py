@@ -1,14 +1,16 @@
-"""What a client knows of the swarm: the newest announcements of one model, and whom it has given up on for now. No network: records and times are handed in."""
+"""The room `routing`, its memory: the newest announcements of one model, on a map for each class, and whom its owner (a client, or a coordinator) has given up
+on for now. No network: records and times are handed in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from swarm.core import PeerId
+from swarm.core import PeerId, Span, merge_spans
 from swarm.errors import ProtocolError
 from swarm.routing.atlas import Atlas, Class
 from swarm.routing.table import PeerView
-from swarm.wire import Announcement
+from swarm.wire import Announcement, Facts
 
 SHUNNED = 30.0
 """Seconds a peer that failed us is avoided. Longer than the 25 s a dead peer's record lives."""
@@ -32,7 +34,7 @@ class PeerTable:
             except ProtocolError:
                 continue
             sequence[record.peer] = record.sequence
-        self.show(views)
+        self.show(view if (known := self.views.get(view.peer)) is None or known.version <= view.version else known for view in views)
         self._sequence = sequence
 
     def show(self, views: Iterable[PeerView]) -> None:
@@ -45,6 +47,22 @@ class PeerTable:
                 self.atlases.setdefault(view.kind, Atlas()).put(view)
         self.views = now
         self.atlases = {kind: atlas for kind, atlas in self.atlases.items() if len(atlas)}
+
+    def correct(self, peer: PeerId, facts: Facts, components: int) -> bool:
+        """What a peer said of itself when it refused, until it announces something newer. False if we knew that already, or it is nonsense."""
+        view = self.views.get(peer)
+        try:
+            spans = merge_spans(Span(start, stop) for start, stop in facts.spans)
+        except ValueError:
+            return False
+        if view is None or facts.span_version < view.version or spans[-1].stop > components:
+            return False
+        new = replace(view, spans=spans, version=facts.span_version, free_tokens=facts.free_tokens)
+        if new == view:
+            return False
+        self.views[peer] = new
+        self.atlases[view.kind].put(new)
+        return True
 
     def shun(self, peer: PeerId, now: float) -> None:
         self._shunned[peer] = (now + SHUNNED, self._sequence.get(peer, 0))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from swarm.client.table import SHUNNED, PeerTable
 from swarm.core import Span
+from swarm.routing.peers import SHUNNED, PeerTable
 from swarm.routing.table import PeerView
 from tests.routing.test_table import announcement
 

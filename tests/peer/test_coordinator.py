@@ -1,0 +1,234 @@
+"""Coordinators in virtual time: that candidates agree on one, answer who asks, keep the rest waiting in measure, and give way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from swarm.core import Hop
+from swarm.peer.coordinator import WAITING_EACH, WINDOW, Coordinator
+from swarm.wire import Announcement, Claim, Poll, Polled, Routed, RouteRequest, Unrouted, decode_advice
+from tests.net.helpers import announcement
+from tests.net.virtual import run
+
+MODEL = "c0ffee"
+S = b"s" * 16
+
+
+async def at_once(function, *arguments):
+    return function(*arguments)
+
+
+@dataclass
+class World:
+    """Links and directory of a few candidates. Who is in `dead` hears and says nothing."""
+
+    think: object = at_once
+    members: dict[str, Coordinator] = field(default_factory=dict)
+    records: dict[str, Announcement] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    sent: list[tuple[str, str, object]] = field(default_factory=list)
+    terms: list[int] = field(default_factory=list)
+
+    def add(self, name: str) -> Coordinator:
+        async def announce() -> None:
+            await asyncio.sleep(0.01)
+            self.say(name)
+
+        loop = asyncio.get_running_loop()
+        self.members[name] = Coordinator(
+            Links(name, self), Directory(self, name), MODEL, 4, (0,), announce=announce, sequence=lambda: self.records[name].sequence,
+            heard=self.terms.append, sign=lambda data: name.encode(), clock=loop.time, wall=lambda: 10.0**9 + loop.time(), think=self.think,
+        )  # fmt: skip
+        self.say(name)
+        return self.members[name]
+
+    def say(self, name: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if name not in self.dead:
+            self.records[name] = announcement(name, sequence=round(1000 * now) + 1, time=10.0**9 + now, claim=self.members[name].claim)
+
+    def leaders(self) -> list[str]:
+        return [name for name, member in self.members.items() if member.leads and name not in self.dead]
+
+
+class Links:
+    def __init__(self, peer: str, world: World) -> None:
+        self.peer, self._world = peer, world
+
+    def learn(self, peer, addrs): ...
+
+    def send(self, peer, message):
+        world = self._world
+        world.sent.append((self.peer, peer, message))
+        if peer in world.members and not {peer, self.peer} & world.dead:
+            asyncio.get_running_loop().call_later(0.02, world.members[peer].receive, self.peer, message)
+
+
+class Directory:
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+
+    async def read(self, config_hash):
+        assert config_hash == MODEL
+        await asyncio.sleep(0.05)
+        return [] if self._name in self._world.dead else [self._world.records[peer] for peer in sorted(self._world.records)]
+
+
+async def living(world: World, names: str) -> list[asyncio.Task]:
+    members = [world.add(name) for name in names]
+    return [asyncio.create_task(member.run()) for member in members]
+
+
+async def until(condition, seconds: float) -> float:
+    begin = asyncio.get_running_loop().time()
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  virtual time
+            await asyncio.sleep(0.1)
+    return asyncio.get_running_loop().time() - begin
+
+
+def test_they_agree_on_one_and_on_another_when_it_is_gone():
+    async def main():
+        world = World()
+        await living(world, "abcdef")
+        await until(lambda: len(world.leaders()) == 1, 20)
+        (first,) = world.leaders()
+        await asyncio.sleep(60)
+        assert world.leaders() == [first]
+        world.dead.add(first)
+        assert await until(lambda: len(world.leaders()) == 1, 20) <= 10
+        (second,) = world.leaders()
+        assert second != first and world.members[second].claim.term == 2
+        world.dead.remove(first)  # it was frozen, and believes that it still leads
+        world.say(first)
+        await until(lambda: world.leaders() == [second], 10)
+        assert world.terms and max(world.terms) == 2
+
+    run(main())
+
+
+def test_who_leaves_on_purpose_is_replaced_at_once():
+    async def main():
+        world = World()
+        await living(world, "abc")
+        await until(lambda: len(world.leaders()) == 1, 20)
+        (first,) = world.leaders()
+        await asyncio.sleep(20)
+        world.members[first].leave()
+        world.say(first)
+        assert await until(lambda: len(world.leaders()) == 1 and world.leaders() != [first], 20) <= 8
+
+    run(main())
+
+
+def test_the_swarm_survives_a_claim_of_a_term_nobody_can_reach():
+    async def main():
+        world = World()
+        forged = announcement("x", sequence=1, time=10.0**9, claim=Claim("claim", 2**53, (9,)))
+        world.records["x"] = forged
+        await living(world, "abc")
+        await until(lambda: len(world.leaders()) == 1, 20)
+        (leader,) = world.leaders()
+        world.members[leader].receive("x", Poll(1, MODEL, Claim("claim", 2**53, (9,)), 10**9))
+        assert world.leaders() == [leader] and world.members[leader].claim.term == 1
+
+    run(main())
+
+
+def question(number: int = 1, **changes) -> RouteRequest:
+    fields = dict(number=number, session=S, config_hash=MODEL, revision="r", numerics="float32", tokens_needed=10, prompt=5, output=5)
+    return RouteRequest(**(fields | changes))
+
+
+def answers(world: World) -> list:
+    return [message for _, to, message in world.sent if to == "client"]
+
+
+def test_it_answers_with_a_signed_route_and_repairs_one():
+    async def main():
+        world = World()
+        await living(world, "ab")
+        await asyncio.sleep(1)
+        member = world.members["a"]
+        member.receive("client", question())
+        await asyncio.sleep(1)
+        (answer,) = answers(world)
+        advice = decode_advice(answer.advice)
+        assert isinstance(answer, Routed) and answer.signature == b"a" and (advice.client, advice.coordinator) == ("client", "a")
+        assert [hop.span for hop in advice.hops] == [Hop("", 0, 4).span]
+        member.receive("client", question(2, old=(Hop("gone", 0, 2), Hop("b", 2, 4)), exclude=("gone",)))
+        await asyncio.sleep(1)
+        advice = decode_advice(answers(world)[-1].advice)
+        assert advice.hops[-1].peer == "b" and advice.hops[-1].start <= 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config_hash": "other"}, "elsewhere"),
+        ({"tokens_needed": 10**6}, "missing"),
+        ({"numerics": "int3"}, "missing"),
+        ({"own": ((1, 2),)}, "missing"),
+        ({"old": (Hop("a", 0, 3),)}, "missing"),
+    ],
+)
+def test_what_it_cannot_plan_it_says_so(changes, reason):
+    async def main():
+        world = World()
+        await living(world, "ab")
+        await asyncio.sleep(1)
+        world.members["a"].receive("client", question(**changes))
+        await asyncio.sleep(1)
+        assert [(answer.number, answer.reason) for answer in answers(world)] == [(1, reason)]
+
+    run(main())
+
+
+def test_nobody_is_answered_before_the_directory_was_read():
+    async def main():
+        world = World()
+        world.add("a").receive("client", question())
+        assert [answer.reason for answer in answers(world)] == ["elsewhere"]
+
+    run(main())
+
+
+def test_one_asker_cannot_fill_the_queue_and_work_is_divided_when_there_is_much():
+    async def main():
+        async def slowly(function, *arguments):
+            await asyncio.sleep(1.0)
+            return function(*arguments)
+
+        world = World(think=slowly)
+        await living(world, "ab")
+        await asyncio.sleep(1)
+        member = world.members["a"]
+        for number in range(WAITING_EACH + 2):
+            member.receive("client", question(number))
+        assert [answer.number for answer in answers(world) if isinstance(answer, Unrouted)] == [WAITING_EACH, WAITING_EACH + 1]
+        for number in range(round(3 * WINDOW)):
+            member.receive(f"other{number}", question())
+            await asyncio.sleep(1)
+        assert member.claim.shards > 1
+        await asyncio.sleep(10 * WINDOW)
+        assert member.claim.shards == 1
+
+    run(main())
+
+
+def test_it_says_whether_it_leads_and_gives_way_to_a_higher_claim():
+    async def main():
+        world = World()
+        await living(world, "a")
+        await until(lambda: world.leaders() == ["a"], 20)
+        world.members["a"].receive("s", Poll(7, MODEL))
+        world.members["a"].receive("s", Poll(8, MODEL, Claim("claim", 9, (0,)), 10**6))
+        polled = [message for _, to, message in world.sent if to == "s" and isinstance(message, Polled)]
+        assert [(message.number, message.leads) for message in polled] == [(7, True), (8, False)]
+
+    run(main())
