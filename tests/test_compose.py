@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from swarm.compose import Connection, OpenedModel, keep_ends
 from swarm.core import Hop, Sampling
 from swarm.machines.hop import HopLimits
-from swarm.net.identity import Identity
+from swarm.net.identity import Identity, verify
 from swarm.wire import Have, Open, Order, encode
 from tests.model.tiny import build
 from tests.net.virtual import run
@@ -44,7 +44,7 @@ def test_own_ends_whose_farewell_was_lost_go_when_their_lease_does(tmp_path, mon
     async def main() -> None:
         links = Links(me.peer_id)
         opened = OpenedModel(known.checkpoint, shape, revision, None, ())
-        async with keep_ends(opened, Connection(links, None, (), me.sign, None), None) as own:
+        async with keep_ends(opened, Connection(links, None, (), me.sign, verify, None), None) as own:
             ends = [Hop(me.peer_id, span.start, span.stop) for span in own.spans]
             route = (ends[0], Hop("between", 1, shape.components - 1), ends[1])
             order = Order(SESSION, 1, me.peer_id, revision, own.numerics, ((1, 0),), 3, 50, 100, Sampling(), route)
