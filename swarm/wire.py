@@ -112,10 +112,12 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 
 class Open(SessionMessage, frozen=True, array_like=True, tag=10):
     """Every change of route. Travels hop to hop along the new chain; each hop learns its neighbours and answers its predecessor with a Have. `order` is an
-    encoded Order, `signature` its client's Ed25519 signature over exactly these bytes."""
+    encoded Order, `signature` its client's Ed25519 signature over exactly these bytes. Hops behind number `upto` do not hear of it: those up to there are
+    newcomers, who are fed while an older chain goes on."""
 
     order: Annotated[bytes, Meta(max_length=2**20)]
     signature: Annotated[bytes, Meta(max_length=64)] = b""
+    upto: Index = 2**12
 
 
 class Step(SessionMessage, frozen=True, array_like=True, tag=11):
@@ -179,6 +181,23 @@ class Broken(SessionMessage, frozen=True, array_like=True, tag=17):
     reason: Text
     detail: Text = ""
     facts: Facts | None = None
+
+
+class Prepare(SessionMessage, frozen=True, array_like=True, tag=18):
+    """Travels along the chain to the hop that would precede hop number `first` of another route: open it and the newcomers behind it, up to number `upto`, with
+    this order, and feed them beside your successor. The chain goes on meanwhile; an OPEN that makes use of them comes later."""
+
+    order: Annotated[bytes, Meta(max_length=2**20)]
+    signature: Annotated[bytes, Meta(max_length=64)]
+    first: Index
+    upto: Index
+
+
+class Ready(SessionMessage, frozen=True, array_like=True, tag=19):
+    """Travels backwards to the client: newcomers opened under chain number `prepared` hold nearly all there is, or never will, for a `reason` of REASONS."""
+
+    prepared: Count
+    reason: Text = ""
 
 
 REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
@@ -297,7 +316,28 @@ class Ended(Coordination, frozen=True, array_like=True, tag=25):
     session: Session
 
 
-AnyMessage = Open | Step | Drawn | Have | Grant | Keep | Close | Broken | Hello | Ping | Pong | End | Poll | Polled | RouteRequest | Routed | Unrouted | Ended
+AnyMessage = (
+    Open
+    | Step
+    | Drawn
+    | Have
+    | Grant
+    | Keep
+    | Close
+    | Broken
+    | Prepare
+    | Ready
+    | Hello
+    | Ping
+    | Pong
+    | End
+    | Poll
+    | Polled
+    | RouteRequest
+    | Routed
+    | Unrouted
+    | Ended
+)
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
 

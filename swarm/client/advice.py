@@ -110,7 +110,7 @@ class Advisers:
         claims = [candidacy for candidacy in self._candidates if candidacy.role == "claim"]
         return max(claims, key=lambda claim: height(claim, self._model)).peer if claims else None
 
-    def order(self, session: SessionId) -> list[PeerId]:
+    def order(self, session: SessionId, exclude: frozenset[PeerId] = frozenset()) -> list[PeerId]:
         """Whom to ask, in this order: nobody before there is a coordinator. One that divides its work does so by session, between itself and its standbys."""
         leader, now = self.coordinator, self._clock()
         if leader is None:
@@ -119,7 +119,7 @@ class Advisers:
         ranking = [leader, *(one.peer for one in others)]
         first = int.from_bytes(hashlib.sha256(session).digest()[:4], "big") % min(self._shards, len(ranking))
         ranking = [ranking[first], *ranking[:first], *ranking[first + 1 :]]
-        return [peer for peer in ranking if self._avoided.get(peer, now) <= now][:TRIES]
+        return [peer for peer in ranking if self._avoided.get(peer, now) <= now and peer not in exclude][:TRIES]
 
     # --- what the network says --------------------------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Advisers:
 
     async def route(self, question: Question, atlas: Atlas) -> Route | None:
         """The advice of the first who has some that is good; None if nobody has, and then the client must plan for itself."""
-        tries = self.order(question.session)[: 1 if question.running else TRIES]
+        tries = self.order(question.session, question.request.exclude)[: 1 if question.running else TRIES]
         for adviser in tries:
             asked = self._clock()
             answer = await self._ask(adviser, question)

@@ -27,7 +27,7 @@ from swarm.routing.atlas import Class
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
-from swarm.wire import LIFETIME, RENEW_EVERY, Message, Open, SessionMessage
+from swarm.wire import LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
 
@@ -229,8 +229,11 @@ class Client:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def wall(self) -> float:
+        return time.time()
+
     def send(self, peer: PeerId, message: SessionMessage) -> None:
-        if isinstance(message, Open):
+        if isinstance(message, Open | Prepare):
             message = msgspec.structs.replace(message, signature=self._network.sign(message.order))
         self._network.links.send(peer, message)
 
@@ -296,7 +299,7 @@ class Client:
             records = await self._network.directory.read(model)
             self.table.update(records)
             if self.advisers is not None:
-                self.advisers.know(model, records, time.time())
+                self.advisers.know(model, records, self.wall())
         except RemoteError as error:
             log.info("could not read the directory: %s", error)
 

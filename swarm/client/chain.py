@@ -19,9 +19,9 @@ from swarm.client.report import RouteReport, Stopwatch
 from swarm.core import PeerId, Sampling, SessionId
 from swarm.errors import MissingLayers, PeerLost, Refused
 from swarm.machines.client import ClientSession
-from swarm.machines.effects import Deliver, Effect, Reroute, Send
+from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.route import Route
-from swarm.wire import Broken, Drawn, Have, SessionMessage
+from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class Network(Surroundings, Protocol):
     own_addrs: tuple[str, ...]
 
     def reach(self, length: int) -> int: ...
+
+    def wall(self) -> float: ...
 
     def send(self, peer: PeerId, message: SessionMessage) -> None: ...
 
@@ -62,6 +64,9 @@ class Chain:
         self._sick: str | None = None
         self._silences = 0
         self._trouble: dict[PeerId, float] = {}
+        self._next_route: Route | None = None
+        """Whose newcomers are being fed while the chain goes on."""
+        self._must_move = False
 
     @property
     def history(self) -> list[int]:
@@ -85,6 +90,8 @@ class Chain:
             self._do(self._machine.drawn(sender, message))
         elif isinstance(message, Broken):
             self._do(self._machine.broken(sender, self._corrected(self._blamed(message))))
+        elif isinstance(message, Ready):
+            self._do(self._machine.ready(sender, message))
 
     def lost(self, peer: PeerId) -> None:
         self._do(self._machine.lost(peer))
@@ -124,6 +131,9 @@ class Chain:
                 effect = await self._next()
                 if isinstance(effect, Reroute):
                     await self._reroute(effect)
+                    continue
+                if isinstance(effect, Prepared):
+                    await self._change_over(effect)
                     continue
                 self._sick, self._silences, self._answers = None, 0, True
                 self._trouble.clear()
@@ -165,9 +175,9 @@ class Chain:
             self._sick = None
             await self._find_route()
         else:
-            await self._open(self._route)
+            await self._open(self._next_route or self._route)
 
-    async def _next(self) -> Deliver | Reroute:
+    async def _next(self) -> Deliver | Reroute | Prepared:
         """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
         patience = self._silence_allowed()
         try:
@@ -227,19 +237,39 @@ class Chain:
             raise PeerLost(f"{broken.detail}, and none from the peers tried instead; try again later, or resume the session")
         for hop in self._route.hops if self._route is not None else ():
             if hop.peer != self._network.peer:
-                self._network.table.shun(hop.peer, self._network.clock())
+                self._shun(hop.peer)
         self._route = None
         await self._find_route()
 
+    def _shun(self, peer: PeerId) -> None:
+        self._network.table.shun(peer, self._network.clock(), self._network.wall())
+
     async def _move_off(self, peer: PeerId) -> None:
-        """A peer that leaves still answers for a while: change over if somebody can take its place now, stay with it if not."""
+        """A peer that leaves still answers for a while: change over to somebody who can take its place, stay with it if there is nobody."""
         length = len(self.history)
         try:
             route = await self._planner.find(self._route, length, self._machine.goal, patience=0, begun=True)
         except MissingLayers:
             log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
         else:
+            await self._make_before_break(route, must=True)
+
+    async def _make_before_break(self, route: Route, *, must: bool) -> None:
+        """Change over without a pause: newcomers are fed while the chain goes on. Where that cannot be and it must be, change over and have them fed then."""
+        self._network.learn(route)
+        self._must_move = must
+        if effects := self._machine.prepare(route.hops):
+            self._next_route = route
+            self._do(effects)
+        elif must:
             await self._open(route, term=route.term)
+
+    async def _change_over(self, effect: Prepared) -> None:
+        route, self._next_route = self._next_route, None
+        if effect.reason:
+            log.info("those who were to take over could not be fed: %s", effect.reason)
+        if route is not None and (self._must_move or not effect.reason):
+            await self._open(route)
 
     async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self.history)
@@ -251,7 +281,7 @@ class Chain:
         self._network.learn(route)
         if self._network.own:
             await self._network.prepare(route)
-        self._route = route
+        self._route, self._next_route = route, None
         self._stopwatch.opened()
         self._answers = False
         hops = [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
@@ -264,7 +294,7 @@ class Chain:
                 continue
             if isinstance(effect, Reroute):
                 if effect.reason not in ("unknown", "silent", "moved", "stale") and effect.peer != self._network.peer:
-                    self._network.table.shun(effect.peer, self._network.clock())
+                    self._shun(effect.peer)
                 if not self._followed:
                     self._sick = effect.reason
             self._events.put_nowait((self._machine.chain, effect))

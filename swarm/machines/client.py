@@ -6,17 +6,35 @@ Knows nothing of the network, of text or of where routes come from: when a chain
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Sampling, SessionId
-from swarm.machines.effects import Deliver, Effect, Reroute, Send
-from swarm.machines.routes import dismissed
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step, encode
+from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
+from swarm.machines.routes import dismissed, newcomers
+from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
 
+NEVER = 2**53
+"""No position is ever drawn that is this far: newcomers that hold the head draw nothing."""
+
+AHEAD = 64
+"""Positions that a newcomer may lack and count as fed: what it takes to change over to it is one more chunk."""
+
 PAST = 32
 """Pairs (chain, start) an OPEN carries. Older ones are merged into one that keeps less, so a long conversation does not grow its OPEN."""
+
+
+@dataclass(slots=True)
+class _Preparation:
+    """Newcomers opened under a chain number of their own, up to hop `upto`. `fed` is the one that would be first: it has `sent` positions from us."""
+
+    chain: int
+    upto: int
+    fed: PeerId | None
+    sent: int = 0
+    told: bool = False
 
 
 class ClientSession:
@@ -36,6 +54,8 @@ class ClientSession:
         self._valid = 0
         self._reach_of, self._reach = reach, 1
         self._starts: list[tuple[int, int]] = []
+        self._highest = 0
+        self._preparation: _Preparation | None = None
         self._until = 0
         self._opened = False
         self._begun = False
@@ -56,32 +76,30 @@ class ClientSession:
     def open(self, route: Sequence[Hop], term: int = 0) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
         again, so that the head draws. `term` as in `wire.Order`."""
-        dismissed = self._dismiss(route)
+        dismissed = self._dismiss(route) + self._drop_preparation(route)
         self.route = tuple(route)
-        self.chain += 1
-        start = min(self._valid, len(self.history) - 1)
-        self._starts = [*((chain, kept) for chain, kept in self._starts if kept < start), (self.chain, start)]
-        if len(self._starts) > PAST:
-            (_, least), (later, _), *rest = self._starts
-            self._starts = [(later, least), *rest]
+        self.chain = self._highest = self._highest + 1
+        self._starts = self._starts_with(self.chain)
         self._valid = len(self.history)
         self._opened = self._begun = False
         self._until = self._credit_end()
-        order = Order(
-            session=self.session,
-            chain=self.chain,
-            client=self.me,
-            revision=self._revision,
-            numerics=self._numerics,
-            starts=tuple(self._starts),
-            emit_from=len(self.history),
-            until=self._until,
-            limit=self.goal,
-            sampling=self._sampling,
-            route=self.route,
-            term=term,
-        )
-        return [self._to_first(Open(self.session, self.chain, 0, encode(order))), *dismissed]
+        order = self._order(self.chain, self.route, self._starts, len(self.history), self._until, term)
+        return [self._to_first(Open(self.session, self.chain, 0, order)), *dismissed]
+
+    def prepare(self, route: Sequence[Hop]) -> list[Effect]:
+        """Have the newcomers of another route fed while this chain goes on (`Prepared` says when they are); `open` it then. Nothing where that cannot be done:
+        newcomers that do not stand side by side, or no chain that runs. Tokens of the chain must have come home, so that every hop has opened it."""
+        if not self.running or not self._opened or (found := newcomers(self.route, route)) is None:
+            return []
+        first, upto = found
+        farewell = self._drop_preparation(route)
+        self._highest += 1
+        fed = route[0].peer if first == 0 else None
+        self._preparation = _Preparation(self._highest, upto, fed)
+        order = self._order(self._highest, route, self._starts_with(self._highest), NEVER, 0, 0)
+        if fed is not None:
+            return [*farewell, Send(fed, Open(self.session, self._highest, 0, order, b"", upto))]
+        return [*farewell, self._to_first(Prepare(self.session, self.chain, 0, order, b"", first, upto))]
 
     def cut(self, length: int) -> list[Effect]:
         """End the turn at `length` tokens, dropping what overshot, and halt the ring."""
@@ -100,14 +118,18 @@ class ClientSession:
     # --- what the network says ------------------------------------------------------------------------------------------------------------------------------
 
     def have(self, sender: PeerId, message: Have) -> list[Effect]:
-        """The first hop holds so much; when it asks, feed it the rest of the history."""
+        """The first hop holds so much; when it asks, feed it the rest of the history. So does a newcomer that would be first."""
+        if (preparation := self._preparation) is not None and (sender, message.chain) == (preparation.fed, preparation.chain):
+            return self._feed(preparation, sender, message)
         if not self.route or sender != self.route[0].peer or message.chain != self.chain or not message.resend:
             return []
         self._opened = True
-        return [
-            self._to_first(Step(self.session, self.chain, 0, message.draft, at, tuple(self.history[at : at + FEED])))
-            for at in range(message.length, len(self.history), FEED)
-        ]
+        return self._steps(sender, self.chain, message.draft, message.length)
+
+    def ready(self, sender: PeerId, message: Ready) -> list[Effect]:
+        if not self.route or sender != self.route[0].peer or message.chain != self.chain or not self._prepares(message.prepared):
+            return []
+        return self._prepared(message.reason)
 
     def drawn(self, sender: PeerId, message: Drawn) -> list[Effect]:
         """Tokens from the ring. Exactly those that continue the history count; until a turn is opened, what arrives is the last one's overshoot."""
@@ -129,18 +151,82 @@ class ClientSession:
         return effects + self._grant()
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
+        if self._prepares(message.chain, sender):
+            return self._prepared(message.reason)
         if not self.route or sender != self.route[0].peer or message.chain != self.chain or not 0 <= message.hop < len(self.route):
             return []
         self._opened &= message.reason == "leaving"  # who leaves still answers
         return [Reroute(message.hop, self.route[message.hop].peer, message.reason, message.detail)]
 
     def lost(self, peer: PeerId) -> list[Effect]:
+        effects = self._prepared("lost") if self._preparation is not None and peer == self._preparation.fed else []
         if not self.route or peer != self.route[0].peer:
-            return []
+            return effects
         self._opened = False
-        return [Reroute(0, peer, "lost", "")]
+        return [*effects, Reroute(0, peer, "lost", "")]
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _starts_with(self, chain: int) -> list[tuple[int, int]]:
+        """What of the past holds for a hop that opens under this number, for every chain it may have followed last."""
+        start = min(self._valid, len(self.history) - 1)
+        starts = [*((older, kept) for older, kept in self._starts if kept < start), (chain, start)]
+        if len(starts) > PAST:
+            (_, least), (later, _), *rest = starts
+            starts = [(later, least), *rest]
+        return starts
+
+    def _order(self, chain: int, route: Sequence[Hop], starts: Sequence[tuple[int, int]], emit_from: int, until: int, term: int) -> bytes:
+        return encode(
+            Order(
+                session=self.session,
+                chain=chain,
+                client=self.me,
+                revision=self._revision,
+                numerics=self._numerics,
+                starts=tuple(starts),
+                emit_from=emit_from,
+                until=until,
+                limit=self.goal,
+                sampling=self._sampling,
+                route=tuple(route),
+                term=term,
+            )
+        )
+
+    def _steps(self, peer: PeerId, chain: int, draft: int, start: int) -> list[Effect]:
+        return [Send(peer, Step(self.session, chain, 0, draft, at, tuple(self.history[at : at + FEED]))) for at in range(start, len(self.history), FEED)]
+
+    def _prepares(self, chain: int, sender: PeerId | None = None) -> bool:
+        return self._preparation is not None and (self._preparation.chain, self._preparation.fed) == (chain, sender)
+
+    def _feed(self, preparation: _Preparation, newcomer: PeerId, message: Have) -> list[Effect]:
+        """A newcomer that would be first gets the tokens from us, and again what has come home meanwhile, until it has nearly all there are."""
+        effects: list[Effect] = []
+        if message.resend or message.length + AHEAD >= preparation.sent:
+            start = message.length if message.resend else preparation.sent
+            effects = self._steps(newcomer, message.chain, message.draft, start)
+            preparation.sent = len(self.history)
+        if message.length + AHEAD >= len(self.history):
+            effects += self._prepared("")
+        return effects
+
+    def _prepared(self, reason: str) -> list[Effect]:
+        """Once for each preparation. One that came to nothing is over; the other waits for `open`."""
+        preparation = self._preparation
+        if preparation is None or preparation.told:
+            return []
+        preparation.told = True
+        if reason:
+            self._preparation = None
+        return [Prepared(reason)]
+
+    def _drop_preparation(self, route: Sequence[Hop]) -> list[Effect]:
+        """A newcomer that was to be first, and is not, hears it from us; all others from whoever feeds them."""
+        preparation, self._preparation = self._preparation, None
+        if preparation is None or preparation.fed is None or route[0].peer == preparation.fed:
+            return []
+        return [Send(preparation.fed, Close(self.session, preparation.chain, 0, preparation.upto))]
 
     def _dismiss(self, route: Sequence[Hop]) -> list[Effect]:
         """A first hop that is no longer needed hears it from us; every other one from its predecessor."""

@@ -64,7 +64,14 @@ class Reroute:
     detail: str
 
 
-Effect = Send | Compute | Truncate | Forget | Deliver | Reroute
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Newcomers of the route that was prepared hold nearly all there is; with a `reason`, they never will."""
+
+    reason: str = ""
+
+
+Effect = Send | Compute | Truncate | Forget | Deliver | Reroute | Prepared
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.journal import Journal
 from swarm.machines.routes import dismissed
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, SessionMessage, Step
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, SessionMessage, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,24 @@ class _Pending:
     start: int
     count: int
     micros: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Branch:
+    """Newcomers of another route, fed by this hop beside its successor, so that the session can change over to them without a pause. Lengths as above."""
+
+    order: Order
+    first: int
+    upto: int
+    draft: int = 0
+    ready: bool = False
+    sent: int = 0
+    acked: int = 0
+    told: bool = False
+
+    @property
+    def peer(self) -> PeerId:
+        return self.order.route[self.first].peer
 
 
 Veil = Callable[[int, int], int]
@@ -78,6 +96,7 @@ class HopSession:
         self._halted = self._deserted = False
         self._drawn: tuple[int, int] | None = None
         self._astray = False
+        self._branch: _Branch | None = None
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +133,15 @@ class HopSession:
         return self.index == len(self.route) - 1
 
     @property
+    def is_newcomer(self) -> bool:
+        """Whether it was opened for a chain that is not there yet."""
+        return self._opened is not None and self._opened.upto < len(self.route)
+
+    def feeds(self, chain: int, to: int) -> bool:
+        """Whether frames of newcomers that this hop feeds are addressed so."""
+        return self._branch is not None and (self._branch.order.chain, self._branch.first - 1) == (chain, to)
+
+    @property
     def _prev(self) -> tuple[PeerId, int]:
         return self.order.sender(self.index), self.index - 1
 
@@ -131,7 +159,7 @@ class HopSession:
         if order.chain == self.epoch.chain:
             return [self._have(resend=True)]
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
-        farewell = self._dismiss(order)
+        farewell = self._dismiss(order) + self._dismiss_branch(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
@@ -139,7 +167,7 @@ class HopSession:
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False
         effects.append(self._have(resend=True))
-        if not self.is_last:
+        if not self.is_last and self.index != message.upto:
             effects.append(self._to_next(_readdressed(message, self.index + 1)))
         return effects + farewell
 
@@ -186,6 +214,8 @@ class HopSession:
 
     def have(self, sender: PeerId, message: Have) -> list[Effect]:
         """Our successor says how far it is, and perhaps where we must send from. What it acknowledged before guesses were taken back still moves the window."""
+        if self._branch is not None and (message.chain, message.to) == (self._branch.order.chain, self._branch.first - 1):
+            return self._branch_have(self._branch, sender, message)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
             return []
         if message.resend and message.draft < self.epoch.draft:
@@ -229,14 +259,16 @@ class HopSession:
         if sender != self._prev[0] or message.chain != self.epoch.chain:
             return []
         onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._to_next(_readdressed(message, self.index + 1))]
-        return [*onward, Forget("closed")]
+        return [*onward, *self._dismiss_branch(None), Forget("closed")]
 
     def retire(self, order: Order) -> list[Effect]:
         """An order that does without this hop came to another hop of this peer. A farewell on its way to us finds nobody, so ours goes out now."""
-        return [*self._dismiss(order), Forget("replaced")]
+        return [*self._dismiss(order), *self._dismiss_branch(order), Forget("replaced")]
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
         """Bad news from further down; it travels to the client."""
+        if self._branch is not None and message.chain == self._branch.order.chain and sender == self._branch.peer:
+            return self._give_up(self._branch, message.reason)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
             return []
         return [self._to_prev(_readdressed(message, self.index - 1))]
@@ -246,12 +278,13 @@ class HopSession:
         first hop, which the client notices if it is dead, but not if only the way to it is. Without its client the ring halts until that is heard of again."""
         if self.is_first and peer == self.order.client:
             self._deserted = True
+        effects = self._give_up(self._branch, "lost") if self._branch is not None and peer == self._branch.peer else []
         if self.is_last:
-            return [self._report(0, "lost", "")] if peer == self.route[0].peer and not self.is_first else []
+            return [*effects, *([self._report(0, "lost", "")] if peer == self.route[0].peer and not self.is_first else [])]
         if peer != self._next[0]:
-            return []
+            return effects
         self._next_ready = False
-        return [self._report(self.index + 1, "lost", "")]
+        return [*effects, self._report(self.index + 1, "lost", "")]
 
     def failed(self, reason: str, detail: str) -> list[Effect]:
         """This hop itself cannot go on (engine error, leaving)."""
@@ -259,6 +292,68 @@ class HopSession:
 
     def tick(self, now: float) -> list[Effect]:
         return [Forget("lease ran out")] if now >= self.lease_ends else []
+
+    # --- newcomers: fed while the chain goes on -------------------------------------------------------------------------------------------------------------
+
+    def prepare(self, sender: PeerId, message: Prepare, order: Order, now: float) -> list[Effect]:
+        """The client wants newcomers fed by the hop that would precede them: this one, or one further down."""
+        if sender != self._prev[0] or message.chain != self.epoch.chain or not 0 < message.first <= message.upto < len(order.route):
+            return []
+        self._renew(now)
+        ours, theirs = self.route[self.index], order.route[message.first - 1]
+        if (ours.peer, ours.span) != (theirs.peer, theirs.span):
+            return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+        if order.client != self.order.client or order.chain <= self.epoch.chain:
+            return []
+        farewell = self._dismiss_branch(order)
+        self._branch = branch = _Branch(order, message.first, message.upto)
+        return [*farewell, Send(branch.peer, Open(self.session, order.chain, branch.first, message.order, message.signature, branch.upto))]
+
+    def ready(self, sender: PeerId, message: Ready) -> list[Effect]:
+        """Travels to the client, as bad news do."""
+        if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
+            return []
+        return [self._to_prev(_readdressed(message, self.index - 1))]
+
+    def _branch_have(self, branch: _Branch, sender: PeerId, message: Have) -> list[Effect]:
+        if sender != branch.peer or message.draft > branch.draft or (message.resend and message.draft < branch.draft):
+            return []
+        if message.resend:
+            branch.ready, branch.sent, branch.acked = True, message.length, message.length
+        else:
+            branch.acked = max(branch.acked, min(message.length, branch.sent))
+        return self._feed(branch)
+
+    def _feed(self, branch: _Branch) -> list[Effect]:
+        """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain."""
+        effects: list[Effect] = []
+        while branch.ready and branch.sent < self.computed and branch.sent < branch.acked + self.limits.window:
+            if branch.sent < self._journal.start:
+                return effects + self._give_up(branch, "unknown")
+            stop = min(self.computed, branch.sent + self.limits.chunk, branch.acked + self.limits.window)
+            step = self._rows(branch.order.chain, branch.first, branch.draft, branch.sent, stop, ())
+            effects.append(Send(branch.peer, step))
+            branch.sent = stop
+        if branch.ready and not branch.told and branch.acked + 2 * self.limits.ack_every >= self.computed:
+            branch.told = True
+            effects.append(self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, branch.order.chain)))
+        return effects
+
+    def _give_up(self, branch: _Branch, reason: str) -> list[Effect]:
+        farewell = self._dismiss_branch(None)
+        if reason == "lost":
+            farewell = []  # to be told, it would have to be dialled
+        return [*farewell, self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, branch.order.chain, reason))]
+
+    def _dismiss_branch(self, order: Order | None) -> list[Effect]:
+        """Newcomers that the next route does without need not wait for their leases to run out."""
+        branch, self._branch = self._branch, None
+        if branch is None:
+            return []
+        last = branch.upto if order is None else dismissed(branch.order.route, order.route, branch.first)
+        if last is None:
+            return []
+        return [Send(branch.peer, Close(self.session, branch.order.chain, branch.first, min(last, branch.upto)))]
 
     # --- drafts: the first hop guesses ahead ----------------------------------------------------------------------------------------------------------------
 
@@ -343,25 +438,21 @@ class HopSession:
         return effects
 
     def _forward(self) -> list[Effect]:
+        """To the successor what it lacks, and to newcomers."""
         effects: list[Effect] = []
         while self._next_ready and self.sent < self.computed and self.sent < self.acked + self.limits.window:
             if self.sent < self._journal.start:
                 return effects + self._rewind(self.sent)
             stop = min(self.computed, self.sent + self.limits.chunk, self.acked + self.limits.window)
             micros = self._last[2] if (self.sent, stop) == self._last[:2] else ()
-            message = Step(
-                self.session,
-                self.epoch.chain,
-                self.index + 1,
-                self.epoch.draft,
-                self.sent,
-                self._veiled(self.sent, self.tokens[self.sent : stop]) if self.is_first else tuple(self.tokens[self.sent : stop]),
-                self._journal.rows(self.sent, stop),
-                micros,
-            )
-            effects.append(self._to_next(message))
+            effects.append(self._to_next(self._rows(self.epoch.chain, self.index + 1, self.epoch.draft, self.sent, stop, micros)))
             self.sent = stop
-        return effects
+        return effects + (self._feed(self._branch) if self._branch is not None else [])
+
+    def _rows(self, chain: int, to: int, draft: int, start: int, stop: int, micros: tuple[int, ...]) -> Step:
+        """Positions [start, stop) as the next hop gets them."""
+        tokens = self._veiled(start, self.tokens[start:stop]) if self.is_first else tuple(self.tokens[start:stop])
+        return Step(self.session, chain, to, draft, start, tokens, self._journal.rows(start, stop), micros)
 
     def _rewind(self, length: int) -> list[Effect]:
         """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor. The first hop feeds itself: what it
@@ -380,6 +471,8 @@ class HopSession:
         del self.tokens[keep:]
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
         self._journal.truncate(self.computed)
+        if (branch := self._branch) is not None and keep < branch.sent:
+            branch.sent, branch.acked, branch.draft = keep, min(branch.acked, keep), branch.draft + 1
         self._asked = False
         if self._drawn is None or self._drawn[0] > keep:
             self._drawn = None

@@ -213,7 +213,7 @@ class Coordinator:
             old = priced(atlas, request, message.old) if message.old else None
             route = plan(atlas, request) if old is None else repair(atlas, request, old, message.exclude)
         except (MissingLayers, ValueError) as error:
-            log.info("no route for %s: %s", sender, error)
+            log.debug("no route for %s: %s", sender, error)
             return Unrouted(message.number, "missing")
         return self._signed(sender, message.number, route)
 

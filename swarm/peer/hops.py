@@ -18,7 +18,25 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.ports import Links
-from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Message, Open, Order, SessionMessage, Step, decode_order
+from swarm.wire import (
+    ROUTE_LIFETIME,
+    Blob,
+    Broken,
+    Close,
+    Drawn,
+    Facts,
+    Grant,
+    Have,
+    Keep,
+    Message,
+    Open,
+    Order,
+    Prepare,
+    Ready,
+    SessionMessage,
+    Step,
+    decode_order,
+)
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +168,10 @@ class HopRoom:
             effects = hop.keep(sender, message, now)
         elif isinstance(message, Broken):
             effects = hop.broken(sender, message)
+        elif isinstance(message, Ready):
+            effects = hop.ready(sender, message)
+        elif isinstance(message, Prepare):
+            effects = self._prepare(sender, message, hop)
         elif isinstance(message, Close):
             effects = hop.close(sender, message)
         else:
@@ -205,9 +227,9 @@ class HopRoom:
         hops = self._hops.get(order.session, {})
         if any(order.chain < hop.epoch.chain for hop in hops.values()):
             return
-        for old in self._retired(order):
+        for old in self._retired(message, order):
             self._do(old, hops[old].retire(order))
-        self.ledger.reserve(order.session, *self._claim(order, key))
+        self.ledger.reserve(order.session, *self._claim(message, order, key))
         hops = self._hops.setdefault(order.session, {})  # whoever was retired last took the empty one along
         hop = hops.get(key)
         if hop is None:
@@ -251,7 +273,7 @@ class HopRoom:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:
             return "refused", f"the peer takes at most {self.offer.max_length} positions"
-        if not self.ledger.can_reserve(order.session, *self._claim(order, key)):
+        if not self.ledger.can_reserve(order.session, *self._claim(message, order, key)):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
         return None
 
@@ -260,18 +282,29 @@ class HopRoom:
         hop = order.route[message.to]
         return HopKey(order.session, hop.start, hop.stop)
 
-    def _claim(self, order: Order, key: HopKey) -> tuple[int, float]:
+    def _prepare(self, sender: PeerId, message: Prepare, hop: HopSession) -> list[Effect]:
+        try:
+            order = decode_order(message.order)
+        except ProtocolError as error:
+            log.info("%s", error)
+            return []
+        self._learn(order.route)
+        return hop.prepare(sender, message, order, self._clock())
+
+    def _claim(self, message: Open, order: Order, key: HopKey) -> tuple[int, float]:
         """What the session needs here once the hop follows the order: positions and their weight. Hops that have not heard of the order yet keep what they
         have until then."""
-        gone = self._retired(order)
+        gone = self._retired(message, order)
         limits = {other: hop.order.limit for other, hop in self._hops.get(order.session, {}).items() if other not in gone} | {key: order.limit}
         return max(limits.values()), self._weight(limits)
 
     def _weight(self, keys: Iterable[HopKey]) -> float:
         return self.offer.weight([Span(key.start, key.stop) for key in keys])
 
-    def _retired(self, order: Order) -> list[HopKey]:
-        """Hops of the session here that the order does without."""
+    def _retired(self, message: Open, order: Order) -> list[HopKey]:
+        """Hops of the session here that the order does without: none as long as it is only prepared, and another chain goes on."""
+        if message.upto < len(order.route):
+            return []
         kept = {HopKey(order.session, hop.start, hop.stop) for hop in order.route if hop.peer == self._links.peer}
         return [key for key in self._hops.get(order.session, {}) if key not in kept]
 
@@ -282,13 +315,13 @@ class HopRoom:
 
     def _find(self, message: SessionMessage) -> tuple[HopKey, HopSession] | None:
         for key, hop in self._hops.get(message.session, {}).items():
-            if hop.epoch.chain == message.chain and hop.index == message.to:
+            if (hop.epoch.chain == message.chain and hop.index == message.to) or hop.feeds(message.chain, message.to):
                 return key, hop
         return None
 
     def _unknown(self, sender: PeerId, message: SessionMessage) -> None:
         """Say so to whoever feeds us, unless the frame is merely late."""
-        late = any(hop.epoch.chain > message.chain for hop in self._hops.get(message.session, {}).values())
+        late = any(hop.epoch.chain > message.chain and not hop.is_newcomer for hop in self._hops.get(message.session, {}).values())
         if not late and isinstance(message, (Step, Grant, Keep)):
             self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, "unknown", "the peer does not know this session"))
 

@@ -22,20 +22,21 @@ class PeerTable:
     def __init__(self) -> None:
         self.views: dict[PeerId, PeerView] = {}
         self.atlases: dict[Class, Atlas] = {}
-        self._sequence: dict[PeerId, int] = {}
-        self._shunned: dict[PeerId, tuple[float, int]] = {}
+        self.spoke: dict[PeerId, float] = {}
+        """When each made the announcement we know, by its own clock."""
+        self._shunned: dict[PeerId, tuple[float, float]] = {}
 
     def update(self, records: Iterable[Announcement]) -> None:
         """What the directory says now: who is not in it is gone."""
-        views, sequence = [], {}
+        views, spoke = [], {}
         for record in records:
             try:
                 views.append(PeerView.of(record))
             except ProtocolError:
                 continue
-            sequence[record.peer] = record.sequence
+            spoke[record.peer] = record.time
         self.show(view if (known := self.views.get(view.peer)) is None or known.version <= view.version else known for view in views)
-        self._sequence = sequence
+        self.spoke = spoke
 
     def show(self, views: Iterable[PeerView]) -> None:
         now = {view.peer: view for view in views}
@@ -64,10 +65,12 @@ class PeerTable:
         self.atlases[view.kind].put(new)
         return True
 
-    def shun(self, peer: PeerId, now: float) -> None:
-        self._shunned[peer] = (now + SHUNNED, self._sequence.get(peer, 0))
+    def shun(self, peer: PeerId, now: float, wall: float) -> None:
+        """It failed us. `now` is the time by which we wait, `wall` the one by which peers announce."""
+        self._shunned[peer] = (now + SHUNNED, wall)
 
     def shunned(self, now: float, *, forgive: bool = False) -> frozenset[PeerId]:
-        """Peers to avoid. With `forgive`, those that have announced themselves since they failed us get another chance: better than no route at all."""
+        """Peers to avoid. With `forgive`, those that have announced themselves since they failed us get another chance: better than no route at all. By the
+        time of the announcement, since one that we had not read yet when it failed may be older than that."""
         self._shunned = {peer: entry for peer, entry in self._shunned.items() if entry[0] > now}
-        return frozenset(peer for peer, (_, sequence) in self._shunned.items() if not forgive or self._sequence.get(peer, 0) <= sequence)
+        return frozenset(peer for peer, (_, failed) in self._shunned.items() if not forgive or self.spoke.get(peer, 0.0) <= failed)

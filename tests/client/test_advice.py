@@ -112,6 +112,15 @@ def test_an_answer_that_stands_still_waits_for_one_candidate_only_and_not_for_lo
     run(main())
 
 
+def test_who_has_just_failed_as_a_hop_is_not_asked():
+    async def main():
+        scene = Scene()
+        scene.says["d"] = advises()
+        assert (await scene.ask(running=True, exclude=frozenset({"c"}))).planner == "d"
+
+    run(main())
+
+
 def test_who_is_lost_while_asked_is_not_waited_for():
     async def main():
         scene = Scene()

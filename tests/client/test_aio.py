@@ -47,10 +47,10 @@ def peer(name: str, revision: str = "r", numerics: str = "float32", stop: int = 
 def test_a_peer_that_failed_lately_and_is_back_is_taken_before_it_is_said_that_nobody_serves():
     async def main() -> str:
         it = client(peer("a"))
-        it.table.shun("a", it.clock())
+        it.table.shun("a", it.clock(), 0.0)
         with pytest.raises(MissingLayers, match="have just failed"):
             it.session()
-        it.table._sequence["a"] = 5  # it has announced itself since
+        it.table.spoke["a"] = 5.0  # it has announced itself since
         return it.session()._chain._planner._class[0]
 
     assert run(main()) == "r"

@@ -79,10 +79,10 @@ def test_a_peer_that_failed_and_has_spoken_since_is_better_than_none():
     async def main() -> list[PeerId]:
         around = Around([PeerView("a", spans=(Span(0, 4),))])
         await around.refresh()
-        around.table.shun("a", around.clock())
+        around.table.shun("a", around.clock(), 0.0)
         with pytest.raises(MissingLayers, match="just failed"):
             await Planner(around, b"s" * 16, "", "").find(None, 10, 100, patience=0)
-        around.table._sequence["a"] = 1
+        around.table.spoke["a"] = 1.0
         return [hop.peer for hop in (await Planner(around, b"s" * 16, "", "").find(None, 10, 100, patience=0)).hops]
 
     assert run(main()) == ["a"]

@@ -81,6 +81,9 @@ class Host:
     def reach(self, length: int) -> int:
         return 1
 
+    def wall(self) -> float:
+        return 10.0**9 + self.clock()
+
     async def refresh(self) -> None: ...
 
     def learn(self, route: object) -> None: ...

@@ -89,6 +89,19 @@ def test_one_peer_may_be_several_hops():
         converse(World(seed, {"a": Span(0, COMPONENTS), "b": Span(1, 5)}, trouble=0.02))
 
 
+@pytest.mark.parametrize("block", range(6))
+def test_newcomers_are_fed_while_the_chain_goes_on_and_change_no_token(block):
+    changed = given_up = 0
+    for seed in range(block * 60, block * 60 + 60):
+        world = World(seed, SPANS, trouble=(0.0, 0.0, 0.01, 0.03)[seed % 4], preparing=0.1, own_ends=seed % 5 == 0, rewindable=seed % 7 > 0)
+        try:
+            converse(world)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+        changed, given_up = changed + world.changed_over, given_up + world.given_up
+    assert changed > 20 and given_up > 0
+
+
 def changes_route(seed: int, spans: dict) -> World:
     """Nothing is lost, and everybody has heard of a route when the client changes its mind. (An OPEN that is overtaken by the next one's farewell, on a longer
     way to the same peer, is left to its lease.)"""
@@ -111,3 +124,24 @@ def test_after_a_change_of_route_nobody_outside_it_keeps_the_session(spans):
         world.do(world.client.close())
         world.settle()
         assert not world.holders() and all(room.ledger.free_tokens == room.ledger.tokens for room in world.rooms.values())
+
+
+def test_newcomers_that_are_not_wanted_after_all_do_not_keep_the_session():
+    prepared = kept = 0
+    for seed in range(150):
+        world = World(seed, SPANS, trouble=0)
+        world.guessing = 0.0
+        world.turn([1, 2, 3], 30, enough=5)
+        hop = world.random.choice(world.client.route)
+        effects = world.client.prepare([other for old in world.client.route for other in (world.replaced(old) if old is hop else [old])])
+        prepared += bool(effects)
+        world.do(effects)  # whatever `Prepared` says, nobody changes over to them
+        for _ in range(world.random.randint(0, 200)):
+            world.happen()
+        world.settle()
+        assert world.holders() >= {(hop.peer, hop.start, hop.stop) for hop in world.client.route}
+        world.client.begin([7], Sampling(), 5)
+        world.open(world.route())
+        world.settle()
+        kept += world.holders() != {(hop.peer, hop.start, hop.stop) for hop in world.client.route}
+    assert prepared > 50 and kept == 0

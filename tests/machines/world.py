@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 from swarm.core import CLIENT, Hop, PeerId, Sampling, Span
 from swarm.machines.client import ClientSession
-from swarm.machines.effects import Compute, Deliver, Draw, Reroute, Send
+from swarm.machines.effects import Compute, Deliver, Draw, Prepared, Reroute, Send
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopKey, HopRoom, Offer
-from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, SessionMessage, decode, encode
+from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, Ready, SessionMessage, decode, encode
 
 COMPONENTS = 6
 VOCAB = 50
@@ -75,7 +75,8 @@ class ToyEngine:
         self.queue.append((key, length))
 
     def free(self, key: HopKey) -> None:
-        assert self._world.parting or self.followed[key] < self._world.client.chain, f"{key} of {self._peer} is let go, though it follows the latest chain"
+        latest = self._world.client.chain
+        assert self._world.parting or self.followed[key] != latest, f"{key} of {self._peer} is let go, though it follows the latest chain"
         self.caches.pop(key, None)
         self.queue = deque((other, job) for other, job in self.queue if other != key)
 
@@ -133,6 +134,7 @@ class World:
         misfortunes: Sequence[str] = MISFORTUNES,
         own_ends: bool = False,
         rewindable: bool = True,
+        preparing: float = 0.0,
     ) -> None:
         self.random = random.Random(seed)
         self.misfortunes = misfortunes
@@ -161,6 +163,12 @@ class World:
         )
         self.rewindable = rewindable
         self.guessing = self.random.choice([0.0, 0.1, 0.3])
+        self.preparing = preparing
+        self.flows = False
+        """Whether tokens of the latest chain have come home."""
+        self.prepared: list[Hop] | None = None
+        """The route whose newcomers are being fed."""
+        self.changed_over = self.given_up = 0
         for peer in spans:
             self.start(peer)
         if own_ends:
@@ -230,12 +238,20 @@ class World:
             elif isinstance(effect, Deliver):
                 self.delivered.append(effect.token)
                 self.finish = effect.finish
+                self.flows = True
+            elif isinstance(effect, Prepared):
+                route, self.prepared = self.prepared, None
+                self.given_up += bool(effect.reason)
+                if route is not None and self.client.running and not effect.reason and self.random.random() < 0.8:
+                    self.changed_over += 1
+                    self.open(route)
             elif isinstance(effect, Reroute):
                 self.reroutes += 1
                 self.open(self.client.route if self.random.random() < 0.3 and self.healthy() else self.route())
 
     def open(self, route: Sequence[Hop]) -> None:
         self.excused = bool(self.frozen)
+        self.flows, self.prepared = False, None
         self.do(self.client.open(route))
 
     def route(self) -> list[Hop]:
@@ -260,6 +276,22 @@ class World:
             at = stop
         return hops
 
+    def prepare(self) -> None:
+        """Another route, some hop of this one replaced or all of it, as it comes."""
+        route = self.route()
+        if self.random.random() < 0.5:
+            kept = self.random.choice(self.client.route)
+            route = [hop for hop in self.client.route if hop.stop <= kept.start] + [hop for hop in self.replaced(kept)]
+            route += [hop for hop in self.client.route if hop.start >= kept.stop]
+        if effects := self.client.prepare(route):
+            self.prepared = route
+            self.do(effects)
+
+    def replaced(self, old: Hop) -> list[Hop]:
+        """Somebody else for a hop, or the hop itself where there is nobody."""
+        others = sorted(p for p, span in self.spans.items() if span.covers(old.span) and p not in self.down and p not in (old.peer, CLIENT_PEER))
+        return [Hop(self.random.choice(others), old.start, old.stop)] if others else [old]
+
     def client_receives(self, sender: PeerId, message: SessionMessage) -> None:
         if isinstance(message, Have):
             self.do(self.client.have(sender, message))
@@ -267,6 +299,8 @@ class World:
             self.do(self.client.drawn(sender, message))
         elif isinstance(message, Broken):
             self.do(self.client.broken(sender, message))
+        elif isinstance(message, Ready):
+            self.do(self.client.ready(sender, message))
 
     # --- time ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -291,6 +325,8 @@ class World:
             self.misfortune()
         if self.random.random() < self.guessing:
             self.guess()
+        if self.random.random() < self.preparing and self.flows and self.client.running and self.prepared is None:
+            self.prepare()
         if not self.happen():
             assert self.excused, "nothing happens any more, though nothing was lost"
             self.thaw_all()

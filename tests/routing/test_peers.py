@@ -40,9 +40,8 @@ def test_an_announcement_that_makes_no_sense_is_left_out_alone():
 def test_who_failed_is_avoided_for_a_while_and_forgiven_first_if_it_has_spoken_since(again):
     table = PeerTable()
     table.update([announcement()])
-    table.shun("p", now=100.0)
-    if again:
-        table.update([msgspec.structs.replace(announcement(), sequence=8)])
+    table.shun("p", now=100.0, wall=1000.0)
+    table.update([msgspec.structs.replace(announcement(), sequence=8, time=1000.5 if again else 999.5)])  # both are news
     assert table.shunned(101.0) == {"p"}
     assert table.shunned(101.0, forgive=True) == (frozenset() if again else {"p"})
     assert table.shunned(100.0 + SHUNNED) == frozenset()
