@@ -27,6 +27,7 @@ from swarm.routing.atlas import Class
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
+from swarm.routing.slow import Slowness
 from swarm.wire import LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
@@ -78,6 +79,7 @@ class Client:
         self.patience = patience
         self.table = PeerTable()
         self.advisers: Advisers | None = None
+        self.slowness = Slowness()
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from swarm.errors import MissingLayers, PeerLost, Refused
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.route import Route
+from swarm.routing.slow import Slowness, Watch, pays
 from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,14 @@ NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
 
 
+SETTLED = 60.0
+"""Seconds between two moves away from slow peers, so that an answer does not wander."""
+
+
 class Network(Surroundings, Protocol):
-    """What a chain needs of its client."""
+    """What a chain needs of its client. `slowness` is what it knows of peers that are slower than they announce."""
+
+    slowness: Slowness
 
     own_addrs: tuple[str, ...]
 
@@ -48,6 +55,15 @@ class Network(Surroundings, Protocol):
     async def prepare(self, route: Route) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Better:
+    """A route without a hop that is "leaving" or "slow"."""
+
+    reason: str
+    hop: int
+    route: Route | None = None
+
+
 class Chain:
     """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
 
@@ -57,7 +73,8 @@ class Chain:
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
-        self._events: asyncio.Queue[tuple[int, Effect]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Effect | _Better]] = asyncio.Queue()
+        self._seeking: asyncio.Task[None] | None = None
         self._began = 0
         self._followed = False
         self._answers = False
@@ -67,6 +84,8 @@ class Chain:
         self._next_route: Route | None = None
         """Whose newcomers are being fed while the chain goes on."""
         self._must_move = False
+        self._watch: Watch | None = None
+        self._settled = 0.0
 
     @property
     def history(self) -> list[int]:
@@ -135,14 +154,23 @@ class Chain:
                 if isinstance(effect, Prepared):
                     await self._change_over(effect)
                     continue
-                self._sick, self._silences, self._answers = None, 0, True
+                if isinstance(effect, _Better):
+                    await self._leave(effect)
+                    continue
+                self._sick, self._silences = None, 0
                 self._trouble.clear()
                 self._stopwatch.token(self._network.clock(), effect.micros)
+                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and self._answers else None
+                self._answers = True
                 yield effect
                 if effect.finish is not None:
                     return
+                if slow is not None:
+                    self._notice_slow(slow)
         finally:
             self._followed = False
+            if self._seeking is not None:
+                self._seeking.cancel()
 
     def came_home(self) -> list[Deliver]:
         """Tokens that arrived while a way out was sought and are in the history, though `follow` did not live to say so."""
@@ -177,7 +205,7 @@ class Chain:
         else:
             await self._open(self._next_route or self._route)
 
-    async def _next(self) -> Deliver | Reroute | Prepared:
+    async def _next(self) -> Deliver | Reroute | Prepared | _Better:
         """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
         patience = self._silence_allowed()
         try:
@@ -212,7 +240,7 @@ class Chain:
         if broken.peer == self._network.peer and (broken.reason != "lost" or self._route is None):
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "leaving":
-            await self._move_off(broken.peer)
+            self._seek("leaving", broken.hop, frozenset({broken.peer}))
             return
         failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
         if broken.reason in ("refused", "overloaded", "failed"):
@@ -244,15 +272,54 @@ class Chain:
     def _shun(self, peer: PeerId) -> None:
         self._network.table.shun(peer, self._network.clock(), self._network.wall())
 
-    async def _move_off(self, peer: PeerId) -> None:
-        """A peer that leaves still answers for a while: change over to somebody who can take its place, stay with it if there is nobody."""
-        length = len(self.history)
+    # --- better routes, while an answer runs ------------------------------------------------------------------------------------------------------------------
+
+    def _seek(self, reason: str, hop: int, avoid: frozenset[PeerId]) -> None:
+        """Look for a route without a peer, beside the answer that goes on; what is found comes as an event."""
+        if self._seeking is not None and not self._seeking.done():
+            if reason != "leaving":
+                return
+            self._seeking.cancel()
+        self._seeking = asyncio.create_task(self._sought(_Better(reason, hop), avoid), name="seek")
+
+    async def _sought(self, better: _Better, avoid: frozenset[PeerId]) -> None:
+        chain, route = self._machine.chain, self._route
         try:
-            route = await self._planner.find(self._route, length, self._machine.goal, patience=0, begun=True)
+            found = await self._planner.find(route, len(self.history), self._machine.goal, patience=0, begun=True, avoid=avoid)
         except MissingLayers:
-            log.info("%s is leaving and nobody can take its place yet; staying with it", peer)
+            log.info("hop %d is %s and nobody can take its place yet; staying with it", better.hop, better.reason)
         else:
-            await self._make_before_break(route, must=True)
+            self._events.put_nowait((chain, replace(better, route=found)))
+
+    async def _leave(self, better: _Better) -> None:
+        """Away from a peer that leaves in any case, from a slow one if it pays."""
+        if better.route is None:
+            return
+        if better.reason == "leaving":
+            await self._make_before_break(better.route, must=True)
+        elif self._next_route is None and self._pays(better.hop, better.route):
+            log.info("hop %d has become slow; feeding another peer to move there", better.hop)
+            self._settled = self._network.clock() + SETTLED
+            await self._make_before_break(better.route, must=False)
+
+    def _notice_slow(self, number: int) -> None:
+        """A hop has become slow: remember it, and look for somebody faster."""
+        if self._route is None or self._watch is None:
+            return
+        peer, now = self._route.hops[number].peer, self._network.clock()
+        self._network.slowness.note(peer, self._watch.slower(number), now)
+        if now >= self._settled and self._next_route is None:
+            self._seek("slow", number, frozenset({peer}))
+
+    def _pays(self, number: int, better: Route) -> bool:
+        """Newcomers are expected to take longer than predicted by as much as the hops that we know."""
+        old, watch, length = self._route, self._watch, len(self.history)
+        if old is None or watch is None:
+            return False
+        new = [leg for leg in better.legs if leg.hop not in old.hops]
+        replacement = watch.others(number) * sum(leg.compute for leg in new) + sum(better.network) - sum(old.network)
+        gain, prefill = watch.now(number) - replacement, sum(leg.prefill for leg in new)
+        return pays(gain, length, length - self._began, self._machine.goal - length, prefill)
 
     async def _make_before_break(self, route: Route, *, must: bool) -> None:
         """Change over without a pause: newcomers are fed while the chain goes on. Where that cannot be and it must be, change over and have them fed then."""
@@ -281,6 +348,8 @@ class Chain:
         self._network.learn(route)
         if self._network.own:
             await self._network.prepare(route)
+        if self._watch is None or self._route is None or route.hops != self._route.hops:
+            self._watch = Watch([leg.compute for leg in route.legs])
         self._route, self._next_route = route, None
         self._stopwatch.opened()
         self._answers = False

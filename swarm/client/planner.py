@@ -53,21 +53,29 @@ class Planner:
         self._around, self._session, self._class = around, session, (revision, numerics)
 
     async def find(
-        self, old: Route | None, length: int, goal: int, refusal: Refused | None = None, patience: float | None = None, *, begun: bool = False
+        self,
+        old: Route | None,
+        length: int,
+        goal: int,
+        refusal: Refused | None = None,
+        patience: float | None = None,
+        *,
+        begun: bool = False,
+        avoid: frozenset[PeerId] = frozenset(),
     ) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one; a coordinator's, or else our own.
 
-        Peers that failed us lately come last. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when patience runs out, or
-        PromptTooLong at once where no peer will ever take that many positions, unless the answer has `begun`: somebody else may come.
+        Peers that failed us lately come last, those to `avoid` not at all. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when
+        patience runs out, or PromptTooLong at once where no peer will ever take that many positions, unless the answer has `begun`: somebody else may come.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
-        if (advised := await self._advised(old, length, goal, begun)) is not None:
+        if (advised := await self._advised(old, length, goal, begun, avoid)) is not None:
             return advised
         while True:
             for forgive in (False, True):
                 try:
-                    return self._plan(old, length, goal, around.table.shunned(around.clock(), forgive=forgive))
+                    return self._plan(old, length, goal, around.table.shunned(around.clock(), forgive=forgive) | avoid)
                 except MissingLayers as error:
                     missing = error
             now = around.clock()
@@ -82,12 +90,12 @@ class Planner:
             await around.refresh()
             looks += 1
 
-    async def _advised(self, old: Route | None, length: int, goal: int, begun: bool) -> Route | None:
+    async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId]) -> Route | None:
         """What a coordinator says, if there is one, and it can be believed."""
         around = self._around
         if around.advisers is None:
             return None
-        request, atlas = self._request(length, goal, around.table.shunned(around.clock())), self._atlas()
+        request, atlas = self._request(length, goal, around.table.shunned(around.clock()) | avoid), self._atlas()
         lost = self._lost(old, request.exclude, atlas)
         if old is not None and lost:
             request = replace(request, exclude=request.exclude | lost)

@@ -16,6 +16,7 @@ from swarm.client.session import Session
 from swarm.core import CLIENT, Span
 from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
 from swarm.routing.peers import PeerTable
+from swarm.routing.slow import Slowness
 from swarm.routing.table import PeerView
 from swarm.wire import Broken, Drawn, Facts, Grant, Have, Open, SessionMessage, Step, decode_order
 from tests.net.virtual import run
@@ -57,7 +58,7 @@ class Host:
     peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
-        self.own, self.prepared = own, 0
+        self.own, self.prepared, self.slowness = own, 0, Slowness()
         self.late = False
         """Whether one more token comes home after the news that the chain broke."""
         self.room = 10**9

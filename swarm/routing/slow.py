@@ -1,0 +1,122 @@
+"""The room `routing`, its watch: which hop of a chain has become slow, and whether moving away from it pays. Pure: times of steps in, verdicts out.
+
+Two sums of logarithms of how much slower a step was than it used to be (CUSUM, Page 1954), one for small lasting changes and one for large ones. Single slow
+steps, and bursts of them, pass; tests and thresholds on single times do not see a lasting change in such noise (docs/routing.md).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, inf, log
+from statistics import median
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """S grows by min(x, clip) − allowance and never falls below 0; above `alarm` the change is believed."""
+
+    allowance: float
+    clip: float
+    alarm: float
+
+
+DETECTORS = (Detector(0.15, 0.7, 18.2), Detector(0.3, 1.5, 16.0))
+"""Each gives about one false alarm in 100,000 steps of a noisy trace, and sees a step that takes four times as long after 34 and 15 steps (docs/routing.md)."""
+
+WARM = 16
+"""Steps from which a hop's usual time is taken before it is judged."""
+
+REMEMBERED = 512
+"""Steps over which it goes on to be taken, as long as nothing is suspected."""
+
+RECENT = 8
+"""Steps that say what a hop takes now."""
+
+USUAL = 1.5
+"""Times what it announced, by the measure of the other hops, that a hop may take without being suspected from the beginning."""
+
+WORTH = 0.3
+"""Share of the cost of a move that it must be expected to save. Low, because the chain goes on while newcomers are fed."""
+
+HANDOVER = 0.5
+"""Seconds that any move costs, whatever has to be computed again."""
+
+
+class Watch:
+    """The hops of one chain. `predicted` are their seconds per token, 0 for who has no prediction, such as a client's own ends; those are not judged."""
+
+    def __init__(self, predicted: Sequence[float]) -> None:
+        self._predicted = tuple(predicted)
+        self._usual: list[deque[float]] = [deque(maxlen=REMEMBERED) for _ in predicted]
+        self._recent: list[deque[float]] = [deque(maxlen=RECENT) for _ in predicted]
+        self._sums = [[0.0] * len(DETECTORS) for _ in predicted]
+
+    def add(self, seconds: Sequence[float]) -> int | None:
+        """One token's time at every hop; the number of one that has become slow, whose sums then begin anew."""
+        if len(seconds) != len(self._predicted):
+            return None
+        for recent, time in zip(self._recent, seconds, strict=True):
+            recent.append(time)
+        slow = [hop for hop, time in enumerate(seconds) if self._predicted[hop] > 0 and time > 0 and self._judge(hop, time)]
+        return max(slow, key=self.slower, default=None)
+
+    def now(self, hop: int) -> float:
+        """Seconds that a token takes at a hop these days."""
+        return median(self._recent[hop]) if self._recent[hop] else self._predicted[hop]
+
+    def slower(self, hop: int) -> float:
+        """By what factor a hop takes longer than predicted, compared with the others."""
+        return self.now(hop) / self._predicted[hop] / self.others(hop) if self._predicted[hop] > 0 else 1.0
+
+    def others(self, hop: int) -> float:
+        """By what factor all hops but one take longer than predicted: what to expect of one that nobody has tried."""
+        ratios = [self.now(other) / predicted for other, predicted in enumerate(self._predicted) if other != hop and predicted > 0]
+        return max(median(ratios), 1.0) if ratios else 1.0
+
+    def _judge(self, hop: int, time: float) -> bool:
+        usual, sums = self._usual[hop], self._sums[hop]
+        if len(usual) < WARM:
+            usual.append(time)
+            return False
+        x = log(time / min(median(usual), USUAL * self._predicted[hop] * self.others(hop)))
+        for at, detector in enumerate(DETECTORS):
+            sums[at] = max(0.0, sums[at] + min(x, detector.clip) - detector.allowance)
+        if any(total > detector.alarm for total, detector in zip(sums, DETECTORS, strict=True)):
+            sums[:] = [0.0] * len(sums)
+            return True
+        if all(total < detector.alarm / 2 for total, detector in zip(sums, DETECTORS, strict=True)):  # or a slow hop would become the usual one
+            usual.append(time)
+        return False
+
+
+def pays(gain: float, history: int, done: int, left: int, prefill: float) -> bool:
+    """Whether a move that saves `gain` seconds a token is worth while, for a session of so many tokens of which `done` are this answer's, that may get `left`
+    more; newcomers compute the history again at `prefill` seconds a token.
+
+    How much is left is expected as answers' lengths usually are, which have heavy tails: the longer it is already the more is to come."""
+    expected = min(left, max(50.0, 0.9 * done + 120))
+    return gain * expected > WORTH * (HANDOVER + prefill * history)
+
+
+class Slowness:
+    """Who was slower than it announced, and by how much, as one client measured it. It is forgotten by half every HALF seconds, so that a peer which recovers
+    gets its traffic back slowly."""
+
+    HALF = 120.0
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def note(self, peer: str, factor: float, now: float) -> None:
+        """Raises ValueError for a factor that is none."""
+        if not 0 < factor < inf:
+            raise ValueError(f"no peer is {factor} times slower than another")
+        self._seen[peer] = (log(factor), now)
+
+    def factors(self, now: float) -> dict[str, float]:
+        """Of those that are still remembered as more than a tenth slower, by peer."""
+        left = {peer: what * 0.5 ** ((now - when) / self.HALF) for peer, (what, when) in sorted(self._seen.items())}
+        self._seen = {peer: self._seen[peer] for peer, what in left.items() if what > log(1.1)}
+        return {peer: exp(left[peer]) for peer in self._seen}
