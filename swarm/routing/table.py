@@ -14,7 +14,7 @@ from swarm.wire import Announcement
 class PeerView:
     """One announcement, reduced to what planning needs. `decode` is seconds per layer and step, `prefill` seconds per layer and prompt token, `head_weight`
     the head's share in layers' worth, `cache_tokens` the positions its whole cache holds, `free_tokens` those it can still reserve,
-    `rtts` round trips in seconds to peers it measured."""
+    `rtts` round trips in seconds to peers it measured, `sessions` how many keep state with it."""
 
     peer: PeerId
     addrs: tuple[str, ...] = ()
@@ -30,6 +30,7 @@ class PeerView:
     revision: str = ""
     numerics: str = ""
     region: str = ""
+    sessions: int = 0
 
     @classmethod
     def of(cls, record: Announcement) -> PeerView:
@@ -42,7 +43,7 @@ class PeerView:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {record.components}")
         return cls(
             record.peer, record.addrs, spans, record.decode, record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
-            record.max_length, record.state, record.rtts, record.revision, record.numerics,
+            record.max_length, record.state, record.rtts, record.revision, record.numerics, sessions=record.sessions,
         )  # fmt: skip
 
     @property
