@@ -9,7 +9,7 @@ wait because of it, so that routes chosen one by one come out good for all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -101,6 +101,9 @@ class _Placed:
     """Layers by peer."""
     prompt: int
     output: int
+    since: float
+    """When it was placed, or when it last said how many tokens it had."""
+    tokens: int
     until: float
 
 
@@ -121,41 +124,44 @@ class Ledger:
         self._shares: dict[PeerId, Share] = {}
         self._prompt = self._output = 0
         self._predicted: float | None = None
-        self._reported: float | None = None
+        self._seconds = self._tokens = 0.0
+        """Running means of what sessions report: their ratio is the cycle, in which a long answer counts for more than a short one."""
 
     def __len__(self) -> int:
         return len(self._placed)
 
     def place(self, session: SessionId, route: Route, request: Request, now: float) -> None:
         """A session that takes this route from now on, be it new or repaired. The client's own ends are nobody else's load."""
-        self.release(session)
+        self.release(session, now)
         shares: dict[PeerId, int] = {}
         for hop in route.hops:
             if hop.peer != request.source or hop.span not in request.own:
                 shares[hop.peer] = shares.get(hop.peer, 0) + _layers(hop)
-        self._placed[session] = _Placed(shares, request.prompt, max(request.output, 1), now + LEASE)
+        self._placed[session] = _Placed(shares, request.prompt, max(request.output, 1), now, 0, now + LEASE)
         self._count(self._placed[session], +1)
         self._predicted = _blended(self._predicted, route.seconds_per_token)
 
-    def renew(self, session: SessionId, now: float, cycle: float | None = None) -> bool:
-        """It still runs; `cycle` is the seconds in which it lately got a token, if its client says so. False if it is not in the ledger."""
+    def renew(self, session: SessionId, now: float, tokens: int = 0) -> bool:
+        """It still runs, and has got so many tokens since it was placed, if its client says so. False if it is not in the ledger."""
         placed = self._placed.pop(session, None)
         if placed is None:
             return False
-        self._placed[session] = _Placed(placed.shares, placed.prompt, placed.output, now + LEASE)
-        self._report(cycle)
+        if tokens > placed.tokens:
+            self._report(placed, now, tokens)
+            placed = replace(placed, since=now, tokens=tokens)
+        self._placed[session] = replace(placed, until=now + LEASE)
         return True
 
-    def release(self, session: SessionId, cycle: float | None = None) -> None:
-        """It is over, or was never known."""
+    def release(self, session: SessionId, now: float, tokens: int = 0) -> None:
+        """It is over after so many tokens, if its client says so; or it was never known."""
         if (placed := self._placed.pop(session, None)) is not None:
             self._count(placed, -1)
-            self._report(cycle)
+            self._report(placed, now, tokens)
 
     def expire(self, now: float) -> None:
         """Release whom nobody renewed."""
         while self._placed and (oldest := next(iter(self._placed.items())))[1].until <= now:
-            self.release(oldest[0])
+            self.release(oldest[0], now)
 
     def news(self, view: PeerView) -> None:
         """What a peer announces. Call it whenever an announcement comes."""
@@ -175,7 +181,7 @@ class Ledger:
         if (placed := self._placed.get(but or b"")) is not None:
             for peer, layers in placed.shares.items():
                 shares[peer] = Share(shares[peer].sessions - 1, shares[peer].layers - layers)
-        return Load(shares, self._reported or self._predicted, self._prompt / self._output if self._output else 1.0)
+        return Load(shares, self._seconds / self._tokens if self._tokens else self._predicted, self._prompt / self._output if self._output else 1.0)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -199,9 +205,10 @@ class Ledger:
         else:
             self._shares.pop(peer, None)
 
-    def _report(self, cycle: float | None) -> None:
-        if cycle is not None and 0 < cycle < float("inf"):
-            self._reported = _blended(self._reported, cycle)
+    def _report(self, placed: _Placed, now: float, tokens: int) -> None:
+        if tokens > placed.tokens and now > placed.since:
+            self._seconds += WEIGHT_OF_NEWS * (now - placed.since - self._seconds)
+            self._tokens += WEIGHT_OF_NEWS * (tokens - placed.tokens - self._tokens)
 
 
 def _layers(hop: Hop) -> int:
