@@ -40,8 +40,8 @@ from swarm.routing.load import BATCH, Ledger
 COMPONENTS = routes.LAYERS + 2
 PEERS = 24
 KINDS = {0.0024: (10, 0.00013), 0.00085: (22, 0.00002), 0.00095: (22, 0.00005), 0.0027: (14, 0.00005), 0.017: (30, 0.0005)}
-"""By the seconds in which it reads a layer: the layers it holds, and seconds a layer and token of computing. 3060, 4090, 3090, T4, CPU; 8-bit weights of 0.86 GB
-a layer, and about half of what the makers' sheets promise."""
+"""By the seconds in which it reads a layer: the layers it holds, and seconds a layer and token of computing. 3060, 4090, 3090, T4, CPU; 8-bit weights of 0.86
+GB a layer, and about half of what the makers' sheets promise."""
 
 ANSWER = 64
 PROMPTS = (50, 350)

@@ -147,7 +147,7 @@ class Atlas:
         one, other = place[low], place[high]
         both = (one >= 0) & (other >= 0)
         region_P = np.array([self._region[self._rows[peer]] if peer in self._rows else NO_REGION for peer in peers], int)
-        table = self._between_regions[region_P[:, None], region_P]
+        table = self._between_regions[:, region_P][region_P]
         table[one[both], other[both]] = table[other[both], one[both]] = seconds[both]
         np.fill_diagonal(table, 0.0)
         return table

@@ -69,7 +69,7 @@ class Candidates:
     """One planning decision: the peers that may serve some components of a request, as the arrays that `cover` works on. `anchors` are
     peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too.
 
-    Under load every hop is entered at a price, `entry_P`, which every link to it includes, and every layer's worth takes longer."""
+    Under load every hop is entered at a price, `entry_P`, and every layer's worth takes longer."""
 
     def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = (), load: Load | None = None) -> None:
         self.request, self.atlas, self.load = request, atlas, load
@@ -85,9 +85,6 @@ class Candidates:
         self.entry_P = np.zeros(len(self.nodes))
         self.entry_P[columns] = request.rounds * entry_A
         self.link_PP = request.rounds * self._distances()
-        if load is not None:
-            self.link_PP += self.entry_P
-            np.fill_diagonal(self.link_PP, 0.0)
         self.work_NP = self._work(able, columns, np.array(components, int), layer_A)
 
     def _able(self) -> np.ndarray:

@@ -7,9 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from math import inf
-
-import numpy as np
 
 from swarm.core import Hop, PeerId, Span
 from swarm.errors import MissingLayers, UsageError
@@ -132,23 +129,9 @@ def _holes(kept: Sequence[Hop], components: int) -> Iterable[tuple[PeerId, list[
 
 def _fill(candidates: Candidates, before: PeerId, stages: list[int], after: PeerId) -> list[Hop]:
     source, target = candidates.number[before], candidates.number[after]
-    work_KP, link_PP, entry_P = candidates.work_NP[stages], candidates.link_PP, candidates.entry_P
-    if entry_P.any() and (seam := stages.index(0) if 0 in stages else 0):
-        work_KP, link_PP = _split(work_KP, link_PP, entry_P, seam)
-        path = cheapest_chain(work_KP, link_PP, np.concatenate([entry_P, entry_P]), source, target + len(entry_P))
-        path = [node % len(entry_P) for node in path]
-    else:
-        path = cheapest_chain(work_KP, link_PP, entry_P, source, target)
+    seam = stages.index(0) if 0 in stages else 0
+    path = cheapest_chain(candidates.work_NP[stages], candidates.link_PP, candidates.entry_P, source, target, seam)
     return _hops(stages, path, candidates)
-
-
-def _split(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, seam: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every node twice, for the stages before the seam and for those from it on: who goes on across the seam is a new hop there, and is entered anew."""
-    work_KQ = np.full((len(work_KP), 2 * len(entry_P)), inf)
-    work_KQ[:seam, : len(entry_P)], work_KQ[seam:, len(entry_P) :] = work_KP[:seam], work_KP[seam:]
-    across_PP = link_PP.copy()
-    np.fill_diagonal(across_PP, entry_P)
-    return work_KQ, np.block([[link_PP, across_PP], [across_PP, link_PP]])
 
 
 def _hops(stages: Iterable[int], path: Iterable[int], candidates: Candidates) -> list[Hop]:
