@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from math import inf
 
 import numpy as np
@@ -28,7 +29,7 @@ EXACT = 1000
 """Peers up to which all are tried."""
 
 STRIDE = 4
-KEPT = 12
+KEPT = 15
 """Beyond it, how many are kept of every region for every STRIDE components. Of 8, 12 and 16 the most that plans for 10,000 peers in about the time that 1000
 take without it; what it costs is in docs/routing.md."""
 
@@ -73,19 +74,22 @@ class Candidates:
 
     def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = (), load: Load | None = None) -> None:
         self.request, self.atlas, self.load = request, atlas, load
-        able = np.flatnonzero(self._able() & atlas.holds(request.components)[:, components].any(axis=1))
-        entry_A, layer_A = self._loaded(able)
+        wanted = np.array(components, int)
+        held_AN = atlas.holds(request.components)
+        able = np.flatnonzero(self._able() & held_AN[:, wanted].any(axis=1))
+        held_AN, (entry_A, layer_A) = held_AN[able], self._loaded(able)
         if len(able) > EXACT:
-            kept = self._shortlist(able, entry_A, layer_A)
-            able, entry_A, layer_A = able[kept], entry_A[kept], layer_A[kept]
+            kept = self._shortlist(able, held_AN, entry_A, layer_A)
+            able, held_AN, entry_A, layer_A = able[kept], held_AN[kept], entry_A[kept], layer_A[kept]
         peers = atlas.peers
         self.nodes = sorted({*(peers[at] for at in able), *anchors})
         self.number = {peer: at for at, peer in enumerate(self.nodes)}
         columns = np.array([self.number[peers[at]] for at in able], int)
         self.entry_P = np.zeros(len(self.nodes))
         self.entry_P[columns] = request.rounds * entry_A
-        self.link_PP = request.rounds * self._distances()
-        self.work_NP = self._work(able, columns, np.array(components, int), layer_A)
+        self.link_PP = self._distances()
+        self.link_PP *= request.rounds
+        self.work_NP = self._work(able, columns, wanted, held_AN[:, wanted].T, layer_A)
 
     def _able(self) -> np.ndarray:
         """As `obstacle` is None, for all of the atlas at once."""
@@ -113,16 +117,17 @@ class Candidates:
         if self.load is None or not len(able):
             return np.zeros(len(able)), np.zeros(len(able))
         peers, shares = self.atlas.peers, self.load.shares
-        sessions_A, layers_A = np.array([shares.get(peers[at], IDLE) for at in able], float).T
+        found = chain.from_iterable([shares.get(peers[at], IDLE) for at in able.tolist()])
+        sessions_A, layers_A = np.fromiter(found, float, 2 * len(able)).reshape(-1, 2).T
         decode_A, prefill_A = self.atlas.facts("decode")[able], self.atlas.facts("prefill")[able]
         delays = self.load.delays(decode_A, prefill_A, sessions_A, layers_A, self._cycle)
         return np.asarray(delays.entry), np.asarray(delays.layer)
 
-    def _shortlist(self, able: np.ndarray, entry_A: np.ndarray, layer_A: np.ndarray) -> np.ndarray:
+    def _shortlist(self, able: np.ndarray, held_AN: np.ndarray, entry_A: np.ndarray, layer_A: np.ndarray) -> np.ndarray:
         """Which of too many to try: of every region, and for every few components, those who are fastest and nearest to others among the ones whose span begins
         there. Indices into `able`, rising."""
         request, atlas = self.request, self.atlas
-        held_AN, region_A = atlas.holds(request.components)[able], atlas.regions[able]
+        region_A = atlas.regions[able]
         work_A = request.prompt * atlas.facts("prefill")[able] + request.output * atlas.facts("decode")[able]
         merit_A = USUAL_SPAN * work_A + request.rounds * (atlas.remoteness[able] + entry_A + USUAL_SPAN * layer_A)
         place_A = np.argmax(held_AN, axis=1) // STRIDE * (region_A.max() + 2) + region_A
@@ -138,7 +143,7 @@ class Candidates:
             table_PP[client] = table_PP[:, client] = self.atlas.distances(request.source, request.source_rtts, self.nodes)
         return table_PP
 
-    def _work(self, able: np.ndarray, columns: np.ndarray, wanted: np.ndarray, extra_A: np.ndarray) -> np.ndarray:
+    def _work(self, able: np.ndarray, columns: np.ndarray, wanted: np.ndarray, held_KA: np.ndarray, extra_A: np.ndarray) -> np.ndarray:
         """Components × nodes, inf but for those wanted. The first component also bears the client's distance, once for the prompt and once for the answer:
         it is paid by whoever comes first, and never per token."""
         request, atlas = self.request, self.atlas
@@ -147,10 +152,12 @@ class Candidates:
         seconds_KA = np.broadcast_to(layer_A, (len(wanted), len(able))).copy()
         seconds_KA[wanted == 0] *= EMBED_WEIGHT
         if request.first == 0 and (wanted == 0).any():
-            seconds_KA[wanted == 0] += 2 * atlas.distances(request.source, request.source_rtts, [atlas.peers[at] for at in able])
+            firsts = np.flatnonzero(held_KA[wanted == 0][0])
+            ways = atlas.distances(request.source, request.source_rtts, [atlas.peers[able[at]] for at in firsts])
+            seconds_KA[np.ix_(wanted == 0, firsts)] += 2 * ways
         seconds_KA[wanted == request.components - 1] = head_A * (decode_A + extra_A) * request.rounds
         work_NP = np.full((request.components, len(self.nodes)), inf)
-        work_NP[wanted[:, None], columns] = np.where(atlas.holds(request.components)[able][:, wanted].T, seconds_KA, inf)
+        work_NP[wanted[:, None], columns] = np.where(held_KA, seconds_KA, inf)
         return work_NP
 
     def require(self, components: Iterable[int]) -> None:
