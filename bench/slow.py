@@ -97,7 +97,7 @@ def main() -> None:
             pauses.append(change / slow)
             if not args.json:
                 print(
-                    f"run {run + 1}: {'same' if tokens == expected else 'DIFFERENT'} tokens, hop {hop} left after {left:.1f} s; a token in {1000 * usual:.0f} ms,"
+                    f"run {run + 1}: {'same' if tokens == expected else 'DIFFERENT'} tokens, hop {hop} left in {left:.1f} s; a token in {1e3 * usual:.0f} ms,"
                     f" one in ten more than {1000 * slow:.0f} ms when slow, {1000 * change:.0f} ms at the change",
                     flush=True,
                 )

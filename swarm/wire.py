@@ -279,6 +279,7 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     rtts: Annotated[dict[Text, Annotated[float, Meta(ge=0, le=1e6)]], Meta(max_length=64)] = {}
     exclude: Annotated[tuple[Text, ...], Meta(max_length=256)] = ()
     old: Annotated[tuple[Hop, ...], Meta(max_length=2**10)] = ()
+    slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=256)] = {}
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):
@@ -310,10 +311,12 @@ class Unrouted(Coordination, frozen=True, array_like=True, tag=24):
     reason: Text
 
 
-class Ended(Coordination, frozen=True, array_like=True, tag=25):
-    """From a client to whoever planned for a session: it has ended, and burdens nobody any more."""
+class Progress(Coordination, frozen=True, array_like=True, tag=25):
+    """From a client to whoever planned for a session: its answer has got so many `tokens` since, and still runs, or has `ended` and burdens nobody any more."""
 
     session: Session
+    tokens: Count
+    ended: bool = False
 
 
 AnyMessage = (
@@ -336,7 +339,7 @@ AnyMessage = (
     | RouteRequest
     | Routed
     | Unrouted
-    | Ended
+    | Progress
 )
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------

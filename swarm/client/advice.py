@@ -19,9 +19,10 @@ from swarm.core import Hop, PeerId, SessionId
 from swarm.errors import MissingLayers, ProtocolError
 from swarm.machines.election import Candidacy, fitness, height
 from swarm.routing.atlas import Atlas, Class
+from swarm.routing.load import announced
 from swarm.routing.plan import appraise, plan, repair
 from swarm.routing.route import Request, Route
-from swarm.wire import Announcement, Ended, Message, Routed, RouteRequest, Unrouted, decode_advice
+from swarm.wire import Announcement, Message, Progress, Routed, RouteRequest, Unrouted, decode_advice
 
 log = logging.getLogger(__name__)
 
@@ -165,10 +166,12 @@ class Advisers:
                     return route
         return None
 
-    def ended(self, session: SessionId) -> None:
-        """Whoever planned for it need not count it any more."""
-        if (adviser := self._planned.pop(session, None)) is not None:
-            self._send(adviser, Ended(session))
+    def progress(self, session: SessionId, tokens: int, *, ended: bool = False) -> None:
+        """Tell whoever planned for a session how many tokens its answer has got since, and whether it still runs."""
+        if (adviser := self._planned.get(session)) is not None:
+            self._send(adviser, Progress(session, tokens, ended))
+        if ended:
+            self._planned.pop(session, None)
 
     def kept(self, route: Route, seconds: float) -> None:
         """How an advised route turned out: seconds per token. Where our own prediction is as far off as the promise, the announcements were wrong, and not
@@ -211,6 +214,7 @@ class Advisers:
             rtts=dict(request.source_rtts) if request.own else {},
             exclude=tuple(sorted(request.exclude)),
             old=old.hops if old is not None else (),
+            slower=dict(request.slower),
         )
 
     def _checked(self, adviser: PeerId, answer: Routed, asked: float, question: Question, atlas: Atlas) -> Route:
@@ -229,7 +233,7 @@ class Advisers:
             view = atlas.views.get(hop.peer)
             if hop.peer != self._me and (view is None or view.state != "online" or view.version != hop.version):
                 raise Stale(f"sees {hop.peer} otherwise than we do")
-        route = appraise(atlas, question.request, [self._dialled(hop, atlas) for hop in advice.hops])
+        route = appraise(atlas, question.request, [self._dialled(hop, atlas) for hop in advice.hops], announced(atlas.views.values()))
         if self._chance() * AUDIT < 1:
             self._audit(route, question, atlas)
         return replace(route, planner=adviser, term=advice.term, promise=advice.seconds_per_token)
@@ -242,7 +246,8 @@ class Advisers:
     def _audit(route: Route, question: Question, atlas: Atlas) -> None:
         """Raises ValueError for a route much dearer than our own."""
         try:
-            ours = plan(atlas, question.request) if question.old is None else repair(atlas, question.request, question.old, question.request.exclude)
+            request, old, load = question.request, question.old, announced(atlas.views.values())
+            ours = plan(atlas, request, load) if old is None else repair(atlas, request, old, request.exclude, load)
         except MissingLayers:
             return
         if route.cost > DEARER * ours.cost:

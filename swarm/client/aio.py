@@ -259,8 +259,6 @@ class Client:
 
     def forget(self, session: SessionId) -> None:
         self._sessions.pop(session, None)
-        if self.advisers is not None:
-            self.advisers.ended(session)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 

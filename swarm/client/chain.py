@@ -21,7 +21,7 @@ from swarm.errors import MissingLayers, PeerLost, Refused
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.route import Route
-from swarm.routing.slow import Slowness, Watch, pays
+from swarm.routing.slow import Watch, pays
 from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ SETTLED = 60.0
 
 
 class Network(Surroundings, Protocol):
-    """What a chain needs of its client. `slowness` is what it knows of peers that are slower than they announce."""
-
-    slowness: Slowness
+    """What a chain needs of its client."""
 
     own_addrs: tuple[str, ...]
 
@@ -68,7 +66,8 @@ class Chain:
     """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
-        self._network = network
+        self._network, self._session = network, session
+        self._planned_at = 0
         self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
@@ -182,14 +181,18 @@ class Chain:
     def end(self, length: int) -> None:
         """The turn is over with `length` tokens; what overshot is dropped, and the ring halts."""
         self._stopwatch.pause()
-        if self._route is not None and self._network.advisers is not None and (gap := self._stopwatch.usual_gap):
-            self._network.advisers.kept(self._route, gap)
+        if self._network.advisers is not None:
+            self._network.advisers.progress(self._session, len(self.history) - self._planned_at, ended=True)
+            if self._route is not None and (gap := self._stopwatch.usual_gap):
+                self._network.advisers.kept(self._route, gap)
         if self._machine.running or len(self.history) > length:
             self._do(self._machine.cut(length))
 
     def keep(self) -> None:
         """Renew the session's lease at its hops."""
         self._do(self._machine.keep())
+        if self._followed and self._network.advisers is not None:
+            self._network.advisers.progress(self._session, len(self.history) - self._planned_at)
 
     def close(self) -> None:
         self._do(self._machine.close())
@@ -350,6 +353,8 @@ class Chain:
             await self._network.prepare(route)
         if self._watch is None or self._route is None or route.hops != self._route.hops:
             self._watch = Watch([leg.compute for leg in route.legs])
+        if route is not self._route:
+            self._planned_at = len(self.history)
         self._route, self._next_route = route, None
         self._stopwatch.opened()
         self._answers = False

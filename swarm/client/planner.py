@@ -15,9 +15,11 @@ from swarm.client.advice import Advisers, Question
 from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
+from swarm.routing.load import announced
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
+from swarm.routing.slow import Slowness
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,11 @@ LOOK_AGAIN = 0.5
 
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
-    seconds to wait for missing layers; `advisers` are None for one that plans everything itself."""
+    seconds to wait for missing layers; `slowness` is what it knows of peers that are slower than they
+    announce; `advisers` are None for one that plans everything itself."""
 
     table: PeerTable
+    slowness: Slowness
     advisers: Advisers | None
     patience: float
     own: tuple[Span, ...]
@@ -104,7 +108,8 @@ class Planner:
     def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
         request, atlas = self._request(length, goal, exclude), self._atlas()
         lost = self._lost(old, exclude, atlas)
-        return repair(atlas, request, old, lost) if old is not None and lost else plan(atlas, request)
+        load = announced(atlas.views.values())
+        return repair(atlas, request, old, lost, load) if old is not None and lost else plan(atlas, request, load)
 
     def _atlas(self) -> Atlas:
         return self._around.table.atlases.get(self._class) or Atlas()
@@ -119,6 +124,7 @@ class Planner:
             source=around.peer if around.own else None,
             source_rtts=around.rtts,
             exclude=exclude,
+            slower=around.slowness.factors(around.clock()),
             own=around.own,
         )
 

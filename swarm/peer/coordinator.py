@@ -13,15 +13,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from swarm.core import PeerId, Span
+from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, RemoteError
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
 from swarm.ports import Directory, Links
 from swarm.routing.atlas import Atlas
+from swarm.routing.load import Ledger, Load
 from swarm.routing.peers import PeerTable
-from swarm.routing.plan import plan, priced, repair
+from swarm.routing.plan import plan, price, repair
 from swarm.routing.route import Request, Route
-from swarm.wire import Advice, Announcement, Claim, Message, Poll, Polled, Routed, RouteRequest, Unrouted, encode
+from swarm.wire import Advice, Announcement, Claim, Message, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, encode
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,9 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._planning = asyncio.Lock()
         self._reading, self._look_again = False, False
+        self._ledger = Ledger()
+        self._placed: dict[SessionId, PeerId] = {}
+        """Whose sessions are in the ledger."""
         self._asked: Counter[PeerId] = Counter()
         self._polls = 0
         self._spent, self._since = 0.0, clock()
@@ -120,6 +124,9 @@ class Coordinator:
             self._wake.set()
         elif isinstance(message, RouteRequest):
             self._take(sender, message)
+        elif isinstance(message, Progress) and self._placed.get(message.session) == sender:
+            tell = self._ledger.release if message.ended else self._ledger.renew
+            tell(message.session, self._clock(), message.tokens)
 
     # --- the election -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -170,7 +177,13 @@ class Coordinator:
     async def know(self, records: list[Announcement]) -> None:
         """What the directory says now."""
         async with self._planning:
+            gone = set(self.table.views)
             self.table.update(records)
+            for view in self.table.views.values():
+                self._ledger.news(view)
+            for peer in gone - set(self.table.views):
+                self._ledger.gone(peer)
+            self._forget_ended()
         wall = self._wall()
         found = (Candidacy.of(record.peer, record.claim, record.sequence, wall) for record in records)
         self._hear([candidacy for candidacy in found if candidacy is not None])
@@ -190,36 +203,51 @@ class Coordinator:
         try:
             async with self._planning:
                 began = self._clock()
-                answer = await self._think(self._route, sender, message)
+                route = await self._think(self._route, sender, message, self._ledger.load(began, message.session))
                 self._spent += self._clock() - began
         finally:
             self._asked.subtract([sender])
             self._asked = +self._asked  # without those who wait for nothing
-        self._links.send(sender, answer)
+        if route is None:
+            self._links.send(sender, Unrouted(message.number, "missing"))
+            return
+        self._placed[message.session] = sender
+        self._ledger.place(message.session, route, self._request(sender, message), self._clock())
+        self._links.send(sender, self._signed(sender, message.number, route))
 
-    def _route(self, sender: PeerId, message: RouteRequest) -> Message:
+    def _route(self, sender: PeerId, message: RouteRequest, load: Load) -> Route | None:
+        """Runs beside the event loop: reads the table, which nobody changes meanwhile, and touches nothing else."""
         atlas = self.table.atlases.get((message.revision, message.numerics), Atlas())
         try:
-            request = Request(
-                components=self._components,
-                tokens_needed=message.tokens_needed,
-                prompt=message.prompt,
-                output=message.output,
-                source=sender if message.own else None,
-                source_rtts=message.rtts,
-                exclude=frozenset(message.exclude),
-                own=tuple(Span(start, stop) for start, stop in message.own),
-            )
-            old = priced(atlas, request, message.old) if message.old else None
-            route = plan(atlas, request) if old is None else repair(atlas, request, old, message.exclude)
+            request = self._request(sender, message)
+            if message.old:
+                return repair(atlas, request, price(atlas, request, message.old), message.exclude, load)
+            return plan(atlas, request, load)
         except (MissingLayers, ValueError) as error:
             log.debug("no route for %s: %s", sender, error)
-            return Unrouted(message.number, "missing")
-        return self._signed(sender, message.number, route)
+            return None
+
+    def _request(self, sender: PeerId, message: RouteRequest) -> Request:
+        """Raises ValueError for ends that no client can keep."""
+        return Request(
+            components=self._components,
+            tokens_needed=message.tokens_needed,
+            prompt=message.prompt,
+            output=message.output,
+            source=sender if message.own else None,
+            source_rtts=message.rtts,
+            exclude=frozenset(message.exclude),
+            slower=message.slower,
+            own=tuple(Span(start, stop) for start, stop in message.own),
+        )
 
     def _signed(self, sender: PeerId, number: int, route: Route) -> Routed:
         advice = encode(Advice(number, sender, self._links.peer, self._election.term, route.hops, route.cost, route.seconds_per_token))
         return Routed(number, advice, self._sign(advice))
+
+    def _forget_ended(self) -> None:
+        self._ledger.expire(self._clock())
+        self._placed = {session: client for session, client in self._placed.items() if session in self._ledger}
 
     def _divide(self) -> None:
         """Among how many peers the work is divided: one more while planning takes more than half of our time, one less when less than a quarter would do."""

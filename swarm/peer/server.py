@@ -190,7 +190,7 @@ class Peer:
             sequence=self._sequence,
             time=wall,
             name=about.name,
-            sessions=self.room.sessions,
+            sessions=self.room.working(AT_WORK),
             head_weight=about.head_weight,
             rtts=self._rtts,
             span_version=self._offer.version,

@@ -139,15 +139,15 @@ class Atlas:
 
     def matrix(self, peers: Sequence[PeerId]) -> np.ndarray:
         """`between` for every pair of `peers`, which are distinct, as a square array."""
+        row_P = np.fromiter((self._rows.get(peer, -1) for peer in peers), int, len(peers))
         place = np.full(len(self._rows) + 1, -1)
-        for at, peer in enumerate(peers):
-            place[self._rows.get(peer, -1)] = at
+        place[row_P] = np.arange(len(peers))
         place[-1] = -1
         low, high, seconds = self._pairs
         one, other = place[low], place[high]
         both = (one >= 0) & (other >= 0)
-        region_P = np.array([self._region[self._rows[peer]] if peer in self._rows else NO_REGION for peer in peers], int)
-        table = self._between_regions[region_P[:, None], region_P]
+        region_P = np.where(row_P >= 0, self._region[row_P], NO_REGION)
+        table = self._between_regions[:, region_P][region_P]
         table[one[both], other[both]] = table[other[both], one[both]] = seconds[both]
         np.fill_diagonal(table, 0.0)
         return table

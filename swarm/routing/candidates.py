@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from math import inf
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 from swarm.core import PeerId, Span, format_layers, merge_spans
 from swarm.errors import MissingLayers
 from swarm.routing.atlas import Atlas
+from swarm.routing.load import IDLE, Delays, Load
 from swarm.routing.route import Request
 from swarm.routing.table import PeerView
 
@@ -26,12 +30,15 @@ EXACT = 1000
 """Peers up to which all are tried."""
 
 STRIDE = 4
-KEPT = 12
+KEPT = 15
 """Beyond it, how many are kept of every region for every STRIDE components. Of 8, 12 and 16 the most that plans for 10,000 peers in about the time that 1000
 take without it; what it costs is in docs/routing.md."""
 
 USUAL_SPAN = 20
 """Layers a hop runs, to weigh how fast a peer is against how far from others."""
+
+SHORTEST_CYCLE = 1e-6
+"""Seconds. A token takes time even where everybody announces that it takes none."""
 
 OBSTACLES: tuple[tuple[Callable[[PeerView, Request], bool], str], ...] = (
     (lambda view, request: view.state == "leaving", "that are leaving"),
@@ -62,18 +69,28 @@ def seconds(view: PeerView, component: int, request: Request) -> float:
 
 class Candidates:
     """One planning decision: the peers that may serve some components of a request, as the arrays that `cover` works on. `anchors` are
-    peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too."""
+    peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too.
 
-    def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = ()) -> None:
-        self.request, self.atlas = request, atlas
-        able = np.flatnonzero(self._able() & atlas.holds(request.components)[:, components].any(axis=1))
+    Under load every hop is entered at a price, `entry_P`, and every layer's worth takes longer."""
+
+    def __init__(self, atlas: Atlas, request: Request, components: Sequence[int], anchors: Sequence[PeerId] = (), load: Load | None = None) -> None:
+        self.request, self.atlas, self.load = request, atlas, load
+        wanted = np.array(components, int)
+        held_AN = atlas.holds(request.components)
+        able = np.flatnonzero(self._able() & held_AN[:, wanted].any(axis=1))
+        held_AN, (entry_A, layer_A) = held_AN[able], self._loaded(able)
         if len(able) > EXACT:
-            able = able[self._shortlist(able)]
+            kept = self._shortlist(able, held_AN, entry_A, layer_A)
+            able, held_AN, entry_A, layer_A = able[kept], held_AN[kept], entry_A[kept], layer_A[kept]
         peers = atlas.peers
         self.nodes = sorted({*(peers[at] for at in able), *anchors})
         self.number = {peer: at for at, peer in enumerate(self.nodes)}
-        self.link_PP = request.rounds * self._distances()
-        self.work_NP = self._work(able, np.array(components, int))
+        columns = np.array([self.number[peers[at]] for at in able], int)
+        self.entry_P = np.zeros(len(self.nodes))
+        self.entry_P[columns] = request.rounds * entry_A
+        self.link_PP = self._distances()
+        self.link_PP *= request.rounds
+        self.work_NP = self._work(able, columns, wanted, held_AN[:, wanted].T, layer_A)
 
     def _able(self) -> np.ndarray:
         """As `obstacle` is None, for all of the atlas at once."""
@@ -83,13 +100,49 @@ class Candidates:
             able[bisect_left(atlas.peers, peer)] = False
         return able
 
-    def _shortlist(self, able: np.ndarray) -> np.ndarray:
+    def seen(self, view: PeerView) -> PeerView:
+        """A peer as whoever asks has measured it, not as it announces itself."""
+        factor = self.request.slower.get(view.peer, 1.0)
+        return view if factor == 1.0 else replace(view, decode=factor * view.decode, prefill=factor * view.prefill)
+
+    def _fact(self, name: str) -> np.ndarray:
+        facts_P = self.atlas.facts(name)
+        if name in ("decode", "prefill"):
+            for peer in self.request.slower.keys() & self.atlas.views.keys():
+                facts_P[bisect_left(self.atlas.peers, peer)] *= self.request.slower[peer]
+        return facts_P
+
+    def delays(self, view: PeerView) -> Delays | None:
+        """What load adds at one peer, None if there is none to speak of."""
+        if self.load is None:
+            return None
+        sessions, layers = self.load.share(view.peer)
+        return self.load.delays(view.decode, view.prefill, sessions, layers, self._cycle)
+
+    @cached_property
+    def _cycle(self) -> float:
+        """What a token takes; if nobody knows, about what one takes that waits for nobody: the usual layer, as often as there are components."""
+        known = self.load.cycle if self.load is not None else None
+        return known or max(self.request.components * float(np.median(self.atlas.facts("decode"))), SHORTEST_CYCLE)
+
+    def _loaded(self, able: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds per round that load adds for each hop entered and for each layer's worth, of those who are able."""
+        if self.load is None or not len(able):
+            return np.zeros(len(able)), np.zeros(len(able))
+        peers, shares = self.atlas.peers, self.load.shares
+        found = chain.from_iterable([shares.get(peers[at], IDLE) for at in able.tolist()])
+        sessions_A, layers_A = np.fromiter(found, float, 2 * len(able)).reshape(-1, 2).T
+        decode_A, prefill_A = self._fact("decode")[able], self._fact("prefill")[able]
+        delays = self.load.delays(decode_A, prefill_A, sessions_A, layers_A, self._cycle)
+        return np.asarray(delays.entry), np.asarray(delays.layer)
+
+    def _shortlist(self, able: np.ndarray, held_AN: np.ndarray, entry_A: np.ndarray, layer_A: np.ndarray) -> np.ndarray:
         """Which of too many to try: of every region, and for every few components, those who are fastest and nearest to others among the ones whose span begins
         there. Indices into `able`, rising."""
         request, atlas = self.request, self.atlas
-        held_AN, region_A = atlas.holds(request.components)[able], atlas.regions[able]
-        layer_A = request.prompt * atlas.facts("prefill")[able] + request.output * atlas.facts("decode")[able]
-        merit_A = USUAL_SPAN * layer_A + request.rounds * atlas.remoteness[able]
+        region_A = atlas.regions[able]
+        work_A = request.prompt * self._fact("prefill")[able] + request.output * self._fact("decode")[able]
+        merit_A = USUAL_SPAN * work_A + request.rounds * (atlas.remoteness[able] + entry_A + USUAL_SPAN * layer_A)
         place_A = np.argmax(held_AN, axis=1) // STRIDE * (region_A.max() + 2) + region_A
         order = np.lexsort((np.arange(len(able)), merit_A, place_A))
         ranked_A = np.arange(len(able)) - np.searchsorted(place_A[order], place_A[order])
@@ -103,20 +156,21 @@ class Candidates:
             table_PP[client] = table_PP[:, client] = self.atlas.distances(request.source, request.source_rtts, self.nodes)
         return table_PP
 
-    def _work(self, able: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _work(self, able: np.ndarray, columns: np.ndarray, wanted: np.ndarray, held_KA: np.ndarray, extra_A: np.ndarray) -> np.ndarray:
         """Components × nodes, inf but for those wanted. The first component also bears the client's distance, once for the prompt and once for the answer:
         it is paid by whoever comes first, and never per token."""
         request, atlas = self.request, self.atlas
-        decode_A, prefill_A, head_A = (atlas.facts(name)[able] for name in ("decode", "prefill", "head_weight"))
-        layer_A = request.prompt * prefill_A + request.output * decode_A
+        decode_A, prefill_A, head_A = (self._fact(name)[able] for name in ("decode", "prefill", "head_weight"))
+        layer_A = request.prompt * prefill_A + request.output * decode_A + request.rounds * extra_A
         seconds_KA = np.broadcast_to(layer_A, (len(wanted), len(able))).copy()
         seconds_KA[wanted == 0] *= EMBED_WEIGHT
         if request.first == 0 and (wanted == 0).any():
-            seconds_KA[wanted == 0] += 2 * atlas.distances(request.source, request.source_rtts, [atlas.peers[at] for at in able])
-        seconds_KA[wanted == request.components - 1] = head_A * decode_A * request.rounds
+            firsts = np.flatnonzero(held_KA[wanted == 0][0])
+            ways = atlas.distances(request.source, request.source_rtts, [atlas.peers[able[at]] for at in firsts])
+            seconds_KA[np.ix_(wanted == 0, firsts)] += 2 * ways
+        seconds_KA[wanted == request.components - 1] = head_A * (decode_A + extra_A) * request.rounds
         work_NP = np.full((request.components, len(self.nodes)), inf)
-        columns = np.array([self.number[atlas.peers[at]] for at in able], int)
-        work_NP[wanted[:, None], columns] = np.where(atlas.holds(request.components)[able][:, wanted].T, seconds_KA, inf)
+        work_NP[wanted[:, None], columns] = np.where(held_KA, seconds_KA, inf)
         return work_NP
 
     def require(self, components: Iterable[int]) -> None:

@@ -13,6 +13,7 @@ from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
 from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
 from swarm.routing.cover import cheapest_chain, cheapest_ring
+from swarm.routing.load import Load
 from swarm.routing.route import Leg, Request, Route
 from swarm.routing.table import PeerView
 
@@ -20,14 +21,15 @@ Peers = Atlas | Iterable[PeerView]
 """Announcements of one class: an atlas that somebody keeps, or the views themselves."""
 
 
-def plan(peers: Peers, request: Request) -> Route:
-    """The cheapest route for a request, over the whole ring: a span may be entered and left anywhere, and a peer may be several hops.
+def plan(peers: Peers, request: Request, load: Load | None = None) -> Route:
+    """The cheapest route for a request, over the whole ring: a span may be entered and left anywhere, and a peer may be several hops. With `load` what it
+    waits, and what others wait for it, belong to its cost.
 
     A client that keeps ends of its own is both what comes before the free components and what follows them, however many ends it keeps: the ring has no
     beginning. Raises MissingLayers.
     """
     free = range(request.first, request.last)
-    candidates = Candidates(_atlas(peers), request, free, anchors=[request.source] if request.own and request.source is not None else [])
+    candidates = Candidates(atlas_of(peers), request, free, [request.source] if request.own and request.source is not None else [], load)
     candidates.require(free)
     own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
     if not free:
@@ -35,13 +37,13 @@ def plan(peers: Peers, request: Request) -> Route:
     work_KP = candidates.work_NP[free.start : free.stop]
     if own:
         client = candidates.number[own[0].peer]
-        path = cheapest_chain(work_KP, candidates.link_PP, client, client)
+        path = cheapest_chain(work_KP, candidates.link_PP, candidates.entry_P, client, client)
     else:
-        path = cheapest_ring(work_KP, candidates.link_PP)
+        path = cheapest_ring(work_KP, candidates.link_PP, candidates.entry_P)
     return _price(sorted([*own, *_hops(free, path, candidates)], key=lambda hop: hop.start), candidates)
 
 
-def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId]) -> Route:
+def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId], load: Load | None = None) -> Route:
     """The cheapest way to fill the holes that lost peers leave, every other hop kept exactly as it is, so that only the holes are computed again.
 
     A hole is a maximal run of lost hops round the ring: what is lost at both ends is one hole, across the seam. Peers that the request excludes, and
@@ -49,7 +51,7 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId])
     left it is a plan from scratch; in no other case would that find what this does not, because whoever may serve in a plan may fill a hole. Raises
     MissingLayers.
     """
-    atlas = _atlas(peers)
+    atlas = atlas_of(peers)
     views = atlas.views
     own = _own_hops(route, request)
     moved = (hop.peer for hop in route.hops if hop not in own and hop.peer in views and not views[hop.peer].holds(hop.span))
@@ -57,19 +59,19 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId])
     kept = [hop for hop in route.hops if hop in own or hop.peer not in gone]
     request = replace(request, exclude=frozenset(gone))
     if not kept:
-        return plan(atlas, request)
+        return plan(atlas, request, load)
     holes = list(_holes(kept, route.components))
     missed = [component for _, stages, _ in holes for component in stages]
-    candidates = Candidates(atlas, request, missed, anchors=[hop.peer for hop in kept])
+    candidates = Candidates(atlas, request, missed, [hop.peer for hop in kept], load)
     candidates.require(missed)
     new = [hop for before, stages, after in holes for hop in _fill(candidates, before, stages, after)]
     return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
 
 
-def appraise(peers: Peers, request: Request, hops: Sequence[Hop]) -> Route:
+def appraise(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | None = None) -> Route:
     """Somebody else's route for a request, with our own predictions. Raises ValueError for one that cannot be gone: a hop by a peer that is not there, is
     excluded, or does not announce that it holds its part; own ends that are not the client's; components left out or served twice."""
-    atlas = _atlas(peers)
+    atlas = atlas_of(peers)
     own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
     if [hop.span for hop in hops if hop.peer == request.source] != [hop.span for hop in own]:
         raise ValueError("the route does not leave the client the ends it keeps")
@@ -79,13 +81,14 @@ def appraise(peers: Peers, request: Request, hops: Sequence[Hop]) -> Route:
             continue
         if view is None or hop.peer in request.exclude or view.state != "online" or not view.holds(hop.span):
             raise ValueError(f"{hop.peer} cannot serve components [{hop.start}, {hop.stop})")
-    return priced(atlas, request, hops)
+    return price(atlas, request, hops, load)
 
 
-def priced(peers: Peers, request: Request, hops: Sequence[Hop]) -> Route:
-    """What hops would take, nothing for those of peers that are not there. Raises ValueError for hops that do not cover the model in order."""
+def price(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | None = None, old: Route | None = None) -> Route:
+    """What hops are predicted to take by what is known now; those of peers that are not there what they took in the `old` route, or nothing. Raises
+    ValueError for hops that do not cover the model in order."""
     check_cover(hops, request.components)
-    return _price(hops, Candidates(_atlas(peers), request, ()))
+    return _price(hops, Candidates(atlas_of(peers), request, [], [hop.peer for hop in hops], load), old)
 
 
 def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None) -> Class:
@@ -117,7 +120,7 @@ def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, component
     return min(costs)[1]
 
 
-def _atlas(peers: Peers) -> Atlas:
+def atlas_of(peers: Peers) -> Atlas:
     """A ValueError for what is always a mistake of the caller: views of several classes, or several of one peer."""
     if isinstance(peers, Atlas):
         return peers
@@ -143,7 +146,9 @@ def _holes(kept: Sequence[Hop], components: int) -> Iterable[tuple[PeerId, list[
 
 
 def _fill(candidates: Candidates, before: PeerId, stages: list[int], after: PeerId) -> list[Hop]:
-    path = cheapest_chain(candidates.work_NP[stages], candidates.link_PP, candidates.number[before], candidates.number[after])
+    source, target = candidates.number[before], candidates.number[after]
+    seam = stages.index(0) if 0 in stages else 0
+    path = cheapest_chain(candidates.work_NP[stages], candidates.link_PP, candidates.entry_P, source, target, seam)
     return _hops(stages, path, candidates)
 
 
@@ -168,11 +173,11 @@ def _price(hops: Sequence[Hop], candidates: Candidates, old: Route | None = None
         network = _way(hop.peer, following.peer, candidates)
         view = None if hop.peer == request.source and hop.span in request.own else atlas.views.get(hop.peer)
         if view is not None:
-            legs.append(_predict(hop, view, network, request))
+            legs.append(_predict(hop, candidates.seen(view), network, candidates))
         else:
             legs.append(replace(before[hop], network=network) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0))
     approach = 0.0 if request.first else 2 * atlas.distance(request.source, request.source_rtts, hops[0].peer)
-    cost = approach + sum(leg.work for leg in legs) + request.rounds * sum(leg.network for leg in legs)
+    cost = approach + sum(leg.work for leg in legs) + request.rounds * sum(leg.network + leg.queue + leg.harm for leg in legs)
     return Route(request.components, tuple(legs), cost, approach)
 
 
@@ -184,9 +189,13 @@ def _way(one: PeerId, other: PeerId, candidates: Candidates) -> float:
     return candidates.atlas.between(one, other)
 
 
-def _predict(hop: Hop, view: PeerView, network: float, request: Request) -> Leg:
-    body = Span(hop.start, hop.stop)
+def _predict(hop: Hop, view: PeerView, network: float, candidates: Candidates) -> Leg:
+    request, body, delays = candidates.request, Span(hop.start, hop.stop), candidates.delays(view)
     layers = len(body) - (hop.start == 0) - (hop.stop == request.components) + EMBED_WEIGHT * (hop.start == 0)
     head = view.head_weight * (hop.stop == request.components)
     work = sum(seconds(view, component, request) for component in range(hop.start, hop.stop))
-    return Leg(hop, (layers + head) * view.decode, network, layers * view.prefill, work)
+    leg = Leg(hop, (layers + head) * view.decode, network, layers * view.prefill, work)
+    if delays is None:
+        return leg
+    worth = layers + head
+    return replace(leg, queue=float(delays.queue + worth * delays.stretch), harm=float(delays.queue + worth * delays.harm))

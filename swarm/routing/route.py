@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarm.core import Hop, PeerId, Span, check_cover, format_layers
+from swarm.core import Hop, PeerId, Span, check_cover
 
 USUAL_OUTPUT = 200
 """New tokens expected of an answer of unknown length (docs/routing.md)."""
@@ -16,7 +16,8 @@ class Request:
     """What one generation needs of a route.
 
     `tokens_needed` is how many positions every hop must be able to reserve; `prompt` and `output` are how many tokens are expected to pass, and weigh prefill
-    against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have.
+    against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have,
+    `slower` by which factors peers were measured to take longer than they announce.
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
     """
 
@@ -27,6 +28,7 @@ class Request:
     source: PeerId | None = None
     source_rtts: Mapping[PeerId, float] = field(default_factory=dict)
     exclude: frozenset[PeerId] = frozenset()
+    slower: Mapping[PeerId, float] = field(default_factory=dict)
     own: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,13 +58,17 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One hop and what it is predicted to take, in seconds: `compute` for a token, `network` for the way of a token to the next hop (from the last hop: back
-    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute."""
+    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute.
+
+    Where load is known: `queue` is what a token waits here for others, and `harm` what others wait for it; the one is felt, both are weighed."""
 
     hop: Hop
     compute: float
     network: float
     prefill: float
     work: float
+    queue: float = 0.0
+    harm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +101,9 @@ class Route:
         return tuple(leg.network for leg in self.legs)
 
     @property
+    def queue(self) -> tuple[float, ...]:
+        return tuple(leg.queue for leg in self.legs)
+
+    @property
     def seconds_per_token(self) -> float:
-        return sum(self.compute) + sum(self.network)
-
-    def explain(self) -> list[str]:
-        """Lines for people: one for each hop, one for the ring."""
-        names = [format_layers([leg.hop.span], self.components - 2) for leg in self.legs]
-        wide, ways = max(map(len, names)), ["next hop"] * (len(names) - 1) + ["first hop"]
-        lines = [
-            f"hop {at}  {_short(leg.hop.peer)}  layers {name:<{wide}}  {1000 * leg.compute:8.2f} ms compute  {1000 * leg.network:8.2f} ms to the {way}"
-            for at, (leg, name, way) in enumerate(zip(self.legs, names, ways, strict=True))
-        ]
-        total = self.seconds_per_token
-        speed = f", {1 / total:.1f} tokens/s" if total else ""
-        return [*lines, f"ring of {len(names)}: {1000 * total:.2f} ms per token predicted{speed}"]
-
-
-def _short(peer: PeerId) -> str:
-    """Ed25519 peer ids all begin alike, so the end is what tells them apart."""
-    return peer if len(peer) <= 10 else f"…{peer[-8:]}"
+        return sum(self.compute) + sum(self.network) + sum(self.queue)

@@ -14,7 +14,8 @@ from swarm.wire import Announcement
 class PeerView:
     """One announcement, reduced to what planning needs. `decode` is seconds per layer and step, `prefill` seconds per layer and prompt token, `head_weight`
     the head's share in layers' worth, `cache_tokens` the positions its whole cache holds, `free_tokens` those it can still reserve,
-    `rtts` round trips in seconds to peers it measured, `version` that of its span, `busy` the layers that answers run there now, summed over them."""
+    `rtts` round trips in seconds to peers it measured, `version` that of its span, `sessions` how many answers run there now, and `busy` the layers they run
+    there, summed over them."""
 
     peer: PeerId
     addrs: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class PeerView:
     numerics: str = ""
     region: str = ""
     version: int = 0
+    sessions: int = 0
     busy: int = 0
 
     @classmethod
@@ -44,7 +46,7 @@ class PeerView:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {record.components}")
         return cls(
             record.peer, record.addrs, spans, record.decode, record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
-            record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.busy,
+            record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,
         )  # fmt: skip
 
     @property

@@ -12,7 +12,7 @@ from swarm.routing.atlas import Atlas
 from swarm.routing.plan import plan
 from swarm.routing.route import Request
 from swarm.routing.table import PeerView
-from swarm.wire import Advice, Claim, Ended, Routed, RouteRequest, Unrouted, encode
+from swarm.wire import Advice, Claim, Progress, Routed, RouteRequest, Unrouted, encode
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 
@@ -255,15 +255,16 @@ def test_work_that_is_divided_goes_to_standbys_by_session():
     run(main())
 
 
-def test_whoever_planned_hears_when_the_session_is_over():
+def test_whoever_planned_hears_how_the_session_goes_and_when_it_is_over():
     async def main():
         scene = Scene()
         scene.says["c"] = advises()
         await scene.ask()
         scene.sent.clear()
-        scene.advisers.ended(S)
-        scene.advisers.ended(S)
-        assert scene.sent == [("c", Ended(S))]
+        scene.advisers.progress(S, 5)
+        for _ in range(2):
+            scene.advisers.progress(S, 7, ended=True)
+        assert scene.sent == [("c", Progress(S, 5)), ("c", Progress(S, 7, True))]
 
     run(main())
 

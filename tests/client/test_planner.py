@@ -11,6 +11,7 @@ from swarm.client.planner import LOOK_AGAIN, Planner
 from swarm.core import PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong
 from swarm.routing.peers import PeerTable
+from swarm.routing.slow import Slowness
 from swarm.routing.table import PeerView
 from tests.net.virtual import run
 
@@ -19,6 +20,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 
 class Around:
     peer, components, patience, advisers = "me", 4, 10.0, None
+    slowness = Slowness()
 
     def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
         self.own, self.rtts, self.table, self._later, self._appears = own, rtts or {}, PeerTable(), peers, appears_after

@@ -11,6 +11,7 @@ from statistics import fmean, median
 from swarm.core import Span
 from swarm.routing import PeerView, Request
 from swarm.routing.atlas import DEFAULT_LATENCY
+from swarm.routing.load import Load, Share
 
 
 class Latencies:
@@ -79,14 +80,40 @@ def work(view: PeerView, component: int, request: Request) -> float:
     return 0.05 * layer if component == 0 else layer
 
 
-def expected(owners: Sequence[str], peers: Sequence[PeerView], request: Request) -> float:
-    """Seconds for an answer when component c is run by owners[c]; the client's own components cost nothing."""
+def some_load(rng: random.Random, peers: Sequence[PeerView]) -> Load:
+    """Most peers have something to do, one that nobody knows as well; some have more than they can."""
+    busy = [view.peer for view in peers if rng.random() < 0.8] + ["stranger"]
+    shares = {peer: Share(sessions, sessions * rng.randint(0, 4)) for peer in busy for sessions in [rng.choice([1, 2, 5, 40])]}
+    return Load(shares, rng.choice([None, 0.02, 0.3, 2.0]), rng.choice([0.0, 1.0, 20.0]))
+
+
+def waits(view: PeerView, peers: Sequence[PeerView], request: Request, load: Load | None) -> tuple[float, float]:
+    """Seconds per round that load adds for each hop entered and for each layer's worth: the formulas of docs/routing.md."""
+    if load is None or view.peer not in load.shares:
+        return 0.0, 0.0
+    sessions, layers = load.shares[view.peer]
+    cycle = load.cycle if load.cycle else request.components * median(peer.decode for peer in peers)
+    c, w = view.prefill, max(view.decode - view.prefill, 0)
+    u = min(0.95, layers * (c * (1 + load.prompt_ratio) + w / 32) / cycle)
+    busy, g = min(1.0, layers * (w + c) / cycle), 1 / (1 - u)
+    return busy * (layers / sessions) * (w * g + c), w * g + w * g * g * u - w
+
+
+def expected(owners: Sequence[str], peers: Sequence[PeerView], request: Request, load: Load | None = None, cuts: frozenset[int] = frozenset()) -> float:
+    """Seconds for an answer when component c is run by owners[c]; the client's own components cost nothing. A hop begins where the owner changes, and at the
+    first component and all `cuts` also where he does not."""
     views, latencies = {view.peer: view for view in peers}, Latencies(peers, request.source, request.source_rtts)
     own = [any(c in span for span in request.own) for c in range(request.components)]
     total = sum(work(views[owner], c, request) for c, owner in enumerate(owners) if not own[c])
     ways = [latencies.between(one, other) for one, other in zip(owners, [*owners[1:], owners[0]], strict=True) if one != other]
     approach = 0.0 if own[0] else 2 * latencies.between(request.source, owners[0])
-    return total + (1 + request.output) * sum(ways) + approach
+    waiting = 0.0
+    for c, owner in enumerate(owners):
+        if not own[c]:
+            entry, layer = waits(views[owner], peers, request, load)
+            worth = views[owner].head_weight if c == request.components - 1 else 0.05 if c == 0 else 1.0
+            waiting += worth * layer + entry * (c == 0 or c in cuts or owner != owners[c - 1])
+    return total + (1 + request.output) * (sum(ways) + waiting) + approach
 
 
 def covers(peers: Sequence[PeerView], request: Request, fixed: dict[int, str]) -> Iterator[tuple[str, ...]]:
@@ -94,22 +121,31 @@ def covers(peers: Sequence[PeerView], request: Request, fixed: dict[int, str]) -
     return itertools.product(*choices)
 
 
-def brute_force(peers: Sequence[PeerView], request: Request, fixed: dict[int, str] | None = None) -> float:
+def brute_force(
+    peers: Sequence[PeerView], request: Request, fixed: dict[int, str] | None = None, load: Load | None = None, cuts: frozenset[int] = frozenset()
+) -> float:
     """The least cost of all covers; `fixed` says who runs some components."""
-    return min((expected(owners, peers, request) for owners in covers(peers, request, fixed or {})), default=inf)
+    return min((expected(owners, peers, request, load, cuts) for owners in covers(peers, request, fixed or {})), default=inf)
 
 
-def layer_dp(peers: Sequence[PeerView], request: Request) -> float:
+def layer_dp(peers: Sequence[PeerView], request: Request, load: Load | None = None) -> float:
     """The cheapest ring, one plain DP over (component, peer) for each first peer."""
     latencies = Latencies(peers, request.source, request.source_rtts)
-    way = {(one.peer, other.peer): (1 + request.output) * latencies.between(one.peer, other.peer) for one in peers for other in peers}
+    rounds = 1 + request.output
+    wait = {view.peer: waits(view, peers, request, load) for view in peers}
+    way = {(one.peer, other.peer): rounds * (latencies.between(one.peer, other.peer) + wait[other.peer][0]) for one in peers for other in peers}
+    move = way | {(view.peer, view.peer): 0.0 for view in peers}
+
+    def toll(view: PeerView, component: int) -> float:
+        worth = view.head_weight if component == request.components - 1 else 0.05 if component == 0 else 1.0
+        return work(view, component, request) + rounds * worth * wait[view.peer][1]
+
     best = inf
     for first in holders(peers, 0):
-        cost = {first.peer: 2 * latencies.between(request.source, first.peer) + work(first, 0, request)}
+        cost = {first.peer: 2 * latencies.between(request.source, first.peer) + toll(first, 0)}
         for component in range(1, request.components):
             cost = {
-                view.peer: min(past + way[before, view.peer] for before, past in cost.items()) + work(view, component, request)
-                for view in holders(peers, component)
+                view.peer: min(past + move[before, view.peer] for before, past in cost.items()) + toll(view, component) for view in holders(peers, component)
             }
         best = min([best, *(past + way[last, first.peer] for last, past in cost.items())])
     return best
