@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,7 +81,7 @@ class Client:
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
-        self._random = random.Random()
+        self._random: random.Random = random.SystemRandom()
         self._sessions: dict[SessionId, Session] = {}
         self._room: HopRoom | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -110,9 +109,24 @@ class Client:
             raise
         return self
 
+    @classmethod
+    async def over(cls, opened: OpenedModel, connection: Connection, generator: random.Random, *, patience: float = PATIENCE) -> Client:
+        """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`."""
+        self = cls(opened.shape.name, patience=patience)
+        self._random = generator
+        try:
+            await self._begin(opened, connection)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
     async def _start(self) -> None:
-        self._opened = await open_model(self.model, token=self._token)
-        self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        opened = await open_model(self.model, token=self._token)
+        await self._begin(opened, await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends)))
+
+    async def _begin(self, opened: OpenedModel, connection: Connection) -> None:
+        self._opened, self._connection = opened, connection
         self._connection.links.subscribe(self._receive, self._lost)
         await self.refresh()
         if self._own_ends:
@@ -149,7 +163,7 @@ class Client:
         revision, numerics = self._choose_class(self._opened)
         if self._room is not None and self._opened.revision is None:  # our files are too few to tell; we take whoever serves, and our own ends follow
             self._room.offer = replace(self._room.offer, revision=revision)
-        session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
+        session = Session(self, self._random.randbytes(16), revision, numerics, lambda: self._random.getrandbits(63))
         self._sessions[session.id] = session
         return session
 
