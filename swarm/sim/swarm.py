@@ -95,6 +95,10 @@ class Server(Actor):
     """Since when it has been of use without a break."""
     leaving: bool = False
 
+    @property
+    def hangs(self) -> bool:
+        return self.engine is not None and self.engine.hangs
+
 
 @dataclass(eq=False)
 class Guest(Actor):
@@ -232,6 +236,8 @@ class Stage:
         return server
 
     def kill(self, actor: Actor, *, silently: bool = False) -> None:
+        if not actor.up:
+            return
         self._happens("vanishes" if silently else "is killed", actor)
         self.network.kill(actor.links, silently=silently)
         self._end(actor)
@@ -255,15 +261,12 @@ class Stage:
             server.engine.hangs = True
         self._useless(server)
 
-    async def leave(self, server: Server, patience: float = 30.0) -> None:
+    def leave(self, server: Server, patience: float = 30.0) -> None:
+        """In peace: what it runs has so long to finish or to move."""
         self._happens("leaves", server)
         server.leaving = True
         self._useless(server)
-        if server.shell is not None:
-            await self._start(server, self._drain(server.shell, patience))
-        if server.up:
-            await server.links.close()
-            self._end(server)
+        self._start(server, self._leave(server, patience))
 
     def part(self, side: Iterable[PeerId]) -> None:
         self.network.part(side)
@@ -286,6 +289,10 @@ class Stage:
         self.guests[guest.peer] = guest
         guest.task = self._start(guest, self._talk(guest))
         return guest
+
+    def later(self, seconds: float, act: Callable[[], object]) -> None:
+        """Unless the script is over by then."""
+        self.loop.call_later(seconds, lambda: None if self._over else act())
 
     # --- one run ------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -368,7 +375,7 @@ class Stage:
         self._sights.append(Sight(self.loop.now, servers, self.network.side, self._last_side, self._healed))
 
     def _useful(self, actor: Actor) -> None:
-        if isinstance(actor, Server) and actor.shell is not None and not actor.leaving and actor.engine is not None and not actor.engine.hangs:
+        if isinstance(actor, Server) and actor.shell is not None and not actor.leaving and not actor.hangs:
             actor.online = self.loop.now
             self._look()
 
@@ -432,8 +439,12 @@ class Stage:
         with contextlib.suppress(RemoteError):  # nobody took its first announcement: it could not join
             await server.shell.serve(lambda: self._useful(server))
 
-    async def _drain(self, shell: Peer, patience: float) -> None:
-        await shell.drain(patience)
+    async def _leave(self, server: Server, patience: float) -> None:
+        if server.shell is not None:
+            await server.shell.drain(patience)
+        if server.up:
+            await server.links.close()
+            self._end(server)
 
     # --- guests -------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -480,6 +491,7 @@ class Stage:
 
     async def _follow(self, turn: Turn, session: Session, tokens) -> None:
         self.turns.append(turn)
+        before = _reroutes(session)
         error: SwarmError | None = None
         try:
             async with contextlib.aclosing(tokens):
@@ -487,8 +499,7 @@ class Stage:
                     turn.tokens.append(token)
         except SwarmError as caught:
             error = caught
-        with contextlib.suppress(SwarmError):
-            turn.reroutes = session.route.reroutes
+        turn.reroutes = _reroutes(session) - before
         turn.longest_gap = session.longest_gap
         self._over_with(turn, error)
 
@@ -506,6 +517,13 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._faults.append(f"logged: {record.getMessage()} {record.exc_info[1]!r}" if record.exc_info else f"logged: {record.getMessage()}")
+
+
+def _reroutes(session: Session) -> int:
+    try:
+        return session.route.reroutes
+    except SwarmError:  # no route yet
+        return 0
 
 
 def _signed(client: PeerId, order: bytes) -> bytes:
