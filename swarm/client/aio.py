@@ -17,7 +17,7 @@ import msgspec
 
 from swarm.client.session import Session, Token, check_seconds
 from swarm.client.table import PeerTable
-from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
+from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
@@ -110,12 +110,12 @@ class Client:
         return self
 
     @classmethod
-    async def over(cls, opened: OpenedModel, connection: Connection, generator: random.Random, *, patience: float = PATIENCE) -> Client:
+    async def over(cls, opened: OpenedModel, connection: Connection, generator: random.Random, ends: KeepEnds | None = None) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`."""
-        self = cls(opened.shape.name, patience=patience)
+        self = cls(opened.shape.name)
         self._random = generator
         try:
-            await self._begin(opened, connection)
+            await self._begin(opened, connection, ends)
         except BaseException:
             await self.close()
             raise
@@ -123,17 +123,18 @@ class Client:
 
     async def _start(self) -> None:
         opened = await open_model(self.model, token=self._token)
-        await self._begin(opened, await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends)))
+        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        await self._begin(opened, connection, keep_ends if self._own_ends else None)
 
-    async def _begin(self, opened: OpenedModel, connection: Connection) -> None:
+    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
         self._opened, self._connection = opened, connection
-        self._connection.links.subscribe(self._receive, self._lost)
+        connection.links.subscribe(self._receive, self._lost)
         await self.refresh()
-        if self._own_ends:
+        if ends is not None:
             if self._dtype is None:
-                self._dtype = self._usual_dtype(self._opened)
-            own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
-            self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
+                self._dtype = self._usual_dtype(opened)
+            own = await self._stack.enter_async_context(ends(opened, connection, self._dtype))
+            self.own, self.own_addrs, self._room = own.spans, connection.addrs, own.room
             self._dtype = own.numerics
             await self._measure()
             await self._stack.enter_async_context(_task(self._keep_measuring(), "measure"))

@@ -1,7 +1,7 @@
 """The room `sim`, its directory: implements `ports.Directory` as a table that everybody sees a little late, each by a clock of its own.
 
-A record takes a moment to be found, lives LIFETIME by the clock of whoever reads it, and one stored on one side of a partition is found on that side alone until
-the partition heals, while what was stored before it is found on both. A store that reaches nobody fails after its deadline.
+A record takes a moment to be found and lives LIFETIME by the clock of whoever reads it. One stored on one side of a partition is found on that side alone until
+the partition heals; what was stored before is found on both. A store that reaches nobody fails after its deadline.
 """
 
 from __future__ import annotations

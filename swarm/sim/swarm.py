@@ -1,7 +1,7 @@
 """The room `sim`, put together: real peers and real clients on a stage of virtual time, what may happen to them, and the verdict when the curtain falls.
 
-Everything is drawn from one seed. Clients hold conversations for as long as the script lasts and write down every turn; afterwards each turn is held against the
-model's own answer, and every process against what it must have given back.
+Everything is drawn from one seed. Clients hold conversations for as long as the script lasts, and every turn is written down; afterwards each is held against
+the model's own answer, and every process against what it must have given back.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import hashlib
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarm.client.aio import Client
 from swarm.client.session import Session
-from swarm.compose import Connection, OpenedModel
+from swarm.compose import Connection, OpenedModel, OwnEnds, run_ends
 from swarm.core import PeerId, Span, missing_spans, whole
 from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError, SwarmError
 from swarm.peer.hops import Offer
@@ -50,6 +50,7 @@ class Scene:
 
     peers: int = 20
     clients: int = 3
+    """One in three of whom keeps its own ends."""
     layers: int = 8
     holds: tuple[int, int] = (3, 5)
     """Components a peer has room for, at least and at most."""
@@ -62,6 +63,8 @@ class Scene:
     skew: float = 2.0
     """How far clocks are off, either way."""
     cache_tokens: int = 4000
+    prompt: tuple[int, int] = (1, 40)
+    """Tokens of a question."""
     answer: tuple[int, int] = (5, 60)
     """Tokens asked for."""
     think: tuple[float, float] = (0.0, 6.0)
@@ -88,7 +91,7 @@ class Actor:
 
 @dataclass(eq=False)
 class Server(Actor):
-    span: Span = Span(0, 1)
+    span: Span | None = None
     shell: Peer | None = None
     engine: toy.Engine | None = None
     online: float = math.inf
@@ -176,7 +179,7 @@ class Stage:
     def __init__(self, seed: int, scene: Scene = Scene(), note: Callable[[str], None] | None = None) -> None:
         """`note` gets every line of the trace."""
         self.seed, self.scene = seed, scene
-        self.loop = VirtualLoop()
+        self.loop = VirtualLoop()  # type: ignore[abstract]  # what it lacks it refuses
         self.random = random.Random(f"{seed} script")
         self.network = Network(self.loop, random.Random(f"{seed} network"), self._latency, loss=scene.loss)
         self.network.note = self.note
@@ -194,6 +197,7 @@ class Stage:
         self._faults: list[str] = []
         self._note, self._digest = note, hashlib.blake2b(digest_size=16)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._engines: list[toy.Engine] = []
 
     def run(self, script: Script) -> Verdict:
         logger = logging.getLogger("swarm")
@@ -218,11 +222,11 @@ class Stage:
         return [server for server in self.servers.values() if server.online <= self.loop.now]
 
     def hops(self, guest: Guest) -> list[Server]:
-        """The chain of a guest's session."""
+        """The chain of a guest's session, its own ends aside."""
         if guest.session is None:
             return []
         try:
-            return [self.servers[hop.peer_id] for hop in guest.session.route.hops]
+            return [self.servers[hop.peer_id] for hop in guest.session.route.hops if hop.peer_id != guest.peer]
         except SwarmError:
             return []
 
@@ -308,7 +312,7 @@ class Stage:
         broken = [*self._unreturned(), *(fault for turn in self.turns for fault in self._wrong(turn))]
         await self._clear()
         broken += [*self._faults, *self.loop.faults, *self.network.faults]
-        broken += [fault for server in self.servers.values() if server.engine is not None for fault in server.engine.faults]
+        broken += [fault for engine in self._engines for fault in engine.faults]
         broken += sorted(f"a task was left behind: {task.get_name()}" for task in asyncio.all_tasks() if task is not asyncio.current_task())
         return Verdict(self.seed, self.turns, broken, self._digest.hexdigest(), self.loop.now, self.loop.steps)
 
@@ -371,7 +375,7 @@ class Stage:
         return all(sight.covers(guest, self.scene.components) for sight, until in zip(self._sights, times, strict=True) if until > began and sight.time < ended)
 
     def _look(self) -> None:
-        servers = tuple((server.peer, server.span, server.online) for server in self.servers.values() if server.online < math.inf)
+        servers = tuple((server.peer, server.span, server.online) for server in self.servers.values() if server.span and server.online < math.inf)
         self._sights.append(Sight(self.loop.now, servers, self.network.side, self._last_side, self._healed))
 
     def _useful(self, actor: Actor) -> None:
@@ -421,7 +425,7 @@ class Stage:
         if span is None:
             span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)])
         server.span = span
-        server.engine = toy.Engine(self.scene.components, toy.Speed(layer * slower, layer * slower / 20), self.loop.time)
+        server.engine = self._engine(layer * slower)
         offer = Offer(REVISION, NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0)
         about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), layer * 1.05, layer / 20, 1.0)
         server.shell = Peer(
@@ -433,11 +437,16 @@ class Stage:
             cache_tokens=self.scene.cache_tokens,
             clock=self.loop.time,
             wall=directory.wall,
-            verify=lambda client, order, signature: signature == _signed(client, order),
+            verify=_verify,
             seed=self.random.getrandbits(32),
         )
         with contextlib.suppress(RemoteError):  # nobody took its first announcement: it could not join
             await server.shell.serve(lambda: self._useful(server))
+
+    def _engine(self, layer: float) -> toy.Engine:
+        engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)
+        self._engines.append(engine)
+        return engine
 
     async def _leave(self, server: Server, patience: float) -> None:
         if server.shell is not None:
@@ -452,14 +461,23 @@ class Stage:
         generator = random.Random(f"{self.seed} {guest.peer}")
         opened = OpenedModel(None, self.shape, None, toy.Text(), (toy.EOS,))  # type: ignore[arg-type]
         failed = self.loop.create_future()
-        connection = Connection(guest.links, Directory(self.table, guest.links), (), lambda order: _signed(guest.peer, order), failed)
-        client = await Client.over(opened, connection, generator)
+        own_ends = list(self.guests).index(guest.peer) % 3 == 2
+        addrs = (f"/sim/{guest.peer}",) if own_ends else ()
+        connection = Connection(guest.links, Directory(self.table, guest.links), addrs, lambda order: _signed(guest.peer, order), failed)
+        client = await Client.over(opened, connection, generator, self._ends if own_ends else None)
         try:
             while not self._over:
                 await self._converse(guest, client, generator)
                 await asyncio.sleep(generator.uniform(*self.scene.think))
         finally:
             await client.close()
+
+    @contextlib.asynccontextmanager
+    async def _ends(self, opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
+        components, key = self.scene.components, connection.links.peer.encode()
+        offer = Offer(REVISION, NUMERICS, components, (Span(0, 1), Span(components - 1, components)), self.shape.max_length)
+        async with run_ends(self._engine(self.scene.layer[0]), offer, connection, clock=self.loop.time, verify=_verify, key=key) as own:
+            yield own
 
     async def _converse(self, guest: Guest, client: Client, generator: random.Random) -> None:
         turn = Turn(guest.peer, self.loop.now, [], 0)
@@ -478,7 +496,7 @@ class Stage:
 
     async def _ask(self, guest: Guest, session: Session, generator: random.Random) -> bool:
         """One turn, and where it broke off its rest, once somebody may have come. False if that failed as well."""
-        prompt = [generator.randrange(1, toy.VOCAB) for _ in range(generator.randint(1, 40))]
+        prompt = [generator.randrange(1, toy.VOCAB) for _ in range(generator.randint(*self.scene.prompt))]
         turn = Turn(guest.peer, self.loop.now, [*session.tokens, *prompt], generator.randint(*self.scene.answer))
         await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked))
         left = turn.asked - len(turn.tokens)
@@ -524,6 +542,10 @@ def _reroutes(session: Session) -> int:
         return session.route.reroutes
     except SwarmError:  # no route yet
         return 0
+
+
+def _verify(client: PeerId, order: bytes, signature: bytes) -> bool:
+    return signature == _signed(client, order)
 
 
 def _signed(client: PeerId, order: bytes) -> bytes:

@@ -34,7 +34,8 @@ def shape(layers: int) -> ModelShape:
 def answer(history: Sequence[int], count: int, components: int) -> list[int]:
     """What the whole model says after a history: `count` tokens, or fewer if one of them ends the answer."""
     states = [_beginning(component) for component in range(components)]
-    fed, said = 0, []
+    fed = 0
+    said: list[int] = []
     everything = list(history)
     while len(said) < count and (not said or said[-1] != EOS):
         for token in everything[fed:]:

@@ -22,9 +22,7 @@ class World:
         self.of = {peer: Directory(table, self.network.attach(peer, Process(peer, skew))) for peer, skew in skews.items()}
 
     async def announce(self, peer: str, sequence: int = 1, state: str = "online", **changes) -> None:
-        record = Announcement(
-            1, peer, (), "m", changes.get("config_hash", "m"), "", "", 4, ((0, 4),), 0.1, 0.1, 9, 9, 9, state, sequence, self.of[peer].wall()
-        )
+        record = Announcement(1, peer, (), "m", changes.get("config_hash", "m"), "", "", 4, ((0, 4),), 0.1, 0.1, 9, 9, 9, state, sequence, self.of[peer].wall())
         await self.of[peer].announce(record)
 
     async def seen(self, reader: str) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Whole nodes on the stage: what a swarm promises, under misfortunes of one kind and of all kinds at once. A failure names its seed, and `bench/churn.py` replays.
+"""Whole nodes on the stage: what a swarm promises, under misfortunes of one kind and of all kinds at once. A failure names its seed.
 
 Each run is some two and a half virtual minutes of 20 peers and 3 guests who hold conversations: 15 s to settle, a minute of misfortunes, then until every lease
 has run out. What is checked of each run is in `swarm/sim/swarm.py`: right tokens, honest errors only where nobody served some layers, nothing left behind.
@@ -40,8 +40,8 @@ SCRIPTS: dict[str, Script] = {
 }
 
 
-def checked(seed: int, script: Script, scene: Scene = Scene()) -> Verdict:
-    verdict = Stage(seed, scene).run(script)
+def checked(seed: int, script: Script, scene: Scene | None = None) -> Verdict:
+    verdict = Stage(seed, scene or Scene()).run(script)
     assert not verdict.broken, f"seed {seed}:\n" + "\n".join(verdict.broken)
     return verdict
 
