@@ -13,13 +13,13 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from swarm.client.aio import Client
 from swarm.client.session import Session
 from swarm.compose import Connection, OpenedModel, OwnEnds, run_ends
-from swarm.core import PeerId, Span, missing_spans, whole
-from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError, SwarmError
+from swarm.core import PeerId, Span
+from swarm.errors import RemoteError, SwarmError
 from swarm.peer.hops import Offer
 from swarm.peer.server import About, Peer
 from swarm.routing.placement import choose_spans
@@ -28,20 +28,15 @@ from swarm.sim import toy
 from swarm.sim.clock import Process, VirtualLoop
 from swarm.sim.directory import Directory, Table
 from swarm.sim.network import Links, Network
+from swarm.sim.verdict import SETTLED, Sight, Turn, Verdict, faults_of
 
 REVISION, NUMERICS = "toy", "float32"
-
-SETTLED = 15.0
-"""Seconds after which somebody who came, woke or became reachable must have been found: a record is renewed every 8 s, and takes a second to get about."""
 
 AFTERMATH = 180.0
 """Seconds in which the last turns must end, misfortunes being over: 30 to a first token, some silences, some patience."""
 
 LEASES = 45.0
 """Seconds after which hops that nobody said goodbye to must be forgotten: a lease of 30 s, and what was under way."""
-
-HONEST = (MissingLayers, PeerLost, Refused)
-"""How a turn may end that could not go on."""
 
 
 @dataclass(frozen=True)
@@ -106,70 +101,6 @@ class Server(Actor):
 @dataclass(eq=False)
 class Guest(Actor):
     session: Session | None = None
-
-
-@dataclass
-class Turn:
-    """One answer: what was asked after which history, and what came. `error` is why it broke off, `ended` None if its guest did not live to see the end."""
-
-    guest: PeerId
-    began: float
-    history: list[int]
-    asked: int
-    tokens: list[int] = field(default_factory=list)
-    ended: float | None = None
-    error: SwarmError | None = None
-    reroutes: int = 0
-    longest_gap: float = 0.0
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Who was of use from a moment on, and since when; who could reach whom, and what had parted them until when."""
-
-    time: float
-    servers: tuple[tuple[PeerId, Span, float], ...]
-    side: frozenset[PeerId] | None
-    last_side: frozenset[PeerId]
-    healed: float
-
-    def covers(self, guest: PeerId, components: int) -> bool:
-        """Whether a guest could long have known of somebody for every component."""
-        side, settled = self.side, self.time - SETTLED
-        if side is None and self.healed > settled:
-            side = self.last_side
-        spans = (span for peer, span, since in self.servers if since <= settled and (side is None or (peer in side) == (guest in side)))
-        return not missing_spans(spans, whole(components))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a run. `broken` are the promises that were not kept."""
-
-    seed: int
-    turns: list[Turn]
-    broken: list[str]
-    trace: str
-    """A digest of everything that happened, in order."""
-    seconds: float
-    steps: int
-
-    @property
-    def finished(self) -> int:
-        return sum(turn.ended is not None and turn.error is None for turn in self.turns)
-
-    @property
-    def excused(self) -> int:
-        """Turns that broke off with an honest error, there being nobody for some layers."""
-        return sum(turn.error is not None for turn in self.turns)
-
-    @property
-    def reroutes(self) -> int:
-        return sum(turn.reroutes for turn in self.turns)
-
-    @property
-    def longest_gap(self) -> float:
-        return max((turn.longest_gap for turn in self.turns if turn.error is None), default=0.0)
 
 
 Script = Callable[["Stage"], Awaitable[None]]
@@ -309,7 +240,7 @@ class Stage:
         self._over = True
         await self._last_turns()
         await asyncio.sleep(LEASES)
-        broken = [*self._unreturned(), *(fault for turn in self.turns for fault in self._wrong(turn))]
+        broken = [*self._unreturned(), *faults_of(self.turns, self._sights, self.scene.components)]
         await self._clear()
         broken += [*self._faults, *self.loop.faults, *self.network.faults]
         broken += [fault for engine in self._engines for fault in engine.faults]
@@ -350,29 +281,7 @@ class Stage:
                     broken.append(f"{server.peer} still holds {status.sessions} sessions, {status.free_tokens} of {self.scene.cache_tokens} tokens are free")
         return broken
 
-    def _wrong(self, turn: Turn) -> list[str]:
-        """What is wrong with a turn."""
-        said = toy.answer(turn.history, turn.asked, self.scene.components)
-        who = f"{turn.guest} at {turn.began:.3f}"
-        if turn.tokens != said[: len(turn.tokens)]:
-            return [f"{who}: wrong tokens after {sum(one == other for one, other in zip(turn.tokens, said, strict=False))} of {len(said)}"]
-        if turn.error is None:
-            return [f"{who}: ended after {len(turn.tokens)} of {len(said)} tokens"] if turn.ended is not None and len(turn.tokens) < len(said) else []
-        why = f"{type(turn.error).__name__}: {turn.error}"
-        if not isinstance(turn.error, HONEST):
-            return [f"{who}: {why}"]
-        if list(turn.error.partial) != turn.tokens:
-            return [f"{who}: {why}, which says {len(turn.error.partial)} tokens came; it were {len(turn.tokens)}"]
-        if self._covered(turn.guest, turn.began, turn.ended or self.loop.now):
-            return [f"{who}: somebody served every layer, and yet {why}"]
-        return []
-
     # --- who could have served ----------------------------------------------------------------------------------------------------------------------------
-
-    def _covered(self, guest: PeerId, began: float, ended: float) -> bool:
-        """Whether all the time there was somebody, reachable and long known, for every component."""
-        times = [*(sight.time for sight in self._sights[1:]), math.inf]
-        return all(sight.covers(guest, self.scene.components) for sight, until in zip(self._sights, times, strict=True) if until > began and sight.time < ended)
 
     def _look(self) -> None:
         servers = tuple((server.peer, server.span, server.online) for server in self.servers.values() if server.span and server.online < math.inf)
