@@ -260,6 +260,8 @@ class Stage:
         for actor in (*self.servers.values(), *self.guests.values()):
             if actor.process.frozen:
                 self.thaw(actor)
+            if isinstance(actor, Server) and actor.hangs:
+                self.kill(actor)
         running = {guest.task for guest in self.guests.values() if guest.task is not None}
         _, late = await asyncio.wait(running, timeout=AFTERMATH) if running else (set(), set())
         self._faults += sorted(f"{task.get_name()} is still talking" for task in late)
