@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from swarm.model.measure import Speed
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
-    from swarm.peer.server import Peer
+    from swarm.peer.hops import Offer
+    from swarm.peer.server import Peer, ServingEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +140,13 @@ class OwnEnds:
     room: HopRoom
 
 
+KeepEnds = Callable[[OpenedModel, Connection, str | None], AbstractAsyncContextManager[OwnEnds]]
+"""How a client comes to its own ends, in the numerics that it asks for."""
+
+
 @contextlib.asynccontextmanager
 async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
-    from swarm.machines.ledger import CacheLedger
     from swarm.model.span import SpanModel
     from swarm.peer.engine import Engine
     from swarm.peer.hops import Offer
@@ -149,22 +154,30 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     shape = opened.shape
     spans = (Span(0, 1), Span(shape.components - 1, shape.components))
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=dtype)
-    engine = Engine(model)
     offer = Offer(opened.revision or "", model.numerics, shape.components, spans, shape.max_length)
-    room = HopRoom(
-        connection.links,
-        engine,
-        offer,
-        CacheLedger(2**40, 1),
-        clock=time.monotonic,
-        verify=connection.verify,
-        veil=_veil(secrets.token_bytes(32)),
-        only=connection.links.peer,
-    )
+    async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
+        yield own
+
+
+@contextlib.asynccontextmanager
+async def run_ends(
+    engine: ServingEngine,
+    offer: Offer,
+    connection: Connection,
+    *,
+    clock: Callable[[], float],
+    verify: Callable[[PeerId, bytes, bytes], bool],
+    key: bytes,
+) -> AsyncIterator[OwnEnds]:
+    """A hop room for one client, which is ourselves. `key` hides token ids from the hops between."""
+    from swarm.machines.ledger import CacheLedger
+
+    me = connection.links.peer
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me)
     engine.results = room
     tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:
-        yield OwnEnds(spans, model.numerics, room)
+        yield OwnEnds(offer.spans, offer.numerics, room)
     finally:
         for task in tasks:
             task.cancel()

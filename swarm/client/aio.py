@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ import msgspec
 
 from swarm.client.advice import Advisers
 from swarm.client.session import Session, Token, check_seconds
-from swarm.compose import Connection, OpenedModel, connect, keep_ends, open_model
+from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, PeerId, SessionId, Span
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
@@ -80,6 +79,7 @@ class Client:
         self.table = PeerTable()
         self.advisers: Advisers | None = None
         self.slowness = Slowness()
+        self.wall: Callable[[], float] = time.time
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Client:
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
-        self._random = random.Random()
+        self._random: random.Random = random.SystemRandom()
         self._sessions: dict[SessionId, Session] = {}
         self._room: HopRoom | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -115,18 +115,37 @@ class Client:
             raise
         return self
 
+    @classmethod
+    async def over(
+        cls, opened: OpenedModel, connection: Connection, generator: random.Random, ends: KeepEnds | None = None, wall: Callable[[], float] = time.time
+    ) -> Client:
+        """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
+        by which peers announce from `wall`."""
+        self = cls(opened.shape.name)
+        self._random, self.wall = generator, wall
+        try:
+            await self._begin(opened, connection, ends)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
     async def _start(self) -> None:
-        self._opened = await open_model(self.model, token=self._token)
-        self._connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
-        links = self._connection.links
+        opened = await open_model(self.model, token=self._token)
+        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        await self._begin(opened, connection, keep_ends if self._own_ends else None)
+
+    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
+        self._opened, self._connection = opened, connection
+        links = connection.links
         links.subscribe(self._receive, self._lost)
-        self.advisers = Advisers(links.peer, links.send, links.learn, self._connection.verify, self.clock, self._random.random)
+        self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
         await self.refresh()
-        if self._own_ends:
+        if ends is not None:
             if self._dtype is None:
-                self._dtype = self._usual_dtype(self._opened)
-            own = await self._stack.enter_async_context(keep_ends(self._opened, self._connection, self._dtype))
-            self.own, self.own_addrs, self._room = own.spans, self._connection.addrs, own.room
+                self._dtype = self._usual_dtype(opened)
+            own = await self._stack.enter_async_context(ends(opened, connection, self._dtype))
+            self.own, self.own_addrs, self._room = own.spans, connection.addrs, own.room
             self._dtype = own.numerics
             await self._measure()
             await self._stack.enter_async_context(_task(self._keep_measuring(), "measure"))
@@ -156,7 +175,7 @@ class Client:
         revision, numerics = self._choose_class(self._opened)
         if self._room is not None and self._opened.revision is None:  # our files are too few to tell; we take whoever serves, and our own ends follow
             self._room.offer = replace(self._room.offer, revision=revision)
-        session = Session(self, secrets.token_bytes(16), revision, numerics, lambda: secrets.randbits(63))
+        session = Session(self, self._random.randbytes(16), revision, numerics, lambda: self._random.getrandbits(63))
         self._sessions[session.id] = session
         return session
 
@@ -230,9 +249,6 @@ class Client:
 
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
-
-    def wall(self) -> float:
-        return time.time()
 
     def send(self, peer: PeerId, message: SessionMessage) -> None:
         if isinstance(message, Open | Prepare):

@@ -17,9 +17,10 @@ import msgspec
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
 from swarm.core import PeerId, Sampling, SessionId
-from swarm.errors import MissingLayers, PeerLost, Refused
+from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
+from swarm.routing.peers import SHUNNED
 from swarm.routing.route import Route
 from swarm.routing.slow import Watch, pays
 from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
@@ -79,7 +80,8 @@ class Chain:
         self._answers = False
         self._sick: str | None = None
         self._silences = 0
-        self._trouble: dict[PeerId, float] = {}
+        self._trouble: dict[PeerId, tuple[float, float]] = {}
+        """When a peer failed us first, and last."""
         self._next_route: Route | None = None
         """Whose newcomers are being fed while the chain goes on."""
         self._must_move = False
@@ -143,6 +145,8 @@ class Chain:
     async def follow(self) -> AsyncGenerator[Deliver, None]:
         """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
         self._followed = True
+        self._silences = 0
+        self._trouble.clear()
         try:
             await self._open_turn()
             while True:
@@ -166,6 +170,9 @@ class Chain:
                     return
                 if slow is not None:
                     self._notice_slow(slow)
+        except RemoteError:
+            self._sick = self._sick or "given up"  # whoever resumes plans anew
+            raise
         finally:
             self._followed = False
             if self._seeking is not None:
@@ -250,13 +257,21 @@ class Chain:
             failure = Refused(
                 f"peer {broken.peer} says no and nobody can take its place ({broken.detail}); try again later, or resume the session", broken.reason
             )
-        since = self._trouble.setdefault(broken.peer, self._network.clock())
-        if self._network.clock() > since + self._network.patience:
+        if self._troubled(broken.peer) > self._network.patience:
             raise failure
         if broken.peer == self._network.peer and self._route is not None:  # the last peer lost its way to our own head; we are still here
             await self._open(self._route)
             return
         await self._find_route(failure if isinstance(failure, Refused) else None)
+
+    def _troubled(self, peer: PeerId) -> float:
+        """For how many seconds a peer has failed us again and again. Once it is no longer shunned it was chosen on its merits, not for want of others."""
+        now = self._network.clock()
+        first, last = self._trouble.get(peer, (now, now))
+        if now > last + SHUNNED:
+            first = now
+        self._trouble[peer] = first, now
+        return now - first
 
     async def _after_silence(self, broken: Reroute) -> None:
         """Every link lives and no token comes: some hop hangs, and nobody knows which. Try the same hops once, then others, then give up."""

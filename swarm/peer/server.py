@@ -11,14 +11,15 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from swarm.core import PeerId
 from swarm.errors import PeerLost, RemoteError
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
-from swarm.peer.engine import Engine
-from swarm.peer.hops import HopRoom, Offer
+from swarm.peer.engine import Results
+from swarm.peer.hops import HopEngine, HopRoom, Offer
 from swarm.ports import Directory, Links
 from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message
 
@@ -77,12 +78,22 @@ class Status:
     """Who plans routes for others, as far as we know."""
 
 
+class ServingEngine(HopEngine, Protocol):
+    """What a peer needs of its engine besides: counts of what was computed, where results go, and one task for its life."""
+
+    steps: int
+    tokens: int
+    results: Results | None
+
+    async def run(self) -> None: ...
+
+
 class Peer:
     def __init__(
         self,
         links: Links,
         directory: Directory,
-        engine: Engine,
+        engine: ServingEngine,
         offer: Offer,
         about: About,
         *,

@@ -395,6 +395,63 @@ def test_a_last_hop_that_cannot_reach_a_living_first_one_is_blamed_itself():
     assert run(main()) == ({"last"}, ["first", "spare"])
 
 
+def breaking(host: Host, hop: int) -> None:
+    """The chain in use loses a hop."""
+    session = host.session
+    session.receive(session._chain._route.hops[0].peer, Broken(session.id, session._chain._machine.chain, CLIENT, hop, "lost", ""))
+
+
+def test_a_peer_that_fails_again_long_after_it_was_shunned_does_not_end_the_answer():
+    """Found on the stage: a hop hung, so no token came that would have cleared the account, and a peer of the chain was lost twice, 40 s apart."""
+    host = Host()
+    host.table.show([PeerView("first", spans=(Span(0, 2),)), *(PeerView(name, spans=(Span(2, COMPONENTS),)) for name in ("a", "b", "c"))])
+    host.patience = 10.0
+
+    async def main() -> list[list[str]]:
+        session = host.new_session()
+        host._say = lambda message: None
+        turn = asyncio.create_task(session.generate(PROMPT, max_new_tokens=4, timeout=60.0))
+        routes = []
+        for pause in (1.0, 34.0, 5.0):
+            await asyncio.sleep(pause)
+            routes.append([hop.peer_id for hop in session.route.hops])
+            breaking(host, 1)
+        await asyncio.sleep(1.0)
+        routes.append([hop.peer_id for hop in session.route.hops])
+        assert not turn.done()
+        with pytest.raises(TimedOut):
+            await turn
+        return routes
+
+    assert run(main()) == [["first", "a"], ["first", "b"], ["first", "a"], ["first", "c"]]
+
+
+def test_who_resumes_begins_with_a_clean_account_and_plans_anew():
+    host = Host()
+    host.table.show([PeerView(name, spans=(Span(0, COMPONENTS),)) for name in ("a", "b")])
+    host.patience = 10.0
+
+    async def main() -> list[str]:
+        session, routes = host.new_session(), []
+        host._say = lambda message: None
+        with pytest.raises(PeerLost, match="no token"):
+            await session.generate(PROMPT, max_new_tokens=4)
+        for _ in range(2):
+            turn = asyncio.create_task(anext(session.resume()))
+            await asyncio.sleep(1.0)
+            routes += [hop.peer_id for hop in session.route.hops]
+            await asyncio.sleep(FIRST_TOKEN + 1.0)  # silent again: tried once more, where it used to be given up
+            assert not turn.done()
+            turn.cancel()
+            await asyncio.wait({turn})
+            host.table.shun(routes[-1], host.clock(), host.wall())
+            breaking(host, 0)
+        return routes
+
+    first, second = run(main())
+    assert first != second
+
+
 def test_a_ring_that_falls_silent_is_given_up_at_the_callers_deadline():
     async def main() -> float:
         host = Host()

@@ -1,0 +1,203 @@
+"""The room `sim`, its model: hashes in place of tensors, so that tokens can be checked. An engine computes them hop by hop on virtual time; `answer` at once.
+
+A component's output at a position is a digest of its number and of every input up to that position. A row that is skipped, repeated, out of place, of another
+session or of another component therefore changes every token from there on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from swarm.core import ModelShape
+from swarm.machines.effects import Compute, Draw
+from swarm.peer.engine import Results
+from swarm.peer.hops import HopKey
+from swarm.peer.schedule import Waiting, schedule
+from swarm.wire import Blob, Order
+
+VOCAB = 1000
+
+EOS = 0
+
+FIRST_CHARACTER = 0x4E00
+"""Where tokens begin as characters: any block of a thousand that are one code point each."""
+
+
+def shape(layers: int) -> ModelShape:
+    return ModelShape("toy", layers, hidden=2, vocab=VOCAB, max_length=4096, config_hash=f"toy-{layers}")
+
+
+def answer(history: Sequence[int], count: int, components: int) -> list[int]:
+    """What the whole model says after a history: `count` tokens, or fewer if one of them ends the answer."""
+    states = [_beginning(component) for component in range(components)]
+    fed = 0
+    said: list[int] = []
+    everything = list(history)
+    while len(said) < count and (not said or said[-1] != EOS):
+        for token in everything[fed:]:
+            row = _embedded(token)
+            for component, state in enumerate(states):
+                row = states[component] = _digest(state, row)
+        fed = len(everything)
+        said.append(_drawn(states[-1]))
+        everything.append(said[-1])
+    return said
+
+
+class Text:
+    """A tokenizer of one character a token."""
+
+    def encode(self, prompt: str, *, continues: bool = False) -> list[int]:
+        return [ord(character) - FIRST_CHARACTER for character in prompt]
+
+    def detokenizer(self) -> Text:
+        return self
+
+    def feed(self, token: int) -> str:
+        return chr(FIRST_CHARACTER + token)
+
+    def finish(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds: `layer` for reading a component once, however many rows share it, and `row` for each row and component."""
+
+    layer: float
+    row: float
+
+
+@dataclass(eq=False)
+class _Slot:
+    caches: list[list[bytes]]
+    """For each component of the hop, its state after every position."""
+    queue: deque[Compute | int] = field(default_factory=deque)
+    arrived: int = 0
+
+    @property
+    def next_job(self) -> Compute | None:
+        return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
+
+
+class Engine:
+    """Implements `hops.HopEngine` and `server.ServingEngine`: one group of the real schedule at a time."""
+
+    def __init__(self, components: int, speed: Speed, clock: Callable[[], float]) -> None:
+        self.components, self.speed = components, speed
+        self.results: Results | None = None
+        self.steps = 0
+        self.tokens = 0
+        self.faults: list[str] = []
+        """What no engine should ever be asked."""
+        self.hangs = False
+        """Whether nothing is computed any more, though everything else lives on."""
+        self._clock = clock
+        self._slots: dict[HopKey, _Slot] = {}
+        self._arrivals = 0
+        self._wake = asyncio.Event()
+
+    def open(self, key: HopKey, order: Order) -> None:
+        if key not in self._slots:
+            self._slots[key] = _Slot([[] for _ in range(key.start, key.stop)])
+
+    def submit(self, key: HopKey, job: Compute) -> None:
+        slot = self._slots[key]
+        if slot.next_job is None:
+            self._queue_up(slot)
+        slot.queue.append(job)
+        self._wake.set()
+
+    def truncate(self, key: HopKey, length: int) -> None:
+        queue = self._slots[key].queue
+        while queue and isinstance(queue[-1], Compute) and queue[-1].start >= length:
+            queue.pop()
+        queue.append(length)
+
+    def free(self, key: HopKey) -> None:
+        self._slots.pop(key, None)
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while round_ := schedule(self._waiting()):
+                for keys in round_:
+                    await self._compute([(key, self._slots[key]) for key in keys if key in self._slots])
+
+    # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _queue_up(self, slot: _Slot) -> None:
+        self._arrivals += 1
+        slot.arrived = self._arrivals
+
+    def _waiting(self) -> list[Waiting[HopKey]]:
+        if self.hangs:
+            return []
+        jobs = [(key, slot, slot.next_job) for key, slot in self._slots.items()]
+        return [Waiting(key, key.start, key.stop, len(job.tokens), slot.arrived) for key, slot, job in jobs if job is not None]
+
+    async def _compute(self, group: Iterable[tuple[HopKey, _Slot]]) -> None:
+        ready = [(key, slot, job) for key, slot in group if (job := self._taken(slot)) is not None]
+        if not ready:
+            return
+        began, rows = self._clock(), sum(len(job.tokens) for _, _, job in ready)
+        span = ready[0][0].stop - ready[0][0].start
+        await asyncio.sleep(span * (self.speed.layer + rows * self.speed.row))
+        self.steps += 1
+        self.tokens += rows
+        micros = round((self._clock() - began) * 1e6)
+        for key, slot, job in ready:
+            self._finish(key, slot, job, micros)
+
+    def _taken(self, slot: _Slot) -> Compute | None:
+        """The oldest job, after the cuts before it. None if it was voided while another group ran."""
+        if slot.next_job is None:
+            return None
+        self._queue_up(slot)
+        while not isinstance(entry := slot.queue.popleft(), Compute):
+            for states in slot.caches:
+                del states[entry:]
+        return entry
+
+    def _finish(self, key: HopKey, slot: _Slot, job: Compute, micros: int) -> None:
+        if self._slots.get(key) is not slot or self.results is None:
+            return
+        held = {len(states) for states in slot.caches}
+        if held != {job.start}:
+            self.faults.append(f"{key.start}:{key.stop} is to run from {job.start} with {sorted(held)} positions in its cache")
+            self.results.failed(key, "wrong cache")
+            return
+        rows = [_embedded(token) for token in job.tokens] if key.start == 0 else _rows(job.hidden)
+        for component, states in zip(range(key.start, key.stop), slot.caches, strict=True):
+            for at, row in enumerate(rows):
+                rows[at] = _digest(states[-1] if states else _beginning(component), row)
+                states.append(rows[at])
+        if key.stop == self.components:
+            self.results.finished(key, job.serial, None, [Draw(job.start + at + 1, _drawn(rows[at])) for at in job.draw], micros)
+        else:
+            self.results.finished(key, job.serial, Blob("float32", 2, memoryview(b"".join(rows))), (), micros)
+
+
+def _digest(state: bytes, row: bytes) -> bytes:
+    return hashlib.blake2b(state + row, digest_size=8).digest()
+
+
+def _beginning(component: int) -> bytes:
+    return component.to_bytes(8, "big")
+
+
+def _embedded(token: int) -> bytes:
+    return token.to_bytes(8, "big")
+
+
+def _drawn(state: bytes) -> int:
+    return int.from_bytes(state, "big") % VOCAB
+
+
+def _rows(blob: Blob | None) -> list[bytes]:
+    return [] if blob is None else [bytes(blob[at : at + 1].data) for at in range(len(blob))]
