@@ -1,6 +1,7 @@
 """How long planning takes: `python -m bench.routes [--json]`. Synthetic swarms as in the study before this project: 80 layers, consumer machines, 5 regions.
 
-Scenarios differ in what peers have measured of one another: every pair, 20 other peers each (the rest falls back to the median), or nothing. "Loaded" is planning with about half of the peers at work.
+Scenarios differ in what peers have measured of one another: every pair, 20 other peers each (the rest falls back to the median), or nothing.
+"Loaded" is planning with about half of the peers at work.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ BEAM = 16
 MANY = 200
 """Nodes from which on a sweep in 32 bits, which is twice as fast, saves more than the looser bounds it gives take."""
 
-VISITS = 6
+VISITS = 10
 """First nodes that may be left after a sweep in 32 bits and one visit. If there are more, many rings cost nearly the same, and a sweep in 64 bits tells them
 apart in less time than visits do."""
 
