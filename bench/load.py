@@ -5,7 +5,8 @@ machines that hold 80 layers between them, in 5 regions (`bench/routes.py`). A p
 tokens × layers`: at most 32 tokens that are drawn first, then at most one chunk of a prompt. Links take time and have no bandwidth. Policies see the same
 swarms and the same questions:
 
-  social    the real `plan` with the real `Ledger`, whose sessions report their token cycle when they end
+  social    the real `plan` with the real `Ledger`; clients tell it every ten seconds how many tokens they have, and peers how many sessions
+  four      the same with four coordinators, who know of each other's sessions only what peers announce
   jsq       hop by hop, who has least to do for each layer that is left of his span
   p2c       hop by hop, the less busy of two peers drawn by what is left of their spans
   shortest  the real `plan`, without load
@@ -47,6 +48,10 @@ ANSWER = 64
 PROMPTS = (50, 350)
 CHUNK = 256
 RENEWED_EVERY = 10.0
+ANNOUNCED_EVERY = 8.0
+DIRECTORY_LAG = 2.0
+"""Seconds from counting its sessions until coordinators read of it."""
+
 WARM_UP = 120.0
 MEASURED = 60.0
 
@@ -143,9 +148,10 @@ Policy = Callable[["Stage", Stream], Sequence[tuple[int, int, int]]]
 class Stage:
     """Peers, links and streams in virtual time."""
 
-    def __init__(self, views: Sequence[PeerView], streams: int, seed: int, policy: Policy) -> None:
+    def __init__(self, views: Sequence[PeerView], streams: int, seed: int, policy: Policy, coordinators: int) -> None:
         self.views, self.policy = list(views), policy
-        self.atlas, self.ledger = Atlas(views), Ledger()
+        self.atlas, self.ledgers = Atlas(views), [Ledger() for _ in range(coordinators)]
+        self.sessions = [0] * PEERS
         self.number = {view.peer: at for at, view in enumerate(self.views)}
         self.peers = [Peer(view) for view in self.views]
         self.link = self.atlas.matrix([view.peer for view in self.views])
@@ -160,6 +166,12 @@ class Stage:
             stream, begins = Stream(number, random.Random(seed * 100_003 + number)), self.rng.uniform(0, WARM_UP / 2)
             self.at(begins, self.ask, stream)
             self.at(begins + RENEWED_EVERY, self.renew, stream)
+
+        for peer in range(PEERS):
+            self.at(self.rng.uniform(0, ANNOUNCED_EVERY), self.announce, peer)
+
+    def ledger(self, stream: Stream) -> Ledger:
+        return self.ledgers[stream.number % len(self.ledgers)]
 
     def at(self, when: float, act: Callable[..., None], *arguments: Any) -> None:
         heapq.heappush(self._events, (when, next(self._order), act, arguments))
@@ -190,6 +202,16 @@ class Stage:
     def _charge(self, stream: Stream, sign: int) -> None:
         for peer, start, stop in stream.hops:
             self.work[peer] += sign * self.views[peer].decode * (stop - start)
+        for peer in {peer for peer, _, _ in stream.hops}:
+            self.sessions[peer] += sign
+
+    def announce(self, peer: int) -> None:
+        self.at(self.now + DIRECTORY_LAG, self.read, replace(self.views[peer], sessions=self.sessions[peer]))
+        self.at(self.now + ANNOUNCED_EVERY, self.announce, peer)
+
+    def read(self, view: PeerView) -> None:
+        for ledger in self.ledgers:
+            ledger.news(view)
 
     def arrive(self, stream: Stream, hop: int, prompt: int) -> None:
         peer = self.peers[stream.hops[hop][0]]
@@ -229,11 +251,11 @@ class Stage:
         if self.measuring and cycle is not None and stream.drawn >= 8:
             self.cycles.append(cycle)
         self._charge(stream, -1)
-        self.ledger.release(stream.key, self.now, stream.drawn)
+        self.ledger(stream).release(stream.key, self.now, stream.drawn)
         self.ask(stream)
 
     def renew(self, stream: Stream) -> None:
-        self.ledger.renew(stream.key, self.now, stream.drawn)
+        self.ledger(stream).renew(stream.key, self.now, stream.drawn)
         self.at(self.now + RENEWED_EVERY, self.renew, stream)
 
 
@@ -249,9 +271,9 @@ def numbered(stage: Stage, route: Any) -> Sequence[tuple[int, int, int]]:
 
 
 def social(stage: Stage, stream: Stream) -> Sequence[tuple[int, int, int]]:
-    request = request_of(stream)
-    route = plan(stage.atlas, request, stage.ledger.load(stage.now))
-    stage.ledger.place(stream.key, route, request, stage.now)
+    request, ledger = request_of(stream), stage.ledger(stream)
+    route = plan(stage.atlas, request, ledger.load(stage.now))
+    ledger.place(stream.key, route, request, stage.now)
     return numbered(stage, route)
 
 
@@ -290,11 +312,11 @@ def better_of_two(stage: Stage, at: int, able: list[int]) -> int:
     return min(two, key=lambda peer: float(stage.work[peer]))
 
 
-POLICIES: dict[str, Policy] = {"social": social, "jsq": hop_by_hop(least_work), "p2c": hop_by_hop(better_of_two), "shortest": shortest}
+POLICIES: dict[str, Policy] = {"social": social, "four": social, "jsq": hop_by_hop(least_work), "p2c": hop_by_hop(better_of_two), "shortest": shortest}
 
 
 def measure(views: Sequence[PeerView], streams: int, seed: int, policy: str, seconds: float) -> dict[str, float]:
-    stage = Stage(views, streams, seed, POLICIES[policy])
+    stage = Stage(views, streams, seed, POLICIES[policy], 4 if policy == "four" else 1)
     stage.run(WARM_UP + seconds)
     return {
         "tokens_per_second": stage.tokens / seconds,

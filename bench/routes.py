@@ -1,6 +1,7 @@
 """How long planning takes: `python -m bench.routes [--json]`. Synthetic swarms as in the study before this project: 80 layers, consumer machines, 5 regions.
 
 Scenarios differ in what peers have measured of one another: every pair, 20 other peers each (the rest falls back to the median), or nothing.
+"Loaded" is planning with about half of the peers at work.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from swarm.errors import MissingLayers
 from swarm.routing import PeerView, Request, choose_spans, plan, repair
 from swarm.routing.atlas import Atlas
 from swarm.routing.candidates import Candidates
+from swarm.routing.load import Load, Share
 
 LAYERS = 80
 KINDS = ((10, 0.0024), (22, 0.00085), (22, 0.00095), (14, 0.0027), (30, 0.017))
@@ -69,11 +71,17 @@ def measure(peers: int, measured: int | None, seed: int, repeats: int) -> dict[s
         repair(atlas, request, route, lost)
     except MissingLayers:
         return {}
+    rng = random.Random(seed)
+    load = Load({view.peer: Share(sessions, 10 * sessions) for view in views if (sessions := rng.randrange(-10, 10)) > 0}, cycle=0.5, prompt_ratio=3.0)
+    busy = plan(atlas, request, load)
+    lost_there = {busy.hops[len(busy.hops) // 2].peer}
     sizes = [10] * (LAYERS + 2)
     return {
         "plan_ms": milliseconds(lambda: plan(atlas, request), repeats),
         "of_it_arrays_ms": milliseconds(lambda: Candidates(atlas, request, range(LAYERS + 2)), repeats),
         "repair_ms": milliseconds(lambda: repair(atlas, request, route, lost), repeats),
+        "loaded_plan_ms": milliseconds(lambda: plan(atlas, request, load), repeats),
+        "loaded_repair_ms": milliseconds(lambda: repair(atlas, request, busy, lost_there, load), repeats),
         "news_ms": milliseconds(lambda: atlas.put(replace(views[-1], free_tokens=views[-1].free_tokens - 1)), repeats),
         "atlas_ms": milliseconds(lambda: Atlas(views), repeats),
         "placement_ms": milliseconds(lambda: choose_spans(views, LAYERS + 2, sizes, 200, 0.001), repeats),

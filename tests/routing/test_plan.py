@@ -10,7 +10,7 @@ from bench.routes import LAYERS
 from bench.routes import swarm as regional_swarm
 from swarm.core import Hop, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
-from swarm.routing import PeerView, Request, candidates, choose_class, plan, repair
+from swarm.routing import PeerView, Request, candidates, choose_class, cover, plan, repair
 from swarm.routing.atlas import Atlas, by_class
 from swarm.routing.cover import cheapest_ring
 from tests.routing.worlds import brute_force, expected, layer_dp, owners, some_load, swarm
@@ -52,6 +52,22 @@ def test_in_larger_swarms_it_equals_the_plain_layer_dp(seed, loaded):
     request = request_of(rng, components)
     load = some_load(rng, peers) if loaded else None
     assert plan(peers, request, load).cost == pytest.approx(layer_dp(peers, request, load), rel=1e-9)
+
+
+@pytest.mark.parametrize("visits", [0, 100])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sweep_in_32_bits_loses_nothing(monkeypatch, seed, visits):
+    """Neither where it is followed by visits, nor where it is given up because too many rings cost nearly the same."""
+    rng = random.Random(seed)
+    peers = swarm(rng, 30, 12, known=rng.choice([0.0, 0.5]))
+    if seed % 3 == 0:
+        peers = [replace(view, decode=0.01 + rng.choice([0, 1e-9]), prefill=0.001, head_weight=1.0, rtts={}) for view in peers]
+    request, load = request_of(rng, 12), rng.choice([None, some_load(rng, peers)])
+    in_64_bits = plan(peers, request, load)
+    monkeypatch.setattr(cover, "MANY", 0)
+    monkeypatch.setattr(cover, "VISITS", visits)
+    assert plan(peers, request, load).cost == pytest.approx(in_64_bits.cost, rel=1e-11)
+    assert in_64_bits.cost == pytest.approx(layer_dp(peers, request, load), rel=1e-9)
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(2, 8))
