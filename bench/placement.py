@@ -107,7 +107,7 @@ def bound(machines: Sequence[Machine], components: int) -> float:
 class Ours:
     """Announces a move, waits until all know of it, and goes if it still thinks so."""
 
-    settles = 2 * NEWS
+    settles = NEWS
 
     def newcomer(self, views: Sequence[PeerView], me: Machine, components: int) -> Span:
         return choose_spans(views, components, [1] * components, me.room, me.view.decode, me.view.region)
@@ -209,6 +209,7 @@ class World:
         self.known: dict[str, PeerView] = {}
         self.intent: set[str] = set()
         self.generation: dict[str, int] = {}
+        self.news = random.Random(seed)
         self.dice: dict[str, random.Random] = {}
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.order, self.now = 0, 0.0
@@ -263,7 +264,7 @@ class World:
     def leave(self, name: str) -> None:
         del self.machines[name], self.places[name]
         self.online.pop(name, None)
-        self.later(NEWS, lambda: self.forget(name))
+        self.later(self.news.uniform(0, NEWS), lambda: self.forget(name))
         self.changed()
 
     def forget(self, name: str) -> None:
@@ -293,7 +294,7 @@ class World:
                 self.known[name] = view
                 self.version += 1
 
-        self.later(NEWS, heard)
+        self.later(self.news.uniform(0, NEWS), heard)
 
     def look_later(self, name: str) -> None:
         self.later(self.dice[name].uniform(0, 2 * CHECK), lambda: self.look(name))
@@ -305,6 +306,9 @@ class World:
         if name not in self.online or name in self.intent or (self.rule.settles and self.seen.get(name) == self.version):
             return
         self.seen[name] = self.version
+        self.consider(name)
+
+    def consider(self, name: str) -> None:
         place = self.decide(name)
         if place is None:
             return
@@ -323,6 +327,7 @@ class World:
             self.move(name, place)
         else:
             self.announce(name, self.places[name], "online")
+            self.consider(name)
 
     def me(self, name: str) -> Machine:
         machine = self.machines[name]

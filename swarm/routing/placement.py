@@ -17,7 +17,7 @@ from swarm.errors import DoesNotFit
 from swarm.routing.flow import BATCH, CLOSE, FASTEST, Supplies, allows, component_weights, hosts, max_flow, rate
 from swarm.routing.table import PeerView
 
-SCARCE = 0.03
+SCARCE = 0.2
 """A level below this share of the mean counts as this share, so that one almost uncovered layer does not decide alone (docs/routing.md)."""
 
 FAIR_STEPS, FAIR_POWER = 30, 0.6
@@ -29,7 +29,10 @@ FAIR_SHARE = 0.5
 ALIKE = 0.15
 """Places whose gain is within this share of the best are alike: distance decides between them."""
 
-BETTER = 1.1
+PLENTY = 4
+"""Hosts of every component from which on throughput can spare that much."""
+
+BETTER = 1.2
 """What the worth of the swarm must grow by before it is worth reloading weights."""
 
 CLEARLY = 3.0
@@ -204,7 +207,7 @@ class Places:
     def preferred(self, places_W: np.ndarray, region: str) -> int:
         """Of these places the one of the greatest gain; of those alike the one that its region serves least, then one that abuts on a neighbour there."""
         gain_W = self.gain_W[places_W]
-        alike = places_W[gain_W >= gain_W.max() * (1 - ALIKE)]
+        alike = places_W[gain_W >= gain_W.max() * (1 - (ALIKE if self.ground.hosts_N.min() >= PLENTY else 0.0))]
         near_N = self.ground.regional_N(region)
         edges = {edge for view in self.ground.peers if view.region == region for span in view.spans for edge in (span.start, span.stop)}
         some = 0.1 * (self.ground.supplies.rate_P.sum() + self.rate) / self.ground.weight_N.sum()
