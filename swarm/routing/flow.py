@@ -41,8 +41,9 @@ def component_weights(peers: Sequence[PeerView], components: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Supplies:
-    """Who computes where: spans [start, stop) and layers/s of each. A peer of several spans is several supplies."""
+    """Who computes where: spans [start, stop) and layers/s of each. A peer of several spans is several supplies; `owner` is its place among the peers."""
 
+    owner_P: np.ndarray
     start_P: np.ndarray
     stop_P: np.ndarray
     rate_P: np.ndarray
@@ -50,12 +51,13 @@ class Supplies:
     @classmethod
     def of(cls, peers: Sequence[PeerView], weight_N: np.ndarray) -> Supplies:
         """A peer of several spans is taken to give each a share of its time by weight, which understates what it could do. Spans end at the model's end."""
-        rows = [row for view in peers for row in _shares(view, weight_N)]
-        start, stop, rates = zip(*rows, strict=True) if rows else ((), (), ())
-        return cls(np.array(start, int), np.array(stop, int), np.array(rates, float))
+        rows = [(owner, *share) for owner, view in enumerate(peers) for share in _shares(view, weight_N)]
+        owner, start, stop, rates = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return cls(np.array(owner, int), np.array(start, int), np.array(stop, int), np.array(rates, float))
 
     def plus(self, span: Span, rate: float) -> Supplies:
-        return Supplies(np.append(self.start_P, span.start), np.append(self.stop_P, span.stop), np.append(self.rate_P, rate))
+        """With one peer more."""
+        return Supplies(np.append(self.owner_P, self.owner_P.max(initial=-1) + 1), np.append(self.start_P, span.start), np.append(self.stop_P, span.stop), np.append(self.rate_P, rate))
 
 
 def _shares(view: PeerView, weight_N: np.ndarray) -> list[tuple[int, int, float]]:
@@ -117,10 +119,13 @@ def _tightest(inside_BB: np.ndarray, weight_B: np.ndarray, flow: float) -> tuple
     Because supplies are intervals, a DP over boundaries finds it: f(j) = min(f(j−1) − flow × w(j−1), min over i<j of f(i) − inside(i, j)), and f(last) + all
     is what is left. O(B²), whatever the number of peers.
     """
-    least_B, taken_B = np.zeros(len(inside_BB)), np.zeros(len(inside_BB))
+    least_B, taken = np.zeros(len(inside_BB)), [0.0]
+    ending_BB = np.ascontiguousarray(inside_BB.T)
     for j in range(1, len(inside_BB)):
-        outside = least_B[:j] - inside_BB[:j, j]
-        i = int(np.argmin(outside))
+        outside_J = least_B[:j] - ending_BB[j, :j]
+        i = int(outside_J.argmin())
         within = least_B[j - 1] - flow * weight_B[j - 1]
-        least_B[j], taken_B[j] = (within, taken_B[j - 1] + weight_B[j - 1]) if within < outside[i] else (outside[i], taken_B[i])
-    return float(least_B[-1] + inside_BB[0, -1]), float(taken_B[-1])
+        inside = within < outside_J[i]
+        least_B[j] = within if inside else outside_J[i]
+        taken.append(taken[j - 1] + weight_B[j - 1] if inside else taken[i])
+    return float(least_B[-1] + inside_BB[0, -1]), float(taken[-1])

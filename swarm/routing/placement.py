@@ -38,9 +38,10 @@ BETTER = 1.2
 CLEARLY = 3.0
 """What the gain must grow by where the worth does not: several bottlenecks may be equally bad, and somebody must begin."""
 
-CAUTION = 1.0
+CAUTION = 0.7
 """How much throughput a peer less that nobody may lose is worth: the power of (1 − indispensable / all) in the worth of a swarm (docs/routing.md)."""
 
+ORDER = 'worth'
 TRIED = 4
 """Windows of the greatest gain, and of the fewest indispensable peers, whose throughput is computed."""
 
@@ -150,23 +151,37 @@ class Ground:
 
     @cached_property
     def level_N(self) -> np.ndarray:
-        """How well each component is supplied, layers/s per layer's worth; 0 where nobody is (docs/routing.md).
+        """How well each component is supplied, layers/s per layer's worth; 0 where nobody is."""
+        return FAIR_SHARE * self.fair_N + (1 - FAIR_SHARE) * self.even_N
 
-        Fair levels: every peer divides its rate over what it holds so that levels become as equal as they can. A share of p at c is rate_p g_c / Σ g over p's
-        span with one g for all, so a step g_c *= level_c ** −0.6 is all it takes.
+    @cached_property
+    def even_N(self) -> np.ndarray:
+        """Levels if every peer spreads its rate evenly over what it holds."""
+        return self._levels(self.weight_N)
+
+    @cached_property
+    def fair_N(self) -> np.ndarray:
+        """Levels if peers shift their work to what is badly supplied until levels are as equal as they can be.
+
+        A peer's rate at c is its share g_c / Σ g over what it holds, with one g for all: if every peer multiplies its shares by level_c ** −0.6 and scales them
+        back to its rate, all do the same to g.
         """
-        holds_PN = self._holds_PN.astype(float)
-        even_N = (self.supplies.rate_P / (holds_PN @ self.weight_N)) @ holds_PN
-        g_N, fair_N = self.weight_N.copy(), even_N
+        g_N, level_N = self.weight_N, self.even_N
         for _ in range(FAIR_STEPS):
-            g_N = g_N * np.power(fair_N / max(fair_N.mean(), FASTEST), -FAIR_POWER, out=np.ones_like(g_N), where=fair_N > 0)
-            fair_N = g_N / self.weight_N * ((self.supplies.rate_P / (holds_PN @ g_N)) @ holds_PN)
-        return FAIR_SHARE * fair_N + (1 - FAIR_SHARE) * even_N
+            g_N = g_N * np.power(level_N / max(level_N.mean(), FASTEST), -FAIR_POWER, out=np.ones_like(g_N), where=level_N > 0)
+            level_N = self._levels(g_N)
+        return level_N
+
+    def _levels(self, g_N: np.ndarray) -> np.ndarray:
+        holds_PN = self._holds_PN.astype(float)
+        return g_N / self.weight_N * ((self.supplies.rate_P / (holds_PN @ g_N)) @ holds_PN)
 
     @cached_property
     def sole_P(self) -> tuple[np.ndarray, np.ndarray]:
         """First and last component of each who holds something alone: who loses nothing by a window over both is no longer indispensable."""
         alone_PN = self._holds_PN & (self.hosts_N == 1)
+        if len(alone_PN):
+            alone_PN = np.logical_or.reduceat(alone_PN, np.unique(self.supplies.owner_P, return_index=True)[1])
         alone_PN = alone_PN[alone_PN.any(axis=1)]
         return alone_PN.argmax(axis=1), len(self.weight_N) - 1 - alone_PN[:, ::-1].argmax(axis=1)
 
@@ -209,13 +224,14 @@ class Places:
         gain_W = self.gain_W[places_W]
         alike = places_W[gain_W >= gain_W.max() * (1 - (ALIKE if self.ground.hosts_N.min() >= PLENTY else 0.0))]
         near_N = self.ground.regional_N(region)
-        edges = {edge for view in self.ground.peers if view.region == region for span in view.spans for edge in (span.start, span.stop)}
+        neighbours = [span for view in self.ground.peers if view.region == region for span in view.spans]
+        begins, ends = {span.start for span in neighbours}, {span.stop for span in neighbours}
         some = 0.1 * (self.ground.supplies.rate_P.sum() + self.rate) / self.ground.weight_N.sum()
 
         def merit(place: int) -> tuple[float, int, int]:
             span = self.spans[place]
             need = float(np.mean(1 / (near_N[span.start : span.stop] + some)))
-            return float(f"{need:.9g}"), len(edges & {span.start, span.stop}), -span.start
+            return float(f"{need:.9g}"), (span.start in ends) + (span.stop in begins), -span.start
 
         return max(map(int, alike), key=merit)
 
@@ -289,6 +305,10 @@ class Move:
         gaining = whole_W[np.argsort(-places.gain_W[whole_W], kind="stable")][:TRIED]
         freeing = whole_W[np.lexsort((-places.gain_W[whole_W], places.indispensable_W[whole_W]))][:TRIED]
         tried = [place for place in dict.fromkeys([*map(int, gaining), *map(int, freeing)]) if self._worth_more(place)]
+        if ORDER == "gain":
+            return [places.preferred(whole_W, region), *sorted(tried, key=lambda place: (-places.gain_W[place], place))]
+        if ORDER == "only":
+            return [places.preferred(whole_W, region)]
         return [*sorted(tried, key=lambda place: (-self._worth(place), place)), places.preferred(whole_W, region)]
 
     def improves(self, place: int) -> bool:
@@ -302,13 +322,14 @@ class Move:
 
     def _worth_more(self, place: int) -> bool:
         """Without the flow there: whether it would be enough is quicker to see."""
-        return self._safety(place) > 0 and self.places.allows(place, BETTER * self._flow * self._safety(self.held) / self._safety(place))
+        return self.places.allows(place, BETTER * self._flow * self._safety(self.held) / self._safety(place))
 
     def _worth(self, place: int) -> float:
         return self.places.flow(place) * self._safety(place)
 
     def _safety(self, place: int) -> float:
-        return float((1 - self.places.indispensable_W[place] / (len(self.places.ground.peers) + 1)) ** CAUTION)
+        """One peer that can be spared is counted more than there are, lest a swarm without any is worth nothing, and any change a gain."""
+        return float((1 - self.places.indispensable_W[place] / (len(self.places.ground.peers) + 2)) ** CAUTION)
 
     @cached_property
     def _flow(self) -> float:
