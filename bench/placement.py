@@ -49,8 +49,8 @@ class Setting:
 
 
 SETTINGS = (
-    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 20), (30, 8), (100, 4), (300, 2))),
-    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 8), (100, 6), (300, 2))),
+    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 8), (30, 4), (100, 2), (300, 1))),
+    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 6), (100, 4), (300, 1))),
 )
 
 
@@ -101,7 +101,7 @@ def bound(machines: Sequence[Machine], components: int) -> float:
     return low
 
 
-# --- the two rules ----------------------------------------------------------------------------------------------------------------------------------------------
+# --- the two rules ------------------------------------------------------------------------------------------------------------------------------------------
 
 
 class Ours:
@@ -184,7 +184,7 @@ class Petals:
         return rate(view) / ((len(view.spans[0]) + 1) / 2)
 
 
-# --- the world --------------------------------------------------------------------------------------------------------------------------------------------------
+# --- the world ----------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -205,7 +205,7 @@ class World:
         self.first, self.events = story(setting, seed, events)
         self.machines: dict[str, Machine] = {}
         self.places: dict[str, Span] = {}
-        self.online: dict[str, int] = {}
+        self.online: set[str] = set()
         self.known: dict[str, PeerView] = {}
         self.intent: set[str] = set()
         self.generation: dict[str, int] = {}
@@ -213,29 +213,27 @@ class World:
         self.dice: dict[str, random.Random] = {}
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.order, self.now = 0, 0.0
-        self.version, self.seen = 0, {}
+        self.heard = 0
+        self.looked: dict[str, int] = {}
+        self.began, self.last, self.current = False, 0.0, 0.0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
         for at, each in enumerate(self.first):
             self.later(at * 2 * NEWS, lambda each=each: self.join(each))
-        self.drain()
+        while self.queue:
+            self.step()
         self.outcome.joined = self.share()
-        start = self.now
+        self.began, self.last, self.current = True, self.now, self.outcome.joined
         for name in sorted(self.machines):
             self.look_later(name)
         for event in self.events:
-            self.later(start + event.at - self.now, lambda event=event: self.happen(event))
-        self.end = start + self.events[-1].at
-        self.last, self.current = self.now, self.share()
-        while self.queue and self.queue[0][0] <= self.end:
+            self.later(event.at, lambda event=event: self.happen(event))
+        end = self.now + self.events[-1].at
+        while self.queue[0][0] <= end:
             self.step()
         self.account()
         return self.outcome
-
-    def drain(self) -> None:
-        while self.queue:
-            self.step()
 
     def step(self) -> None:
         self.now, _, act = heapq.heappop(self.queue)
@@ -263,18 +261,18 @@ class World:
 
     def leave(self, name: str) -> None:
         del self.machines[name], self.places[name]
-        self.online.pop(name, None)
+        self.online.discard(name)
         self.later(self.news.uniform(0, NEWS), lambda: self.forget(name))
         self.changed()
 
     def forget(self, name: str) -> None:
         self.known.pop(name, None)
-        self.version += 1
+        self.heard += 1
 
     def go(self, name: str, place: Span) -> None:
         """Begin to load; what was served before is gone."""
         self.places[name] = place
-        self.online.pop(name, None)
+        self.online.discard(name)
         self.generation[name] += 1
         self.announce(name, place, "joining")
         self.changed()
@@ -282,7 +280,7 @@ class World:
 
     def loaded(self, name: str, generation: int) -> None:
         if name in self.machines and self.generation[name] == generation:
-            self.online[name] = 1
+            self.online.add(name)
             self.announce(name, self.places[name], "online")
             self.changed()
 
@@ -292,7 +290,7 @@ class World:
         def heard() -> None:
             if name in self.machines:
                 self.known[name] = view
-                self.version += 1
+                self.heard += 1
 
         self.later(self.news.uniform(0, NEWS), heard)
 
@@ -303,10 +301,9 @@ class World:
         if name not in self.machines:
             return
         self.look_later(name)
-        if name not in self.online or name in self.intent or (self.rule.settles and self.seen.get(name) == self.version):
-            return
-        self.seen[name] = self.version
-        self.consider(name)
+        if name in self.online and name not in self.intent and self.looked.get(name) != self.heard:  # nothing new, no new answer
+            self.looked[name] = self.heard
+            self.consider(name)
 
     def consider(self, name: str) -> None:
         place = self.decide(name)
@@ -348,10 +345,10 @@ class World:
     def others(self, name: str) -> list[PeerView]:
         return [view for peer, view in sorted(self.known.items()) if peer != name]
 
-    # --- what it was worth --------------------------------------------------------------------------------------------------------------------------------------
+    # --- what it was worth ----------------------------------------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
-        if hasattr(self, "end"):
+        if self.began:
             self.account()
             self.current = self.share()
 
@@ -365,3 +362,59 @@ class World:
 
     def broken(self) -> bool:
         return bool(missing_spans([self.places[name] for name in self.online], whole(self.setting.components)))
+
+
+def of_time(shares: Sequence[tuple[float, float]], part: float) -> float:
+    """The share of the bound below which the swarm was for this part of the time."""
+    wanted = part * sum(seconds for seconds, _ in shares)
+    for seconds, share in sorted(shares, key=lambda each: each[1]):
+        wanted -= seconds
+        if wanted <= 0:
+            return share
+    return 0.0
+
+
+def measure(setting: Setting, rule: Ours | Petals, seeds: range, events: int) -> dict[str, float]:
+    outcomes = [World(setting, seed, rule, events).run() for seed in seeds]
+    shares = [share for outcome in outcomes for share in outcome.shares]
+    seconds, happened = sum(seconds for seconds, _ in shares), sum(outcome.events for outcome in outcomes)
+    return {
+        "joined": statistics.mean(outcome.joined for outcome in outcomes),
+        "churn": sum(seconds * share for seconds, share in shares) / seconds,
+        "p10": of_time(shares, 0.1),
+        "outages": sum(outcome.outages for outcome in outcomes) / happened,
+        "down": sum(seconds for seconds, share in shares if share == 0) / seconds,
+        "moves": sum(outcome.moves for outcome in outcomes) / happened,
+        "check_ms": 1000 * sum(outcome.check_s for outcome in outcomes) / max(sum(outcome.checks for outcome in outcomes), 1),
+    }
+
+
+def ratio(ours: float, theirs: float) -> float | None:
+    return round(ours / theirs, 2) if theirs else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one seed and few events of the small swarms: only to see that it runs")
+    parser.add_argument("--seeds", type=int, help="swarms of each setting (by default from 8 of the smallest to 1 of the largest)")
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--events", type=int, default=40, help="joins and leaves of each swarm (default 40)")
+    arguments = parser.parse_args()
+    for setting in SETTINGS:
+        if arguments.quick and setting.peers > 50:
+            continue
+        seeds = range(arguments.first_seed, arguments.first_seed + (1 if arguments.quick else arguments.seeds or setting.seeds))
+        found = {type(rule).__name__.lower(): measure(setting, rule, seeds, 10 if arguments.quick else arguments.events) for rule in (Petals(), Ours())}
+        ratios = {name: ratio(found["ours"][name], theirs) for name, theirs in found["petals"].items()}
+        if arguments.json:
+            print(json.dumps({"setting": setting.name, "peers": setting.peers, "seeds": len(seeds), **found, "ours over petals": ratios}), flush=True)
+            continue
+        print(f"{setting.name}, {setting.peers} peers, {len(seeds)} seeds")
+        for rule, figures in found.items():
+            print(f"  {rule:<16}", "  ".join(f"{name} {figure:.3f}" for name, figure in figures.items()))
+        print(f"  {'ours over petals':<16}", "  ".join(f"{name} {figure}" for name, figure in ratios.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -57,7 +57,12 @@ class Supplies:
 
     def plus(self, span: Span, rate: float) -> Supplies:
         """With one peer more."""
-        return Supplies(np.append(self.owner_P, self.owner_P.max(initial=-1) + 1), np.append(self.start_P, span.start), np.append(self.stop_P, span.stop), np.append(self.rate_P, rate))
+        return Supplies(
+            np.append(self.owner_P, self.owner_P.max(initial=-1) + 1),
+            np.append(self.start_P, span.start),
+            np.append(self.stop_P, span.stop),
+            np.append(self.rate_P, rate),
+        )
 
 
 def _shares(view: PeerView, weight_N: np.ndarray) -> list[tuple[int, int, float]]:

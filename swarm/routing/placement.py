@@ -7,14 +7,14 @@ Legend: N components, P spans that others hold, W windows that fit into this mac
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from swarm.core import PeerId, Span, missing_spans, whole
+from swarm.core import Span, missing_spans, whole
 from swarm.errors import DoesNotFit
-from swarm.routing.flow import BATCH, CLOSE, FASTEST, Supplies, allows, component_weights, hosts, max_flow, rate
+from swarm.routing.flow import BATCH, FASTEST, Supplies, allows, component_weights, hosts, max_flow, rate
 from swarm.routing.table import PeerView
 
 SCARCE = 0.2
@@ -41,10 +41,7 @@ CLEARLY = 3.0
 CAUTION = 0.7
 """How much throughput a peer less that nobody may lose is worth: the power of (1 − indispensable / all) in the worth of a swarm (docs/routing.md)."""
 
-ORDER = 'worth'
-TRIED = 4
-"""Windows of the greatest gain, and of the fewest indispensable peers, whose throughput is computed."""
-
+ORDER = "worth"
 
 def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Sequence[int], budget: int, speed: float, region: str = "") -> Span:
     """The window of components that a machine that joins should serve: of those that fit into `budget` bytes the one that helps most. `speed` is its own decode
@@ -53,8 +50,8 @@ def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Se
     While nobody serves some components, the window that fills most of them, laid against an end of a hole so that what stays open stays in one piece.
     Otherwise the greatest gain (docs/routing.md); of places alike in that the one whose region serves it least. Ties fall to the lowest start. Raises DoesNotFit.
 
-    Whoever is leaving is not counted; whoever is joining is, at its destination, so that two machines that start together do not choose the same place if the
-    first announces before it loads.
+    Whoever is leaving is not counted; whoever is joining is, at its destination, so that two machines that start together do not choose the same place
+    if the first announces before it loads.
     """
     ground = Ground.of(peers, components)
     places = Places(ground, windows(component_bytes, budget), ground.usual_batching / max(speed, FASTEST))
@@ -302,14 +299,10 @@ class Move:
         if places.missing_W[self.held]:
             return [int(np.lexsort((everywhere, -places.gain_W, places.indispensable_W, places.missing_W))[0])]
         whole_W = everywhere[places.missing_W == 0]
-        gaining = whole_W[np.argsort(-places.gain_W[whole_W], kind="stable")][:TRIED]
-        freeing = whole_W[np.lexsort((-places.gain_W[whole_W], places.indispensable_W[whole_W]))][:TRIED]
-        tried = [place for place in dict.fromkeys([*map(int, gaining), *map(int, freeing)]) if self._worth_more(place)]
-        if ORDER == "gain":
-            return [places.preferred(whole_W, region), *sorted(tried, key=lambda place: (-places.gain_W[place], place))]
         if ORDER == "only":
             return [places.preferred(whole_W, region)]
-        return [*sorted(tried, key=lambda place: (-self._worth(place), place)), places.preferred(whole_W, region)]
+        safest = int(whole_W[np.lexsort((-places.gain_W[whole_W], places.indispensable_W[whole_W]))[0]])
+        return [places.preferred(whole_W, region), safest]
 
     def improves(self, place: int) -> bool:
         places = self.places
@@ -323,9 +316,6 @@ class Move:
     def _worth_more(self, place: int) -> bool:
         """Without the flow there: whether it would be enough is quicker to see."""
         return self.places.allows(place, BETTER * self._flow * self._safety(self.held) / self._safety(place))
-
-    def _worth(self, place: int) -> float:
-        return self.places.flow(place) * self._safety(place)
 
     def _safety(self, place: int) -> float:
         """One peer that can be spared is counted more than there are, lest a swarm without any is worth nothing, and any change a gain."""
