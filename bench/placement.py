@@ -49,8 +49,8 @@ class Setting:
 
 
 SETTINGS = (
-    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 8), (30, 4), (100, 2), (300, 1))),
-    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 6), (100, 4), (300, 1))),
+    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 8), (30, 4), (100, 1), (300, 1))),
+    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 5), (100, 3), (300, 1))),
 )
 
 

@@ -41,7 +41,6 @@ CLEARLY = 3.0
 CAUTION = 0.7
 """How much throughput a peer less that nobody may lose is worth: the power of (1 − indispensable / all) in the worth of a swarm (docs/routing.md)."""
 
-ORDER = "worth"
 
 def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Sequence[int], budget: int, speed: float, region: str = "") -> Span:
     """The window of components that a machine that joins should serve: of those that fit into `budget` bytes the one that helps most. `speed` is its own decode
@@ -61,8 +60,9 @@ def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Se
 def better_place(peers: Iterable[PeerView], me: PeerView, components: int, component_bytes: Sequence[int], budget: int) -> Span | None:
     """Where a peer that serves `me.spans` should move; None if it should stay. `peers` may contain itself. Raises DoesNotFit.
 
-    Where something is served by nobody it goes where it closes most. Otherwise it moves if that makes the swarm worth 1.1 times as much, where worth
-    is throughput × the share of peers that may leave without leaving a hole; or if it takes nothing of either and gains three times as much. It never opens a hole.
+    Where something is served by nobody it goes where it closes most. Otherwise it moves if that makes the swarm worth 1.2 times as much, where worth
+    grows with throughput and with the share of peers that may leave without leaving a hole; or if it lessens neither and gains three times as much. Where there
+    is no hole it never opens one.
 
     Moving takes two looks (docs/routing.md): announce the answer as `joining`, go on serving, and when that must have reached everybody ask `still_better`.
     """
@@ -299,8 +299,6 @@ class Move:
         if places.missing_W[self.held]:
             return [int(np.lexsort((everywhere, -places.gain_W, places.indispensable_W, places.missing_W))[0])]
         whole_W = everywhere[places.missing_W == 0]
-        if ORDER == "only":
-            return [places.preferred(whole_W, region)]
         safest = int(whole_W[np.lexsort((-places.gain_W[whole_W], places.indispensable_W[whole_W]))[0]])
         return [places.preferred(whole_W, region), safest]
 
