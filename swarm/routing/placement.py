@@ -47,7 +47,8 @@ def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Se
     seconds per layer; what it can make of full batches is taken to be what others make of theirs.
 
     While nobody serves some components, the window that fills most of them, laid against an end of a hole so that what stays open stays in one piece.
-    Otherwise the greatest gain (docs/routing.md); of places alike in that the one whose region serves it least. Ties fall to the lowest start. Raises DoesNotFit.
+    Otherwise the greatest gain (docs/routing.md); of places alike in that the one whose region serves it least. Ties fall to the lowest start. Raises
+    DoesNotFit.
 
     Whoever is leaving is not counted; whoever is joining is, at its destination, so that two machines that start together do not choose the same place
     if the first announces before it loads.
@@ -62,7 +63,7 @@ def better_place(peers: Iterable[PeerView], me: PeerView, components: int, compo
 
     Where something is served by nobody it goes where it closes most. Otherwise it moves if that makes the swarm worth 1.2 times as much, where worth
     grows with throughput and with the share of peers that may leave without leaving a hole; or if it lessens neither and gains three times as much. Where there
-    is no hole it never opens one.
+    is no hole it never opens one, not even while it loads: whoever alone serves something stays.
 
     Moving takes two looks (docs/routing.md): announce the answer as `joining`, go on serving, and when that must have reached everybody ask `still_better`.
     """
@@ -136,6 +137,11 @@ class Ground:
     @cached_property
     def hosts_N(self) -> np.ndarray:
         return hosts(self.supplies, len(self.weight_N))
+
+    @cached_property
+    def serving_N(self) -> np.ndarray:
+        """Hosts that serve already."""
+        return hosts(Supplies.of([view for view in self.peers if view.state == "online"], self.weight_N), len(self.weight_N))
 
     @cached_property
     def holes(self) -> tuple[Span, ...]:
@@ -304,12 +310,20 @@ class Move:
 
     def improves(self, place: int) -> bool:
         places = self.places
-        if place == self.held or places.missing_W[self.held] or places.missing_W[place]:
+        if place == self.held or places.missing_W[self.held]:
             return bool(places.missing_W[place] < places.missing_W[self.held])
+        if places.missing_W[place] or not self._can_be_spared:
+            return False
         return self._worth_more(place) or (
             bool(places.indispensable_W[place] <= places.indispensable_W[self.held] and places.gain_W[place] >= CLEARLY * places.gain_W[self.held])
             and places.allows(place, self._flow)
         )
+
+    @cached_property
+    def _can_be_spared(self) -> bool:
+        """While it loads: who still loads itself does not stand in for it, and going only one layer further takes as long as going far."""
+        held = self.places.spans[self.held]
+        return bool((self.places.ground.serving_N[held.start : held.stop] > 0).all())
 
     def _worth_more(self, place: int) -> bool:
         """Without the flow there: whether it would be enough is quicker to see."""
