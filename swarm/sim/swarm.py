@@ -64,6 +64,8 @@ class Scene:
     """Tokens asked for."""
     think: tuple[float, float] = (0.0, 6.0)
     """Between two turns."""
+    impatience: float = 0.25
+    """Share of answers that nobody reads to their end."""
 
     @property
     def components(self) -> int:
@@ -409,7 +411,8 @@ class Stage:
         """One turn, and where it broke off its rest, once somebody may have come. False if that failed as well."""
         prompt = [generator.randrange(1, toy.VOCAB) for _ in range(generator.randint(*self.scene.prompt))]
         turn = Turn(guest.peer, self.loop.now, [*session.tokens, *prompt], generator.randint(*self.scene.answer))
-        await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked))
+        enough = generator.randint(1, turn.asked) if generator.random() < self.scene.impatience else None
+        await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked), enough)
         left = turn.asked - len(turn.tokens)
         if turn.error is None or not left or (turn.tokens and turn.tokens[-1] == toy.EOS):
             return turn.error is None
@@ -418,7 +421,8 @@ class Stage:
         await self._follow(rest, session, (ord(piece) - toy.FIRST_CHARACTER async for piece in session.resume()))
         return rest.error is None
 
-    async def _follow(self, turn: Turn, session: Session, tokens) -> None:
+    async def _follow(self, turn: Turn, session: Session, tokens, enough: int | None = None) -> None:
+        """Read a turn to its end, or until there was `enough`; what the ring says beyond that must not come into the next one."""
         self.turns.append(turn)
         before = _reroutes(session)
         error: SwarmError | None = None
@@ -426,6 +430,9 @@ class Stage:
             async with contextlib.aclosing(tokens):
                 async for token in tokens:
                     turn.tokens.append(token)
+                    if len(turn.tokens) == enough:
+                        turn.asked = enough
+                        break
         except SwarmError as caught:
             error = caught
         turn.reroutes = _reroutes(session) - before

@@ -48,9 +48,9 @@ def checked(seed: int, script: Script, scene: Scene | None = None) -> Verdict:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_misfortunes_of_one_kind(name):
-    verdicts = [checked(seed, SCRIPTS[name]) for seed in range(3)]
+    verdicts = [checked(seed, SCRIPTS[name]) for seed in range(2)]
     turns = sum(len(verdict.turns) for verdict in verdicts)
-    assert turns > 20 and sum(verdict.finished for verdict in verdicts) > 0.7 * turns
+    assert turns > 15 and sum(verdict.finished for verdict in verdicts) > 0.7 * turns
     troubled = name.startswith(("kill", "freeze", "partition", "cut", "hang"))
     assert not troubled or sum(verdict.reroutes for verdict in verdicts) >= 3, "nobody was hit"
 

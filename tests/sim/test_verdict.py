@@ -52,7 +52,6 @@ def test_a_turn_is_judged(what, sights, fault):
 
 
 def test_who_only_just_came_or_cannot_be_reached_does_not_count():
-    both = frozenset({"g", "a", "b"})
     for seen, expected in [
         (sight(0.0), True),
         (sight(99.0, (FULL[0], ("b", Span(3, 6), 100.1 - SETTLED))), False),
