@@ -55,7 +55,7 @@ def test_misfortunes_of_one_kind(name):
     assert not troubled or sum(verdict.reroutes for verdict in verdicts) >= 3, "nobody was hit"
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(80))
 def test_all_kinds_at_once(seed):
     checked(seed, repeated(scripts.churn, (3, 8), LONG))
 
