@@ -275,6 +275,9 @@ class Stage:
             self._end(actor)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for actor in (*self.guests.values(), *self.servers.values()):
+            if actor.task is not None and not actor.task.cancelled() and (error := actor.task.exception()) is not None:
+                self._faults.append(f"{actor.peer} failed: {error!r}")
 
     def _unreturned(self) -> list[str]:
         broken = []
@@ -353,8 +356,10 @@ class Stage:
             verify=_verify,
             seed=self.random.getrandbits(32),
         )
-        with contextlib.suppress(RemoteError):  # nobody took its first announcement: it could not join
+        try:
             await server.shell.serve(lambda: self._useful(server))
+        except* RemoteError:
+            self.note(f"{server.peer} could not join: nobody took its first announcement")
 
     def _engine(self, layer: float) -> toy.Engine:
         engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)
