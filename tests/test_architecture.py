@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": WORDS | {"ports", "machines", "routing"},
     "net": WORDS | {"ports"},
     "compose": WORDS | {"ports", "machines", "model", "peer", "net"},
+    "sim": WORDS | {"ports", "machines", "routing", "peer", "client", "compose"},
     "aio": {"client"},
     "demo": set(),
     "local": {"errors"},

@@ -42,26 +42,21 @@ class Table:
     def __init__(self, network: Network, generator: random.Random) -> None:
         self.network, self.random = network, generator
         self._copies: dict[PeerId, list[Copy]] = defaultdict(list)
+        """The newest first."""
 
     def store(self, peer: PeerId, record: Announcement) -> None:
         now, network = self.network.loop.now, self.network
         side = None if network.side is None else frozenset(node for node in network.nodes if network.reaches(peer, node))
         fresh = [copy for copy in self._copies[peer] if copy.record.time + LIFETIME + MAX_AHEAD > START + now]
-        self._copies[peer] = [*fresh, Copy(record, now + self.random.uniform(*SPREAD), side)]
+        self._copies[peer] = sorted([Copy(record, now + self.random.uniform(*SPREAD), side), *fresh], key=lambda copy: -copy.record.sequence)
 
     def find(self, reader: PeerId, config_hash: str, wall: float) -> list[Announcement]:
-        newest: dict[PeerId, Announcement] = {}
-        for peer in sorted(self._copies):
-            for copy in self._copies[peer]:
-                record = copy.record
-                if copy.found_from > self.network.loop.now or not self._reachable(reader, copy) or record.config_hash != config_hash:
-                    continue
-                if wall < record.time + LIFETIME <= wall + MAX_AHEAD and (peer not in newest or newest[peer].sequence < record.sequence):
-                    newest[peer] = record
-        return [record for record in newest.values() if record.state != "left"]
+        newest = (next((copy.record for copy in self._copies[peer] if self._finds(reader, copy, wall)), None) for peer in sorted(self._copies))
+        return [record for record in newest if record is not None and record.config_hash == config_hash and record.state != "left"]
 
-    def _reachable(self, reader: PeerId, copy: Copy) -> bool:
-        return copy.side is None or self.network.side is None or reader in copy.side
+    def _finds(self, reader: PeerId, copy: Copy, wall: float) -> bool:
+        alive = wall < copy.record.time + LIFETIME <= wall + MAX_AHEAD
+        return alive and copy.found_from <= self.network.loop.now and (copy.side is None or self.network.side is None or reader in copy.side)
 
 
 class Directory:

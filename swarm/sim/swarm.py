@@ -65,6 +65,8 @@ class Scene:
     """Tokens asked for."""
     think: tuple[float, float] = (0.0, 6.0)
     """Between two turns."""
+    impatience: float = 0.25
+    """Share of answers that nobody reads to their end."""
 
     @property
     def components(self) -> int:
@@ -274,6 +276,9 @@ class Stage:
             self._end(actor)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for actor in (*self.guests.values(), *self.servers.values()):
+            if actor.task is not None and not actor.task.cancelled() and (error := actor.task.exception()) is not None:
+                self._faults.append(f"{actor.peer} failed: {error!r}")
 
     def _unreturned(self) -> list[str]:
         broken = []
@@ -354,8 +359,10 @@ class Stage:
             think=_at_once,
             seed=self.random.getrandbits(32),
         )
-        with contextlib.suppress(RemoteError):  # nobody took its first announcement: it could not join
+        try:
             await server.shell.serve(lambda: self._useful(server))
+        except* RemoteError:
+            self.note(f"{server.peer} could not join: nobody took its first announcement")
 
     def _engine(self, layer: float) -> toy.Engine:
         engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)
@@ -413,7 +420,8 @@ class Stage:
         """One turn, and where it broke off its rest, once somebody may have come. False if that failed as well."""
         prompt = [generator.randrange(1, toy.VOCAB) for _ in range(generator.randint(*self.scene.prompt))]
         turn = Turn(guest.peer, self.loop.now, [*session.tokens, *prompt], generator.randint(*self.scene.answer))
-        await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked))
+        enough = generator.randint(1, turn.asked) if generator.random() < self.scene.impatience else None
+        await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked), enough)
         left = turn.asked - len(turn.tokens)
         if turn.error is None or not left or (turn.tokens and turn.tokens[-1] == toy.EOS):
             return turn.error is None
@@ -422,7 +430,8 @@ class Stage:
         await self._follow(rest, session, (ord(piece) - toy.FIRST_CHARACTER async for piece in session.resume()))
         return rest.error is None
 
-    async def _follow(self, turn: Turn, session: Session, tokens) -> None:
+    async def _follow(self, turn: Turn, session: Session, tokens, enough: int | None = None) -> None:
+        """Read a turn to its end, or until there was `enough`; what the ring says beyond that must not come into the next one."""
         self.turns.append(turn)
         before = _reroutes(session)
         error: SwarmError | None = None
@@ -430,6 +439,9 @@ class Stage:
             async with contextlib.aclosing(tokens):
                 async for token in tokens:
                     turn.tokens.append(token)
+                    if len(turn.tokens) == enough:
+                        turn.asked = enough
+                        break
         except SwarmError as caught:
             error = caught
         turn.reroutes = _reroutes(session) - before

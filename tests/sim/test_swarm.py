@@ -7,6 +7,7 @@ has run out. What is checked of each run is in `swarm/sim/swarm.py`: right token
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -48,14 +49,14 @@ def checked(seed: int, script: Script, scene: Scene | None = None) -> Verdict:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_misfortunes_of_one_kind(name):
-    verdicts = [checked(seed, SCRIPTS[name]) for seed in range(3)]
+    verdicts = [checked(seed, SCRIPTS[name]) for seed in range(2)]
     turns = sum(len(verdict.turns) for verdict in verdicts)
-    assert turns > 20 and sum(verdict.finished for verdict in verdicts) > 0.7 * turns
+    assert turns > 15 and sum(verdict.finished for verdict in verdicts) > 0.7 * turns
     troubled = name.startswith(("kill", "freeze", "partition", "cut", "hang"))
     assert not troubled or sum(verdict.reroutes for verdict in verdicts) >= 3, "nobody was hit"
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(80))
 def test_all_kinds_at_once(seed):
     checked(seed, repeated(scripts.churn, (3, 8), LONG))
 
@@ -80,6 +81,27 @@ def test_nobody_serves_a_layer_until_somebody_comes():
     broke_off, resumed = ([turn for turn in verdict.turns if (turn.error is None) is ended] for ended in (False, True))
     assert {type(turn.error).__name__ for turn in broke_off} == {"MissingLayers"} and any(turn.tokens for turn in broke_off)
     assert {turn.guest for turn in resumed} == {"guest000", "guest001"}
+
+
+def test_what_goes_wrong_unseen_is_reported():
+    """Or every scenario would pass."""
+
+    def bug() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def script(stage: Stage) -> None:
+        shells = [server.shell for server in stage.servers.values()]
+        shells[0].room.tick = bug
+        shells[1]._ledger.reserve(b"nobody", 5, 1)
+        for server in list(stage.servers.values())[2:]:
+            server.links.subscribe(lambda sender, message: bug(), lambda peer: None)
+        stage.loop.create_task(asyncio.sleep(1000), name="left")
+        logging.getLogger("swarm.peer").error("it went wrong")
+        await asyncio.sleep(20.0)
+
+    broken = " ".join(Stage(1, Scene(peers=8, clients=4)).run(script).broken)
+    for what in ("peer000 failed: ExceptionGroup", "peer001 still holds", ": handling Open from guest", "left behind: left", "logged: it went wrong"):
+        assert what in broken, f"{what} is not in {broken}"
 
 
 def test_one_seed_gives_one_trace():
