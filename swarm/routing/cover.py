@@ -25,7 +25,7 @@ MANY = 200
 """Nodes from which on a sweep in 32 bits, which is twice as fast, saves more than the looser bounds it gives take."""
 
 VISITS = 10
-"""First nodes that may be left after a sweep in 32 bits and one visit. If there are more, many rings cost nearly the same, and a sweep in 64 bits tells them
+"""First nodes that may be left after a sweep in 32 bits and two visits. If there are more, many rings cost nearly the same, and a sweep in 64 bits tells them
 apart in less time than visits do."""
 
 ROUGHLY = 1 - 1e-4
@@ -71,7 +71,7 @@ def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray)
         for visits, first in enumerate(map(int, order)):
             if bound_P[first] >= best * EQUAL:
                 return best_path
-            if visits == 1 and bits is np.float32 and np.count_nonzero(bound_P < best * EQUAL) > VISITS:
+            if visits == 2 and bits is np.float32 and np.count_nonzero(bound_P < best * EQUAL) > VISITS:
                 break
             cost, path = _visit(first, work_KP, link_PP, entry_P, after_KP, best * EQUAL - back_P[first])
             if cost < best * EQUAL:
