@@ -25,7 +25,7 @@ MANY = 200
 """Nodes from which on a sweep in 32 bits, which is twice as fast, saves more than the looser bounds it gives take."""
 
 VISITS = 10
-"""First nodes that may be left after a sweep in 32 bits and one visit. If there are more, many rings cost nearly the same, and a sweep in 64 bits tells them
+"""First nodes that may be left after a sweep in 32 bits and two visits. If there are more, many rings cost nearly the same, and a sweep in 64 bits tells them
 apart in less time than visits do."""
 
 ROUGHLY = 1 - 1e-4
@@ -71,15 +71,22 @@ def cheapest_ring(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray)
         for visits, first in enumerate(map(int, order)):
             if bound_P[first] >= best * EQUAL:
                 return best_path
-            if visits == 1 and bits is np.float32 and np.count_nonzero(bound_P < best * EQUAL) > VISITS:
+            if visits == 2 and bits is np.float32 and np.count_nonzero(bound_P < best * EQUAL) > VISITS:
                 break
-            start_P = np.full(len(link_PP), inf)
-            start_P[first] = 0.0
-            values_KP = bounded_sweep(work_KP, link_PP, entry_P, start_P, after_KP, best * EQUAL - back_P[first])
-            total_P = values_KP[-1] + link_PP[first] + entry_P[first]
-            if total_P.min() < best * EQUAL:
-                best, best_path = float(total_P.min()), trace(values_KP, link_PP, entry_P, int(np.argmin(total_P)))
+            cost, path = _visit(first, work_KP, link_PP, entry_P, after_KP, best * EQUAL - back_P[first])
+            if cost < best * EQUAL:
+                best, best_path = cost, path
     return best_path
+
+
+def _visit(first: int, work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, after_KP: np.ndarray, limit: float) -> tuple[float, list[int]]:
+    """The cheapest ring through a first node, if it stays under `limit` before its way back."""
+    start_P = np.full(len(link_PP), inf)
+    start_P[first] = 0.0
+    values_KP = bounded_sweep(work_KP, link_PP, entry_P, start_P, after_KP, limit)
+    total_P = values_KP[-1] + link_PP[first] + entry_P[first]
+    last = int(np.argmin(total_P))
+    return (float(total_P[last]), trace(values_KP, link_PP, entry_P, last)) if total_P[last] < inf else (inf, [])
 
 
 def _beam(work_KP: np.ndarray, link_PP: np.ndarray, entry_P: np.ndarray, start_P: np.ndarray, home_P: np.ndarray, seam: int = 0) -> float:
