@@ -49,7 +49,7 @@ class Setting:
 
 
 SETTINGS = (
-    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 8), (30, 4), (100, 1), (300, 1))),
+    *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 24), (30, 4), (100, 1), (300, 1))),
     *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 5), (100, 3), (300, 1))),
 )
 
@@ -397,7 +397,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one seed and few events of the small swarms: only to see that it runs")
-    parser.add_argument("--seeds", type=int, help="swarms of each setting (by default from 8 of the smallest to 1 of the largest)")
+    parser.add_argument("--seeds", type=int, help="swarms of each setting (by default from 24 of the smallest to 1 of the largest)")
     parser.add_argument("--first-seed", type=int, default=2000, help="the constants of the rule were picked on seeds below 1010")
     parser.add_argument("--events", type=int, default=40, help="joins and leaves of each swarm (default 40)")
     arguments = parser.parse_args()
