@@ -95,7 +95,9 @@ class Chain:
     @property
     def report(self) -> RouteReport | None:
         """None before the first turn."""
-        return self._stopwatch.report(self._route) if self._route is not None else None
+        if self._route is None:
+            return None
+        return self._stopwatch.report(self._route, self._planner.reasons(self._route, len(self.history), self._machine.goal))
 
     @property
     def longest_gap(self) -> float:

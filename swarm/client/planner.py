@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from swarm.client.advice import Advisers, Question
 from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
+from swarm.routing.explain import explain
 from swarm.routing.load import announced
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, repair
@@ -93,6 +94,11 @@ class Planner:
                 await asyncio.sleep(LOOK_AGAIN)
             await around.refresh()
             looks += 1
+
+    def reasons(self, route: Route, length: int, goal: int) -> Callable[[], Sequence[str]]:
+        """Why a route is as it is, by what is announced now. Asked for later, and perhaps by another thread, so it looks at a copy."""
+        request, views = self._request(length, goal, frozenset()), list(self._atlas().views.values())
+        return lambda: explain(Atlas(views), replace(request, tokens_needed=0), route, announced(views)).lines()
 
     async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId]) -> Route | None:
         """What a coordinator says, if there is one, and it can be believed."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 
 from swarm.core import PeerId, format_layers, short_id
 from swarm.routing.route import Route
@@ -32,7 +32,8 @@ class HopReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """`planner` is the coordinator that planned the route, in its `term`; "" and 0 where the client planned it itself."""
+    """`planner` is the coordinator that planned the route, in its `term`; "" and 0 where the client planned it itself. `why` tells, by what is announced now,
+    what each hop costs and who would be the next best; it plans a few routes for that."""
 
     hops: tuple[HopReport, ...]
     network_milliseconds: float
@@ -40,16 +41,18 @@ class RouteReport:
     reroutes: int
     planner: PeerId = ""
     term: int = 0
+    why: Callable[[], Sequence[str]] = field(default=tuple, repr=False, compare=False)
 
     def explain(self) -> str:
-        """A few lines: each hop, the network, the speed, who planned it."""
+        """Some lines: each hop, the network, the speed, who planned it, and why like this."""
         wide = max(len(hop.layers) for hop in self.hops)
         lines = [f"hop {at}  {short_id(hop.peer_id)}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}" for at, hop in enumerate(self.hops)]
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
         lines.append(f"planned by coordinator {short_id(self.planner)}, term {self.term}" if self.planner else "planned here: no coordinator was asked")
         if self.reroutes:
             lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
-        return "\n".join(lines)
+        reasons = self.why()
+        return "\n".join([*lines, *(["predicted from what peers announce:", *reasons] if reasons else [])])
 
 
 class Stopwatch:
@@ -83,7 +86,7 @@ class Stopwatch:
     def usual_gap(self) -> float:
         return sorted(self._gaps)[len(self._gaps) // 2] if self._gaps else 0.0
 
-    def report(self, route: Route) -> RouteReport:
+    def report(self, route: Route, why: Callable[[], Sequence[str]] = tuple) -> RouteReport:
         rows = [row for row in self._micros if len(row) == len(route.hops)]
         layers = route.components - 2
         hops = tuple(
@@ -92,11 +95,11 @@ class Stopwatch:
                 leg.hop.start,
                 leg.hop.stop,
                 format_layers([leg.hop.span], layers),
-                fmean(row[at] for row in rows) / 1000 if rows else leg.compute * 1000,
+                median(row[at] for row in rows) / 1000 if rows else leg.compute * 1000,
                 bool(rows),
             )
             for at, leg in enumerate(route.legs)
         )
         computing = sum(hop.milliseconds for hop in hops) / 1000
         cycle = self.usual_gap or route.seconds_per_token
-        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term)
+        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term, why)

@@ -162,7 +162,7 @@ class Election:
     def deadline(self, now: float) -> float:
         times = [self._write_at, self._read_at, *([self._claim_at] if self._claim_at is not None and not self._checked else [])]
         if self._watch is not None:
-            times.append(self._watch.asked + (self.timing.ping if self._watch.answered else self.timing.retry))
+            times.append(self._watch.asked + self._pause(self._watch))
         return max(min(times), now)
 
     # --- what happens -----------------------------------------------------------------------------------------------------------------------------------------
@@ -258,13 +258,17 @@ class Election:
 
     def _ping(self, now: float) -> list[ElectionEffect]:
         watch = self._watch
-        if watch is None or now < watch.asked + (self.timing.ping if watch.answered else self.timing.retry):
+        if watch is None or now < watch.asked + self._pause(watch):
             return []
         if not watch.answered:
             watch.misses += 1
         watch.asked, watch.answered = now, False
         ping = Ping(watch.peer, self._mine if self.leads else None)
         return [ping, *(self._suspect(watch.peer, now) if watch.misses == self.timing.misses and not self.leads else [])]
+
+    def _pause(self, watch: _Watch) -> float:
+        """Silence is looked into at once, until there has been enough of it to suspect."""
+        return self.timing.retry if not watch.answered and watch.misses < self.timing.misses else self.timing.ping
 
     def _suspect(self, peer: PeerId, now: float) -> list[ElectionEffect]:
         self._suspected[peer] = now + self.timing.suspicion

@@ -255,7 +255,8 @@ class Pair:
         self._change()
         self._world.forget(self)
         if not self._closing:
-            log.log(logging.DEBUG if why.startswith("ended") else logging.INFO, "lost the link to %s: %s", self.peer, why.splitlines()[0])
+            news = link is not None and not why.startswith("ended")  # who cannot be reached is tried again and again, and whoever wanted something says so
+            log.log(logging.INFO if news else logging.DEBUG, "lost the link to %s: %s", self.peer, why.splitlines()[0])
             self._world.lost(self.peer)
 
     def _overflow(self, outbox: Outbox) -> None:
