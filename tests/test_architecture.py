@@ -76,6 +76,7 @@ HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model"}, "transformers": {"
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
     "swarm.peer.hops",
+    "swarm.peer.pace",
     "swarm.peer.schedule",
     "swarm.client.chat",
     "swarm.client.report",

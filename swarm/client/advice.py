@@ -188,16 +188,16 @@ class Advisers:
 
     async def _ask(self, adviser: PeerId, question: Question) -> Message | None:
         """What it answers, None if nothing in time."""
-        self._number += 1
+        self._number = number = self._number + 1
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[self._number] = adviser, future
+        self._waiting[number] = adviser, future
         self._learn(adviser, self._addrs.get(adviser, ()))
-        self._send(adviser, self._message(self._number, question))
+        self._send(adviser, self._message(number, question))
         try:
             await asyncio.wait({future}, timeout=ANSWER_RUNNING if question.running else ANSWER)
             return None if future.cancelled() or not future.done() else future.result()
         finally:
-            del self._waiting[self._number]
+            del self._waiting[number]
 
     def _message(self, number: int, question: Question) -> RouteRequest:
         request, old = question.request, question.old

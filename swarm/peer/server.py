@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core import PeerId
+from swarm.core import PeerId, Span
 from swarm.errors import PeerLost, RemoteError
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
 from swarm.peer.engine import Results
 from swarm.peer.hops import HopEngine, HopRoom, Offer
+from swarm.peer.pace import Pace
 from swarm.ports import Directory, Links
 from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message
 
@@ -52,7 +53,7 @@ FAREWELL = 2.0
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a peer says of itself and does not change while it serves. Costs as in `wire.Announcement`."""
+    """What a peer says of itself when it begins to serve. Costs as in `wire.Announcement`; they are kept current from the steps it takes."""
 
     model: str
     config_hash: str
@@ -79,11 +80,13 @@ class Status:
 
 
 class ServingEngine(HopEngine, Protocol):
-    """What a peer needs of its engine besides: counts of what was computed, where results go, and one task for its life."""
+    """What a peer needs of its engine besides: counts of what was computed, where results go, who hears how long a round took (its components, all its rows,
+    seconds), and one task for its life."""
 
     steps: int
     tokens: int
     results: Results | None
+    timed: Callable[[Span, int, float], None]
 
     async def run(self) -> None: ...
 
@@ -116,7 +119,8 @@ class Peer:
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
         self._known = 0
-        engine.results = self.room
+        self._pace = Pace(about.decode, about.prefill, about.head_weight, offer.components)
+        engine.results, engine.timed = self.room, self._pace.add
         self.coordinator = None if sign is None else self._candidate(sign, think)
         links.subscribe(self._receive, self.room.lost)
 
@@ -192,8 +196,8 @@ class Peer:
             numerics=self._offer.numerics,
             components=self._offer.components,
             spans=tuple((span.start, span.stop) for span in self._offer.spans),
-            decode=about.decode,
-            prefill=about.prefill,
+            decode=self._pace.decode,
+            prefill=self._pace.prefill,
             cache_tokens=self._ledger.tokens,
             free_tokens=max(self._ledger.free_tokens, 0),
             max_length=self._offer.max_length,

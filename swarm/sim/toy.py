@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from swarm.core import ModelShape
+from swarm.core import ModelShape, Span
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.engine import Results
 from swarm.peer.hops import HopKey
@@ -90,6 +90,7 @@ class Engine:
     def __init__(self, components: int, speed: Speed, clock: Callable[[], float]) -> None:
         self.components, self.speed = components, speed
         self.results: Results | None = None
+        self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
         self.steps = 0
         self.tokens = 0
         self.faults: list[str] = []
@@ -151,6 +152,7 @@ class Engine:
         self.steps += 1
         self.tokens += rows
         micros = round((self._clock() - began) * 1e6)
+        self.timed(Span(ready[0][0].start, ready[0][0].stop), rows, self._clock() - began)
         for key, slot, job in ready:
             self._finish(key, slot, job, micros)
 

@@ -210,6 +210,16 @@ def test_only_who_was_asked_may_answer():
     run(main())
 
 
+def test_several_sessions_ask_at_once():
+    async def main():
+        scene = Scene()
+        scene.says["c"] = advises()
+        routes = await asyncio.gather(*(scene.ask(session=bytes([number]) * 16) for number in range(5)))
+        assert [route.planner for route in routes] == ["c"] * 5 and not scene.advisers._waiting
+
+    run(main())
+
+
 def test_now_and_then_the_price_is_compared_and_a_dear_route_is_refused():
     async def main():
         scene = Scene(standbys=())

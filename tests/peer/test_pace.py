@@ -1,0 +1,65 @@
+"""A peer's pace, fitted to rounds: what it announces follows what it takes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from swarm.core import Span
+from swarm.peer.pace import BOUND, PROMPT, Pace
+
+LAYERS = Span(3, 9)
+
+
+def fitted(read: float, row: float, *, rounds: int = 600, noise: float = 0.1, seed: int = 0, sizes=(1, 1, 1, 2, 4, 256)) -> Pace:
+    """Begins with read 0.010, row 0.0005."""
+    dice, pace = random.Random(seed), Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20)
+    for _ in range(rounds):
+        rows = dice.choice(sizes)
+        pace.add(LAYERS, rows, len(LAYERS) * (read + row * rows) * dice.uniform(1 - noise, 1 + noise))
+    return pace
+
+
+def test_it_begins_with_what_was_measured():
+    pace = Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20)
+    assert (pace.decode, pace.prefill) == (pytest.approx(0.0105), pytest.approx(0.0005 + 0.010 / PROMPT))
+
+
+@pytest.mark.parametrize(("read", "row"), [(0.010, 0.0005), (0.040, 0.0020), (0.002, 0.0005), (0.010, 0.0001)])
+def test_it_follows_a_machine_that_became_slower_or_faster(read, row):
+    for seed in range(5):
+        pace = fitted(read, row, seed=seed)
+        assert pace.decode == pytest.approx(read + row, rel=0.15)
+        assert pace.prefill == pytest.approx(row + read / PROMPT, rel=0.25)
+
+
+def test_steps_alone_do_not_drive_the_prompt_astray():
+    for seed in range(5):
+        pace = fitted(0.020, 0.0010, seed=seed, sizes=(1,), rounds=5000, noise=0.3)
+        assert pace.decode == pytest.approx(0.021, rel=0.1) and 0.0003 < pace.prefill < 0.03
+
+
+def test_one_round_far_too_long_changes_little_and_nonsense_nothing():
+    pace = fitted(0.010, 0.0005)
+    before = pace.decode
+    pace.add(LAYERS, 1, 500.0)
+    assert pace.decode < 1.1 * before
+    again = pace.decode
+    for span, rows, seconds in ((Span(0, 1), 1, 1.0), (LAYERS, 0, 1.0), (LAYERS, 1, 0.0), (LAYERS, 1, float("nan"))):
+        pace.add(span, rows, seconds)
+    assert pace.decode == again
+
+
+def test_the_head_counts_as_so_many_layers_when_it_draws():
+    pace = Pace(0.01, 0.001, 2.0, 20)
+    for _ in range(300):
+        pace.add(Span(14, 20), 1, 0.01 * (5 + 2.0))
+    assert pace.decode == pytest.approx(0.01, rel=0.05)
+
+
+def test_it_never_announces_what_cannot_be():
+    pace = Pace(0.01, 0.001, 1.0, 20)
+    for _ in range(5000):
+        pace.add(LAYERS, 1, 1e6)
+    assert pace.decode <= 0.01 * BOUND and pace.prefill <= 0.001 * BOUND
