@@ -140,6 +140,10 @@ class Peer:
             think=think,
         )
 
+    @property
+    def coordinates(self) -> bool:
+        return self.coordinator is not None and self.coordinator.leads
+
     def status(self) -> Status:
         leader = self.coordinator.leader if self.coordinator is not None else None
         return Status(self.state, self.room.sessions, self._engine.tokens, self._engine.steps, self._ledger.free_tokens, self._known, leader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from swarm.sim.swarm import Actor, Script, Server, Stage
 
@@ -66,6 +67,17 @@ def freeze(stage: Stage) -> None:
         stage.later(stage.random.choice([0.5, 2.5, 4.0, 12.0]) * stage.random.uniform(0.8, 1.25), lambda: stage.thaw(server))
 
 
+def dethrone(stage: Stage) -> None:
+    """The coordinator is killed, or freezes for long enough that another takes its place, and comes back believing that it still is one."""
+    for server in stage.coordinators:
+        if stage.random.random() < 0.5:
+            stage.kill(server, silently=stage.random.random() < 0.5)
+            stage.later(REPLACED, stage.join)
+        else:
+            stage.freeze(server)
+            stage.later(stage.random.uniform(8.0, 20.0), partial(stage.thaw, server))
+
+
 def drain(stage: Stage) -> None:
     if (server := anybody(stage, stage.random.choice(["", "first", "middle", "last"]))) is not None:
         stage.leave(server)
@@ -122,7 +134,7 @@ def doze(stage: Stage) -> None:
         stage.later(stage.random.choice([1.0, 5.0, 40.0]), lambda: stage.thaw(sleeper))
 
 
-CHURN = (join, kill(), kill("first"), kill("middle"), kill("last"), freeze, freeze, drain, partition, hang, cut, cut, guest, doze)
+CHURN = (join, kill(), kill("first"), kill("middle"), kill("last"), freeze, freeze, drain, dethrone, partition, hang, cut, cut, guest, doze)
 
 
 def churn(stage: Stage) -> Awaitable[None] | None:

@@ -155,6 +155,11 @@ class Stage:
         """Those who are of use now."""
         return [server for server in self.servers.values() if server.online <= self.loop.now]
 
+    @property
+    def coordinators(self) -> list[Server]:
+        """Those who think they are it: one, most of the time, for each side of a partition."""
+        return [server for server in self.servers.values() if server.up and server.shell is not None and server.shell.coordinates]
+
     def hops(self, guest: Guest) -> list[Server]:
         """The chain of a guest's session, its own ends aside."""
         if guest.session is None:
@@ -446,6 +451,8 @@ class Stage:
             error = caught
         turn.reroutes = _reroutes(session) - before
         turn.longest_gap = session.longest_gap
+        with contextlib.suppress(SwarmError):  # it never had a route
+            turn.planner = session.route.planner
         self._over_with(turn, error)
 
     def _over_with(self, turn: Turn, error: SwarmError | None) -> None:

@@ -30,6 +30,8 @@ class Turn:
     error: SwarmError | None = None
     reroutes: int = 0
     longest_gap: float = 0.0
+    planner: PeerId = ""
+    """The coordinator that planned its last route, if one did."""
 
 
 @dataclass(frozen=True)

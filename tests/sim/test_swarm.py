@@ -37,6 +37,7 @@ SCRIPTS: dict[str, Script] = {
     "hang": repeated(scripts.hang, (10, 30), LONG),
     "guests": repeated(scripts.guest, (4, 10), LONG),
     "dozing guests": repeated(scripts.doze, (4, 10), LONG),
+    "coordinators go": repeated(scripts.dethrone, (15, 25), LONG),
     "crowd": scripts.crowd(12, 20.0),
 }
 
@@ -54,6 +55,8 @@ def test_misfortunes_of_one_kind(name):
     assert turns > 15 and sum(verdict.finished for verdict in verdicts) > 0.7 * turns
     troubled = name.startswith(("kill", "freeze", "partition", "cut", "hang"))
     assert not troubled or sum(verdict.reroutes for verdict in verdicts) >= 3, "nobody was hit"
+    planners = {turn.planner for verdict in verdicts for turn in verdict.turns} - {""}
+    assert len(planners) >= (3 if name == "coordinators go" else 1), "no coordinator planned for anybody"
 
 
 @pytest.mark.parametrize("seed", range(80))
