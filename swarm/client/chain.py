@@ -16,7 +16,7 @@ import msgspec
 
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
-from swarm.core import PeerId, Sampling, SessionId
+from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
@@ -345,7 +345,7 @@ class Chain:
         """Change over without a pause: newcomers are fed while the chain goes on. Where that cannot be and it must be, change over and have them fed then."""
         self._network.learn(route)
         self._must_move = must
-        if effects := self._machine.prepare(route.hops):
+        if effects := self._machine.prepare(self._dialled(route)):
             self._next_route = route
             self._do(effects)
         elif must:
@@ -375,8 +375,11 @@ class Chain:
         self._route, self._next_route = route, None
         self._stopwatch.opened()
         self._answers = False
-        hops = [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
-        self._do(self._machine.open(hops, term))
+        self._do(self._machine.open(self._dialled(route), term))
+
+    def _dialled(self, route: Route) -> list[Hop]:
+        """With the addresses at which our own ends can be reached."""
+        return [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
