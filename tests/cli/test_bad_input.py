@@ -113,7 +113,7 @@ def test_devices_and_formats_that_are_not_there(capsys, model):
         ("serve", ["/nowhere/model"], "there is no folder /nowhere/model"),
         ("serve", ["model", "--device", "quux"], "there is no device 'quux'; write cpu, cuda or cuda:0"),
         ("generate", ["hello", "--local", "3", "--model", "./nothing"], "there is no folder ./nothing"),
-        ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string needs at least one character"),
+        ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string is a text of at least one character"),
         ("generate", ["hello", "--local", "13"], "at most 12 peers"),
     ],
 )
