@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -114,16 +113,10 @@ def _demo_model() -> str:
 
 def _check_model(model: str, local: int | None) -> None:
     """What can be said of a model, and of so many peers for it, in less than the seconds that opening it takes. Raises ModelNotFound, NotAModel, UsageError."""
-    from swarm.model.sources import local_folder
+    from swarm.model.sources import layers_of
 
-    folder = local_folder(model)
-    if folder is None or local is None:
-        return
-    try:
-        layers = json.loads((folder / "config.json").read_bytes())["num_hidden_layers"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # not there, unreadable, or spelled in the family's own way: whoever opens the model knows
-    if isinstance(layers, int):
+    layers = layers_of(model)
+    if layers is not None and local is not None:
         even_split(layers, local)
 
 

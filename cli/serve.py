@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
-from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_name, check_spelling, choose, load, open_checkpoint
+from swarm.cli.part import Wish, announced_as_joining, cache_tokens, check_early, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import format_layers, short_id
+from swarm.core import AUTO, format_layers, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -89,11 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
-    check_spelling(args.layers)
     check_addresses(addresses(args.initial_peers), addresses(args.announce))
+    check_early(args.model, args.layers)
     hold_lifeline(args.lifeline_fd)
     set_threads(args.threads)
-    check_name(args.model)
     shown = screen()
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compose": WORDS | {"ports", "machines", "model", "peer", "net"},
     "aio": {"client"},
     "demo": set(),
-    "local": {"errors"},
+    "local": NOUNS | {"model"},
     "swarm": {"errors", "client", "aio", "local", "demo"},
     "bootstrap": set(),
     "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap"},
