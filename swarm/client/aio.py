@@ -60,9 +60,10 @@ class Client:
     """Use it as `async with Client(model, initial_peers=[…]) as client`, or call `start` and `close`.
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm, or a single one. `dtype` asks for peers of one numerics class
-    ("float32", …); without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see activations alone,
-    from which much can be guessed (docs/security.md). `identity` is a file with the client's key; without it every client is somebody new. `patience` is how
-    long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the hub.
+    ("float32", …); without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see
+    activations alone, from which much can be guessed (docs/security.md). `identity` is a file with the client's key; without it every client is somebody new.
+    `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
+    hub.
     """
 
     def __init__(
