@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -34,13 +35,15 @@ def parser() -> Parser:
     whom.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="ask only peers that compute in this format (default: the fastest)")
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
-    how.add_argument("--max-new-tokens", type=number(1, 2**31), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)")
-    how.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: always the likeliest token")
-    how.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest tokens only, 0 for all")
-    how.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that together have this probability, 1 for all")
-    how.add_argument("--min-p", type=float, default=0.0, help="leave out tokens below this share of the likeliest one's probability, 0 for none")
-    how.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 makes tokens that were already there less likely")
-    how.add_argument("--seed", type=int, help="draw the same answer each time (default: a new one)")
+    how.add_argument(
+        "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
+    )
+    how.add_argument("--temperature", type=number(0, 100, float), default=0.0, help="0 is greedy: always the likeliest token")
+    how.add_argument("--top-k", type=number(0, 2**31), default=0, help="draw from the K likeliest tokens only, 0 for all")
+    how.add_argument("--top-p", type=number(0, 1, float), default=1.0, help="draw from the likeliest tokens that together have this probability, 1 for all")
+    how.add_argument("--min-p", type=number(0, 1, float), default=0.0, help="leave out tokens below this share of the likeliest one's probability, 0 for none")
+    how.add_argument("--repetition-penalty", type=number(0, 100, float), default=1.0, help="above 1 makes tokens that were already there less likely")
+    how.add_argument("--seed", type=number(0, 2**63 - 1), help="draw the same answer each time (default: a new one)")
     how.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
     how.add_argument("--chat", action="store_true", help="put the prompt into the model's own chat format")
     how.add_argument("--timeout", type=number(0.001, 1e9, float), metavar="SECONDS", help="give up an answer that takes longer (default: never)")

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from swarm.errors import SwarmError
+from swarm.errors import OR_RESUME, SwarmError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -119,7 +119,7 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
         if debug:
             traceback.print_exception(error)
         if isinstance(error, SwarmError):
-            print(f"{prog}: {error}", file=sys.stderr)
+            print(f"{prog}: {str(error).removesuffix(OR_RESUME)}", file=sys.stderr)
             return error.exit_status
         print(f"{prog}: this is a bug: {type(error).__name__}: {error}; run again with --debug to see where, and please report it", file=sys.stderr)
         return 1

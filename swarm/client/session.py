@@ -20,7 +20,7 @@ from swarm.client.chat import Chat, Prompt
 from swarm.client.report import RouteReport
 from swarm.client.stops import StopStrings
 from swarm.core import PeerId, Sampling, SessionId
-from swarm.errors import Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
+from swarm.errors import OR_RESUME, Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
 from swarm.wire import Logprobs, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
 
-OVERDUE = "the time allowed for this answer is over; allow more time, or resume the session"
+OVERDUE = f"the time allowed for this answer is over; allow more time{OR_RESUME}"
 
 
 def whole(value: Any, name: str) -> int:

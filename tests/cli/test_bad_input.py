@@ -159,6 +159,13 @@ def test_malformed_initial_peers(capsys, model, addr):
         assert addr in words and "/ip4/203.0.113.5" in words
 
 
+@pytest.mark.parametrize("addr", ["foo", "/ip4/1.2.3.4"])
+def test_malformed_addresses_to_announce(capsys, model, addr):
+    for main, argv in ((serve.main, [model]), (bootstrap.main, [])):
+        words = said(capsys, main, *argv, "--announce", addr)
+        assert f"{addr!r} as an address to announce" in words and "without /p2p/" in words and "12D3Koo" not in words
+
+
 def test_unreachable_initial_peers(capsys, model):
     for main, argv in ((serve.main, [model, "--host", "127.0.0.1"]), (generate.main, ["hello", "--model", model])):
         words = said(capsys, main, *argv, "--initial-peers", NOBODY, status=1)
@@ -211,6 +218,10 @@ def test_invalid_sampling(capsys, option):
     name, value = option
     words = said(capsys, generate.main, "hello", f"{name}={value}")
     assert name.removeprefix("--").replace("-", "_") in words.replace("-", "_")
+
+
+def test_how_many_tokens_at_least(capsys):
+    assert "--max-new-tokens: 0 is out of range, which is at least 1;" in said(capsys, generate.main, "hello", "--max-new-tokens", "0")
 
 
 def test_port_in_use(capsys, home):

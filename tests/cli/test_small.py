@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,9 +22,10 @@ from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
 from swarm.cli.screen import PlainScreen, RichScreen, screen
-from swarm.cli.serve import Rate
+from swarm.cli.serve import Post, Rate, _keep_serving
+from swarm.client.session import OVERDUE
 from swarm.core import Span
-from swarm.errors import MissingLayers, UsageError
+from swarm.errors import MissingLayers, PeerLost, TimedOut, UsageError
 
 
 def test_the_list_of_public_peers(tmp_path):
@@ -137,6 +139,40 @@ def test_a_terminal_shows_the_same_words():
     assert all(words in said for words in ("a [plain] word", "loading layers 0:3", "online", "sessions"))
 
 
+class Busy:
+    """A peer, its network and who asks it to stop, in the middle of an answer that will not end."""
+
+    failed = None
+
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()
+
+    async def serve(self, ready: object) -> None:
+        await asyncio.Event().wait()
+
+    async def drain(self, seconds: float) -> bool:
+        self.draining.set()
+        await asyncio.Event().wait()
+        return True
+
+    async def asked(self, *failing: object) -> None: ...
+
+
+def test_a_peer_that_is_stopped_while_it_drains_says_so(monkeypatch):
+    async def main() -> None:
+        busy = Busy()
+        monkeypatch.setattr(Post, "watch", lambda post: busy.serve(None))
+        serving = asyncio.create_task(_keep_serving(Post(SimpleNamespace(drain=60.0), PlainScreen(stream), busy, busy, "0:6"), busy, new=False))
+        await busy.draining.wait()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    stream = io.StringIO()
+    asyncio.run(main())
+    assert stream.getvalue().splitlines()[-1] == "stopped at once"
+
+
 def test_tokens_a_second_over_the_last_few():
     rate = Rate()
     assert rate.update(0, 0.0) == 0.0
@@ -150,6 +186,8 @@ def test_tokens_a_second_over_the_last_few():
     ("error", "status", "words"),
     [
         (UsageError("do it so"), 2, "swarm-x: do it so\n"),
+        (PeerLost("peer a was lost again and again; try again later, or resume the session"), 1, "swarm-x: peer a was lost again and again; try again later\n"),
+        (TimedOut(OVERDUE), 1, "swarm-x: the time allowed for this answer is over; allow more time\n"),
         (MissingLayers("layers 3:4 are served by nobody"), 1, "swarm-x: layers 3:4 are served by nobody\n"),
         (ExceptionGroup("tasks", [ExceptionGroup("more", [UsageError("do it so")])]), 2, "swarm-x: do it so\n"),
         (ZeroDivisionError("oh"), 1, "swarm-x: this is a bug: ZeroDivisionError: oh; run again with --debug to see where, and please report it\n"),
