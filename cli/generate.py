@@ -8,16 +8,20 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
+from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import reporting, run, set_logging
-from swarm.cli.screen import screen
+from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
+
+if TYPE_CHECKING:
+    from swarm.local import LocalSwarm
 
 EXAMPLES = """\
   swarm-generate "Explain quantum computing in simple terms" --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
@@ -62,17 +66,19 @@ def _main(argv: Sequence[str] | None) -> int:
     prompt = _prompt(args.prompt)
     initial_peers = _whom(args)
     set_threads(None)
-    set_logging(args.debug)
+    answer = Answer()
+    set_logging(args.debug, Beside(answer))
     model = args.model or _demo_model()
     _check_model(model, args.local)
     if args.local is None:
         _know_revision(model)
         say_once("generate", ASKING, _tell)
-        return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
+        return run(lambda stop: _ask(args, model, initial_peers, prompt, options, answer))
     layers = _local_layers(args, model, prompt)
     _know_revision(model)
-    with _local_swarm(args, model, layers) as local:
-        return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options))
+    _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
+    with start_local(model, layers, args.dtype) as local:
+        return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options, answer))
 
 
 def _options(args: Any) -> dict[str, Any]:
@@ -158,11 +164,18 @@ def _local_layers(args: Any, model: str, prompt: str) -> list[str]:
     return even_split(checkpoint.shape.layers, args.local)
 
 
-def _local_swarm(args: Any, model: str, layers: Sequence[str]) -> Any:
+def start_local(model: str, layers: Sequence[str], dtype: str | None) -> LocalSwarm:
+    """A local swarm that is ready. Says how far it is, where that takes long."""
     from swarm.local import LocalSwarm
 
-    _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
-    return LocalSwarm(model, layers, dtype=args.dtype)
+    ready = 0
+
+    def count(peers: int) -> None:
+        nonlocal ready
+        ready = peers
+
+    with waiting(screen(sys.stderr), lambda: f"{ready} of {len(layers)} peers ready"):
+        return LocalSwarm(model, layers, dtype=dtype, ready=count)
 
 
 def even_split(layers: int, peers: int) -> list[str]:
@@ -173,7 +186,7 @@ def even_split(layers: int, peers: int) -> list[str]:
     return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
 
 
-async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any]) -> int:
+async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any], answer: Answer) -> int:
     from swarm import aio
 
     loop = asyncio.get_running_loop()
@@ -184,36 +197,25 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
     client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
-    async with client, await client.ready_session(timeout=left()) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        stage = "joining the swarm"
+        with waiting(screen(sys.stderr), lambda: stage):
+            await stack.enter_async_context(client)
+            client.check(prompt, **options)
+            stage = f"joined the swarm, looking for peers that serve {model}"
+            session = await stack.enter_async_context(await client.ready_session(timeout=left()))
         options["timeout"] = left()
         empty = True
-        with _whole_lines() as write:
+        with answer:
             async with contextlib.aclosing(session.stream(prompt, **options)) as pieces:
                 async for piece in pieces:
-                    write(piece)
+                    answer.write(piece)
                     empty = empty and not piece
         if empty:
             _tell(f"the answer is empty: the model ended it at once{', or began it with a --stop text' if options['stop'] else ''}")
         if args.show_route:
             _tell(session.route.explain())
     return 0
-
-
-@contextlib.contextmanager
-def _whole_lines() -> Any:
-    """Yields a function that shows a piece of text at once. What was shown ends with a line break, however the answer ends."""
-    last = ""
-
-    def write(piece: str) -> None:
-        nonlocal last
-        last = piece or last
-        print(piece, end="", flush=True)
-
-    try:
-        yield write
-    finally:
-        if last and not last.endswith("\n"):
-            print(flush=True)
 
 
 def _tell(text: str) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,7 +168,8 @@ class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers` (a single text is one peer's), ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
-    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up. Use it in a `with`, or call `close`.
+    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with how many peers are, whenever one
+    more is. Use it in a `with`, or call `close`.
 
     Raises UsageError for no layers or such as the model does not have, and for what a peer says the caller can mend, SwarmError when a process does not start
     for another reason.
@@ -183,6 +184,7 @@ class LocalSwarm:
         threads: int | None = None,
         arguments: Sequence[str] = (),
         start: float = START,
+        ready: Callable[[int], None] | None = None,
     ) -> None:
         self.model = str(model)
         spans = texts(layers, 'layers are those of each peer, such as ["0:6", "6:12"]')
@@ -203,8 +205,10 @@ class LocalSwarm:
             self._wait(self._bootstrap)
             self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])
             self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in spans]
-            for peer in self.peers:
+            for count, peer in enumerate(self.peers, 1):
                 self._wait(peer)
+                if ready is not None:
+                    ready(count)
         except BaseException:
             self.close()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,11 +18,12 @@ import pytest
 
 from swarm.bootstrap import public_peers
 from swarm.cli import generate, part
+from swarm.cli.answer import Answer, Beside
 from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
-from swarm.cli.screen import PlainScreen, RichScreen, screen
+from swarm.cli.screen import PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving
 from swarm.client.session import OVERDUE
 from swarm.core import Span
@@ -217,6 +219,8 @@ class Terse:
     async def __aexit__(self, *_: object) -> None:
         pass
 
+    def check(self, prompt: str, **options: object) -> None: ...
+
     async def ready_session(self, timeout: float | None) -> Terse:
         return self
 
@@ -236,8 +240,62 @@ class Terse:
 def test_an_empty_answer_is_said_to_be_one(capsys, monkeypatch, pieces, options, out, err):
     monkeypatch.setattr("swarm.aio.Client", lambda model, **_: Terse(pieces))
     args = generate.parser().read(["hello", *options])
-    asyncio.run(generate._ask(args, "model", [], "hello", generate._options(args)))
+    asyncio.run(generate._ask(args, "model", [], "hello", generate._options(args), Answer()))
     assert capsys.readouterr() == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("err", "seen"),
+    [
+        (subprocess.STDOUT, "a word\nthe chain broke\n and another\nagain\n"),
+        (subprocess.PIPE, "a word and another\n"),
+    ],
+)
+def test_the_log_keeps_out_of_the_lines_of_an_answer_that_is_seen_in_the_same_place(err, seen):
+    script = """
+import logging
+from swarm.cli.answer import Answer, Beside
+with Answer() as answer:
+    logging.getLogger().addHandler(Beside(answer))
+    answer.write("a word")
+    answer.write("")
+    logging.warning("the chain broke")
+    answer.write(" and another\\n")
+    logging.warning("again")
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, stderr=err, text=True)
+    assert ran.stdout == seen and (err == subprocess.STDOUT or ran.stderr == "the chain broke\nagain\n")
+
+
+def test_an_answer_that_breaks_off_ends_its_line(capsys):
+    with pytest.raises(UsageError), Answer() as answer:
+        answer.write("half")
+        logging.getLogger().handlers[:] = [Beside(answer)]
+        logging.warning("elsewhere")
+        raise UsageError("no")
+    assert capsys.readouterr() == ("half\n", "elsewhere\n")
+
+
+def test_what_takes_long_says_what_is_waited_for():
+    stream, heard = io.StringIO(), threading.Event()
+    shown = PlainScreen(stream)
+    say = shown.say
+
+    def listen(text: str = "") -> None:
+        say(text)
+        heard.set()
+
+    shown.say = listen
+    stage = "joining the swarm"
+    with waiting(shown, lambda: stage, after=0.01):
+        assert heard.wait(30)
+        heard.clear()
+        stage = "1 of 2 peers ready"
+        assert heard.wait(30)
+    with waiting(shown, lambda: "nothing", after=60.0):
+        pass
+    assert stream.getvalue() == "joining the swarm …\n1 of 2 peers ready …\n"
+    assert not any(thread.name == "waiting" for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("lines", ["import swarm.cli", "from swarm.cli.process import reporting; reporting('swarm-x', [], lambda argv: 0)"])

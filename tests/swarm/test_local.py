@@ -113,7 +113,7 @@ def test_layers_that_no_peer_could_take_are_refused_before_a_process_starts(laye
 
 
 def test_a_single_text_is_the_layers_of_one_peer(monkeypatch):
-    started = []
+    started, counted = [], []
 
     def spawn(self, kind, module, arguments):
         started.append(arguments)
@@ -121,8 +121,8 @@ def test_a_single_text_is_the_layers_of_one_peer(monkeypatch):
 
     monkeypatch.setattr("swarm.local.LocalSwarm._spawn", spawn)
     monkeypatch.setattr("swarm.local.LocalSwarm._wait", lambda self, process: None)
-    with LocalSwarm(swarm.demo_model(), "0:12") as local:
-        assert len(local.peers) == 1 and "0:12" in started[-1]
+    with LocalSwarm(swarm.demo_model(), "0:12", ready=counted.append) as local:
+        assert len(local.peers) == 1 and "0:12" in started[-1] and counted == [1]
         with pytest.raises(UsageError, match="0:13 is out of range"):
             local.add("0:13")
 
