@@ -14,7 +14,7 @@ from swarm.bootstrap import public_peers
 from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
-from swarm.cli.process import reporting, run, set_logging
+from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling
@@ -57,7 +57,10 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return reporting("swarm-generate", argv, _main)
+    status = reporting("swarm-generate", argv, _main)
+    if argv is None:  # a process of our own
+        leave(status)
+    return status
 
 
 def _main(argv: Sequence[str] | None) -> int:

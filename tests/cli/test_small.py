@@ -321,6 +321,18 @@ sys.exit(reporting("swarm-x", [], command))
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "closed\n", "")
 
 
+def test_an_answer_that_is_over_does_not_wait_for_the_interpreter_to_be_taken_down():
+    script = """
+import atexit, sys
+from swarm.cli import generate
+generate._main = lambda argv: print("the answer", end="") or 3
+atexit.register(print, "taken down")
+sys.exit(generate.main())
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "the answer", "")
+
+
 def test_whoever_imports_the_commands_keeps_their_own_ctrl_c():
     script = "import signal, swarm.cli.process; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
