@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import ipaddress
+import math
 import os
 import re
 import sys
@@ -76,7 +77,16 @@ class Parser(configargparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if isinstance(unopened := sys.exception(), OSError):  # nothing but the config file is opened while arguments are read
             raise InvalidConfig(f"cannot read the config file {unopened.filename}: {unopened.strerror}; name one that is there with --config")
-        raise InvalidConfig(f"{message}; see {self.prog} --help")
+        raise InvalidConfig(f"{message}{self._origin(message)}; see {self.prog} --help")
+
+    def _origin(self, message: str) -> str:
+        """The variable or file behind a message of argparse's, which speaks of flags whoever set them."""
+        flag = message.removeprefix("argument ").partition(":")[0]
+        for source, settings in self.get_source_to_settings_dict().items():
+            for name, (action, _) in settings.items():
+                if action is not None and flag in action.option_strings and source.startswith(("environment_variables", "config_file")):
+                    return f", as {source.partition('|')[2] or name} has it"
+        return ""
 
     def _settable(self) -> list[str]:
         """Names of options as a config file may spell them, hidden ones left out."""
@@ -127,12 +137,12 @@ def check_addresses(initial_peers: Sequence[str], announce: Sequence[str] = ()) 
     """
     from swarm.net.identity import is_peer_id
 
-    for text in (*initial_peers, *announce):
-        if not _can_be_dialled(text.split("/")):
-            raise MalformedAddress(text)
     for text in initial_peers:
-        if text.count("/p2p/") != 1 or not is_peer_id(text.partition("/p2p/")[2]):
+        if not _can_be_dialled(text.split("/")) or text.count("/p2p/") != 1 or not is_peer_id(text.partition("/p2p/")[2]):
             raise MalformedAddress(text)
+    for text in announce:
+        if not _can_be_dialled(text.split("/")):
+            raise MalformedAddress(text, announced=True)
 
 
 def _can_be_dialled(parts: Sequence[str]) -> bool:
@@ -147,7 +157,7 @@ def _can_be_dialled(parts: Sequence[str]) -> bool:
 
 
 def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
-    """A number within bounds; out of them is an error that names them."""
+    """A number within bounds; out of them is an error that names them. `high` may be infinite."""
 
     def read(text: str) -> Any:
         try:
@@ -155,7 +165,8 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {low:.15g} to {high:.15g}")
+            bounds = f"at least {low:.15g}" if high == math.inf else f"{low:.15g} to {high:.15g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range, which is {bounds}")
         return value
 
     return read
@@ -170,6 +181,18 @@ def size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write one like 20GB or 500MB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+LEAST_UPLOAD = 50_000
+"""Bytes a second. What one neighbour is sent must fit into the three seconds after which a link that cannot write is taken for lost (docs/operations.md)."""
+
+
+def upload(text: str) -> int:
+    """Bytes a second, and enough of them for one neighbour: with less, every session that comes by breaks."""
+    rate = size(text)
+    if rate < LEAST_UPLOAD:
+        raise argparse.ArgumentTypeError(f"{text} is too little to serve with; allow at least 50kB a second, or leave it out for no limit")
+    return rate
 
 
 def device(text: str) -> str:

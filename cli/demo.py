@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from swarm.cli.arguments import Parser, set_threads
 from swarm.cli.process import reporting, set_logging
+from swarm.cli.screen import screen, waiting
 from swarm.core import short_id
 from swarm.demo import PROMPTS, STORY, Prompt
 
@@ -90,13 +91,16 @@ class Show:
 
     def run(self) -> int:
         import swarm
+        from swarm.cli.generate import start_local
 
         began = self._clock()
         self._head(f"Starting a bootstrap peer and {len(LAYERS) + 1} serving peers, each a process of its own with only its own layers")
-        with swarm.LocalSwarm(self._model, layers=[*LAYERS, SPARE], dtype="float32") as local:
+        with start_local(self._model, [*LAYERS, SPARE], "float32") as local:
             for at, peer in enumerate(local.peers):
                 self._say(f"  pid {peer.pid:<7} {short_id(peer.peer_id)}  layers {peer.layers:<5}{'  (a spare)' if at == len(LAYERS) else ''}")
-            with swarm.Client(self._model, initial_peers=local.initial_peers, dtype="float32") as client:
+            with waiting(screen(sys.stderr), lambda: "joining the swarm"):
+                client = swarm.Client(self._model, initial_peers=local.initial_peers, dtype="float32")
+            with client:
                 self._say(f"  ready after {self._clock() - began:.1f} s", "dim")
                 self._answer(client)
                 self._survive(client, local)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
+import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
+from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
-from swarm.cli.process import reporting, run, set_logging
-from swarm.cli.screen import screen
+from swarm.cli.process import leave, reporting, run, set_logging
+from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
+
+if TYPE_CHECKING:
+    from swarm.local import LocalSwarm
 
 EXAMPLES = """\
   swarm-generate "Explain quantum computing in simple terms" --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
@@ -35,13 +39,15 @@ def parser() -> Parser:
     whom.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="ask only peers that compute in this format (default: the fastest)")
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
-    how.add_argument("--max-new-tokens", type=number(1, 2**31), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)")
-    how.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: always the likeliest token")
-    how.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest tokens only, 0 for all")
-    how.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that together have this probability, 1 for all")
-    how.add_argument("--min-p", type=float, default=0.0, help="leave out tokens below this share of the likeliest one's probability, 0 for none")
-    how.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 makes tokens that were already there less likely")
-    how.add_argument("--seed", type=int, help="draw the same answer each time (default: a new one)")
+    how.add_argument(
+        "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
+    )
+    how.add_argument("--temperature", type=number(0, 100, float), default=0.0, help="0 is greedy: always the likeliest token")
+    how.add_argument("--top-k", type=number(0, 2**31), default=0, help="draw from the K likeliest tokens only, 0 for all")
+    how.add_argument("--top-p", type=number(0, 1, float), default=1.0, help="draw from the likeliest tokens that together have this probability, 1 for all")
+    how.add_argument("--min-p", type=number(0, 1, float), default=0.0, help="leave out tokens below this share of the likeliest one's probability, 0 for none")
+    how.add_argument("--repetition-penalty", type=number(0, 100, float), default=1.0, help="above 1 makes tokens that were already there less likely")
+    how.add_argument("--seed", type=number(0, 2**63 - 1), help="draw the same answer each time (default: a new one)")
     how.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
     how.add_argument("--chat", action="store_true", help="put the prompt into the model's own chat format")
     how.add_argument("--timeout", type=number(0.001, 1e9, float), metavar="SECONDS", help="give up an answer that takes longer (default: never)")
@@ -51,7 +57,10 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return reporting("swarm-generate", argv, _main)
+    status = reporting("swarm-generate", argv, _main)
+    if argv is None:  # a process of our own
+        leave(status)
+    return status
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -60,17 +69,19 @@ def _main(argv: Sequence[str] | None) -> int:
     prompt = _prompt(args.prompt)
     initial_peers = _whom(args)
     set_threads(None)
-    set_logging(args.debug)
+    answer = Answer()
+    set_logging(args.debug, Beside(answer))
     model = args.model or _demo_model()
     _check_model(model, args.local)
     if args.local is None:
         _know_revision(model)
         say_once("generate", ASKING, _tell)
-        return run(lambda stop: _ask(args, model, initial_peers, prompt, options))
+        return run(lambda stop: _ask(args, model, initial_peers, prompt, options, answer))
     layers = _local_layers(args, model, prompt)
     _know_revision(model)
-    with _local_swarm(args, model, layers) as local:
-        return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options))
+    _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
+    with start_local(model, layers, args.dtype) as local:
+        return run(lambda stop: _ask(args, model, local.initial_peers, prompt, options, answer))
 
 
 def _options(args: Any) -> dict[str, Any]:
@@ -114,16 +125,10 @@ def _demo_model() -> str:
 
 def _check_model(model: str, local: int | None) -> None:
     """What can be said of a model, and of so many peers for it, in less than the seconds that opening it takes. Raises ModelNotFound, NotAModel, UsageError."""
-    from swarm.model.sources import local_folder
+    from swarm.model.sources import layers_of
 
-    folder = local_folder(model)
-    if folder is None or local is None:
-        return
-    try:
-        layers = json.loads((folder / "config.json").read_bytes())["num_hidden_layers"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # not there, unreadable, or spelled in the family's own way: whoever opens the model knows
-    if isinstance(layers, int):
+    layers = layers_of(model)
+    if layers is not None and local is not None:
         even_split(layers, local)
 
 
@@ -162,11 +167,18 @@ def _local_layers(args: Any, model: str, prompt: str) -> list[str]:
     return even_split(checkpoint.shape.layers, args.local)
 
 
-def _local_swarm(args: Any, model: str, layers: Sequence[str]) -> Any:
+def start_local(model: str, layers: Sequence[str], dtype: str | None) -> LocalSwarm:
+    """A local swarm that is ready. Says how far it is, where that takes long."""
     from swarm.local import LocalSwarm
 
-    _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
-    return LocalSwarm(model, layers, dtype=args.dtype)
+    ready = 0
+
+    def count(peers: int) -> None:
+        nonlocal ready
+        ready = peers
+
+    with waiting(screen(sys.stderr), lambda: f"{ready} of {len(layers)} peers ready"):
+        return LocalSwarm(model, layers, dtype=dtype, ready=count)
 
 
 def even_split(layers: int, peers: int) -> list[str]:
@@ -177,7 +189,7 @@ def even_split(layers: int, peers: int) -> list[str]:
     return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
 
 
-async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any]) -> int:
+async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any], answer: Answer) -> int:
     from swarm import aio
 
     loop = asyncio.get_running_loop()
@@ -188,36 +200,25 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
     client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
-    async with client, await client.ready_session(timeout=left()) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        stage = "joining the swarm"
+        with waiting(screen(sys.stderr), lambda: stage):
+            await stack.enter_async_context(client)
+            client.check(prompt, **options)
+            stage = f"joined the swarm, looking for peers that serve {model}"
+            session = await stack.enter_async_context(await client.ready_session(timeout=left()))
         options["timeout"] = left()
         empty = True
-        with _whole_lines() as write:
+        with answer:
             async with contextlib.aclosing(session.stream(prompt, **options)) as pieces:
                 async for piece in pieces:
-                    write(piece)
+                    answer.write(piece)
                     empty = empty and not piece
         if empty:
             _tell(f"the answer is empty: the model ended it at once{', or began it with a --stop text' if options['stop'] else ''}")
         if args.show_route:
             _tell(session.route.explain())
     return 0
-
-
-@contextlib.contextmanager
-def _whole_lines() -> Any:
-    """Yields a function that shows a piece of text at once. What was shown ends with a line break, however the answer ends."""
-    last = ""
-
-    def write(piece: str) -> None:
-        nonlocal last
-        last = piece or last
-        print(piece, end="", flush=True)
-
-    try:
-        yield write
-    finally:
-        if last and not last.endswith("\n"):
-            print(flush=True)
 
 
 def _tell(text: str) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.cli.screen import Screen
-from swarm.core import ModelShape, Span, format_layers, parse_layers
-from swarm.errors import InvalidConfig, MalformedLayers, ProtocolError, RemoteError
+from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, parse_layers
+from swarm.errors import InvalidConfig, ProtocolError, RemoteError
 from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from swarm.routing.table import PeerView
 
 log = logging.getLogger(__name__)
-
-AUTO = "auto"
 
 LEAST_CACHE = 2048
 """Positions of cache for which memory is kept free when layers are chosen: one conversation of usual length."""
@@ -70,21 +68,12 @@ def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) 
     return checkpoint
 
 
-def check_spelling(layers: str) -> None:
-    """What can be said of `--layers` before the model is known. Raises MalformedLayers."""
-    if layers == AUTO:
-        return
-    try:
-        parse_layers(layers, 2**31)
-    except MalformedLayers as error:
-        raise MalformedLayers(layers) from error
+def check_early(model: str, layers: str) -> None:
+    """What can be said of a model and `--layers` before the model is opened. Raises ModelNotFound, NotAModel, MalformedLayers, LayersOutOfRange."""
+    from swarm.model.sources import layers_of
 
-
-def check_name(model: str) -> None:
-    """What can be said of a model before the hub or its files are asked. Raises ModelNotFound, NotAModel."""
-    from swarm.model.sources import local_folder
-
-    local_folder(model)
+    check_layers(layers)
+    check_layers(layers, layers_of(model))
 
 
 def asked(wish: Wish, shape: ModelShape) -> tuple[Span, ...]:

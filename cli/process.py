@@ -16,11 +16,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
-from swarm.errors import SwarmError
+from swarm.errors import OR_RESUME, SwarmError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -85,14 +85,20 @@ def run(command: Callable[[Stop], Awaitable[int]], *, leave_at_once: bool = Fals
             except asyncio.CancelledError:
                 status = INTERRUPTED
             if leave_at_once:
-                with contextlib.suppress(OSError, ValueError):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                os._exit(status)
+                leave(status)
             return status
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main())
+
+
+def leave(status: int) -> NoReturn:
+    """End the process once everything is closed. To take down an interpreter with torch and hivemind in it is of no use to anybody, and was measured to take
+    one to three seconds."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -119,7 +125,7 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
         if debug:
             traceback.print_exception(error)
         if isinstance(error, SwarmError):
-            print(f"{prog}: {error}", file=sys.stderr)
+            print(f"{prog}: {str(error).removesuffix(OR_RESUME)}", file=sys.stderr)
             return error.exit_status
         print(f"{prog}: this is a bug: {type(error).__name__}: {error}; run again with --debug to see where, and please report it", file=sys.stderr)
         return 1

@@ -14,6 +14,13 @@ EVERY = 60.0
 """Seconds between two lines about the same thing where nobody can see a live one. Half of what `swarm.local` bears of silence before a peer is ready."""
 
 
+SILENT = 5.0
+"""Seconds that whoever started a command may be left without a word."""
+
+LOOK = 0.2
+"""Seconds between two looks at what is waited for."""
+
+
 class Screen(Protocol):
     handler: logging.Handler | None
 
@@ -30,6 +37,28 @@ def screen(stream: Any = None) -> Screen:
     """The one that suits where we write to."""
     stream = stream or sys.stdout
     return RichScreen(stream) if stream.isatty() else PlainScreen(stream)
+
+
+@contextlib.contextmanager
+def waiting(shown: Screen, what: Callable[[], str], after: float = SILENT) -> Iterator[None]:
+    """Around something that may take long: after `after` seconds it is shown what is waited for, and from then on whenever that changes."""
+    over = threading.Event()
+
+    def tell() -> None:
+        if not over.wait(after):
+            with shown.progress(lambda done: what()) as progress:
+                while True:
+                    progress(0.0)
+                    if over.wait(LOOK):
+                        return
+
+    telling = threading.Thread(target=tell, name="waiting", daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        over.set()
+        telling.join()
 
 
 class PlainScreen:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
-from swarm.cli.part import AUTO, Wish, announced_as_joining, cache_tokens, check_name, check_spelling, choose, load, open_checkpoint
+from swarm.cli.part import Wish, announced_as_joining, cache_tokens, check_early, choose, load, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import format_layers, short_id
+from swarm.core import AUTO, format_layers, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def parser() -> Parser:
         help="key file, made if it is not there: the peer stays the same across restarts. One for each running peer (default: a new identity each time)",
     )  # fmt: skip
     network.add_argument("--public-name", type=short_name, default="", metavar="NAME", help="name to show others beside the peer id, 64 characters at most")
-    network.add_argument("--max-upload", type=size, metavar="RATE", help="send at most this many bytes per second, such as 2MB (default: no limit)")
+    network.add_argument("--max-upload", type=upload, metavar="RATE", help="send at most this many bytes per second, such as 2MB (default: no limit)")
     network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C lets running answers finish or move")
     network.add_argument(
         "--coordinator", choices=("auto", "never"), default="auto",
@@ -89,11 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
-    check_spelling(args.layers)
     check_addresses(addresses(args.initial_peers), addresses(args.announce))
+    check_early(args.model, args.layers)
     hold_lifeline(args.lifeline_fd)
     set_threads(args.threads)
-    check_name(args.model)
     shown = screen()
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:
@@ -182,6 +181,9 @@ async def _keep_serving(post: Post, stop: Stop, new: bool) -> None:
         await stop.asked(post.connection.failed, serving, watching)
         post.shown.say(f"leaving: running answers have {post.args.drain:g} s to finish or to move to other peers; Ctrl-C again stops at once")
         await _drain(post)
+    except asyncio.CancelledError:
+        post.shown.say("stopped at once")
+        raise
     finally:
         for task in (watching, serving):
             task.cancel()

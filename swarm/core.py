@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers
+from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers, UsageError
 
 PeerId = str
 """Base58 text of a libp2p peer id; ours are Ed25519, so the public key is inside it."""
@@ -164,6 +164,15 @@ def short_id(peer: PeerId) -> str:
     return f"{peer[:8]}…{peer[-6:]}"
 
 
+def texts(given: Iterable[str] | str, what: str) -> tuple[str, ...]:
+    """One text or several, as a caller may give them. `what` they are opens the sentence of the UsageError about anything else."""
+    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    for one in several:
+        if not isinstance(one, str):
+            raise UsageError(f"{what}, and cannot be {given!r:.80}")
+    return several
+
+
 def whole(components: int) -> Span:
     return Span(0, components)
 
@@ -199,6 +208,20 @@ def parse_layers(text: str, layers: int) -> tuple[Span, ...]:
         else:
             raise MalformedLayers(part)
     return merge_spans(spans)
+
+
+AUTO = "auto"
+"""What `--layers` accepts instead of layers: let the peer choose."""
+
+
+def check_layers(text: str, layers: int | None = None) -> None:
+    """What can be said of `--layers` before a model is opened; `layers` is how many it has, where that is known. Raises what `parse_layers` does."""
+    if text == AUTO:
+        return
+    try:
+        parse_layers(text, layers or 2**31)
+    except MalformedLayers as error:
+        raise MalformedLayers(text) from error
 
 
 def format_layers(spans: Iterable[Span], layers: int) -> str:

@@ -22,6 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+OR_RESUME = ", or resume the session"
+"""How a sentence ends that has something more to offer to who holds a session. A command holds none, and leaves it out."""
+
 
 class SwarmError(Exception):
     """Anything this package raises on purpose."""
@@ -44,8 +47,12 @@ class LayersOutOfRange(UsageError):
 
 
 class MalformedAddress(UsageError):
-    def __init__(self, text: str) -> None:
-        super().__init__(f"cannot read {text!r} as a peer address; it looks like /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo… (swarm-bootstrap prints one)")
+    def __init__(self, text: str, *, announced: bool = False) -> None:
+        super().__init__(
+            f"cannot read {text!r} as an address to announce; it looks like /ip4/203.0.113.5/tcp/31337 or /dns4/peer.example.org/tcp/31337, without /p2p/"
+            if announced
+            else f"cannot read {text!r} as a peer address; it looks like /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo… (swarm-bootstrap prints one)"
+        )
 
 
 class InvalidSampling(UsageError, ValueError):

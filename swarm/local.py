@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
 
+from swarm.core import check_layers, texts
 from swarm.errors import SwarmError, UsageError
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ SETTINGS = frozenset(
     "SWARM_" + option
     for option in (
         *("LAYERS", "DTYPE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE", "IDENTITY"),
-        *("PUBLIC_NAME", "MAX_UPLOAD", "DRAIN", "DEBUG", "READY_FD", "LIFELINE_FD"),
+        *("PUBLIC_NAME", "MAX_UPLOAD", "DRAIN", "COORDINATOR", "REGION", "DEBUG", "READY_FD", "LIFELINE_FD"),
     )
 )
 """What swarm-serve and swarm-bootstrap read from the environment as if it were a flag. Written out, since reading arguments is the business of the hands."""
@@ -164,20 +165,32 @@ class LocalPeer(LocalProcess):
 
 
 class LocalSwarm:
-    """A bootstrap peer and one serving peer for each entry of `layers`, ready when the constructor returns.
+    """A bootstrap peer and one serving peer for each entry of `layers` (a single text is one peer's), ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
-    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up. Use it in a `with`, or call `close`.
+    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with how many peers are, whenever one
+    more is. Use it in a `with`, or call `close`.
 
-    Raises UsageError for no layers and for what a peer says the caller can mend, SwarmError when a process does not start for another reason.
+    Raises UsageError for no layers or such as the model does not have, and for what a peer says the caller can mend, SwarmError when a process does not start
+    for another reason.
     """
 
     def __init__(
-        self, model: str, layers: Sequence[str], *, dtype: str | None = None, threads: int | None = None, arguments: Sequence[str] = (), start: float = START
+        self,
+        model: str,
+        layers: Sequence[str] | str,
+        *,
+        dtype: str | None = None,
+        threads: int | None = None,
+        arguments: Sequence[str] = (),
+        start: float = START,
+        ready: Callable[[int], None] | None = None,
     ) -> None:
-        if not layers:
-            raise UsageError('a local swarm needs at least one peer, such as layers=["0:12"]')
         self.model = str(model)
+        spans = texts(layers, 'layers are those of each peer, such as ["0:6", "6:12"]')
+        if not spans:
+            raise UsageError('a local swarm needs at least one peer, such as layers=["0:12"]')
+        self._check(spans)
         self.peers: list[LocalPeer] = []
         self._start = start
         self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
@@ -191,9 +204,11 @@ class LocalSwarm:
             )
             self._wait(self._bootstrap)
             self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])
-            self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in layers]
-            for peer in self.peers:
+            self.peers = [self._spawn(LocalPeer, "swarm.cli.serve", self._serve(entry)) for entry in spans]
+            for count, peer in enumerate(self.peers, 1):
                 self._wait(peer)
+                if ready is not None:
+                    ready(count)
         except BaseException:
             self.close()
             raise
@@ -206,6 +221,7 @@ class LocalSwarm:
 
     def add(self, layers: str, *, arguments: Sequence[str] = ()) -> LocalPeer:
         """Start one more peer and wait until it serves."""
+        self._check([layers])
         peer = self._spawn(LocalPeer, "swarm.cli.serve", [*self._serve(layers), *arguments])
         self.peers.append(peer)
         self._wait(peer)
@@ -214,6 +230,14 @@ class LocalSwarm:
     def close(self) -> None:
         """Kill every process. Idempotent."""
         self._stack.close()
+
+    def _check(self, spans: Sequence[str]) -> None:
+        """What a peer would say of its layers, before it takes the seconds to start."""
+        from swarm.model.sources import layers_of
+
+        layers = layers_of(self.model)
+        for entry in spans:
+            check_layers(entry, layers)
 
     def _serve(self, layers: str) -> list[str]:
         peers = [text for address in self.initial_peers for text in ("--initial-peers", address)]

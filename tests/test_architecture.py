@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sim": WORDS | {"ports", "machines", "routing", "peer", "client", "compose"},
     "aio": {"client"},
     "demo": set(),
-    "local": {"errors"},
+    "local": NOUNS | {"model"},
     "swarm": {"errors", "client", "aio", "local", "demo"},
     "bootstrap": set(),
     "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap"},

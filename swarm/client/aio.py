@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,9 +18,9 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
-from swarm.client.session import Session, Token, check_seconds
+from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
-from swarm.core import CLIENT, PeerId, SessionId, Span
+from swarm.core import CLIENT, PeerId, SessionId, Span, texts
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -48,6 +49,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 LOOK_AGAIN = 0.2
 """Seconds between looks at the directory while a session cannot be opened yet."""
 
+MOMENT = 0.001
+"""Seconds left for an answer whose time ran out while its session was opened: it ends as one that was late, not as one that asked for no time."""
+
 PATIENCE = 10.0
 """Seconds to wait for somebody to serve missing layers before giving up."""
 
@@ -55,17 +59,18 @@ PATIENCE = 10.0
 class Client:
     """Use it as `async with Client(model, initial_peers=[…]) as client`, or call `start` and `close`.
 
-    `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm. `dtype` asks for peers of one numerics class ("float32", …);
-    without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see activations alone,
-    from which much can be guessed (docs/security.md). `identity` is a file with the client's key; without it every client is somebody new. `patience` is how
-    long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the hub.
+    `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm, or a single one. `dtype` asks for peers of one numerics class
+    ("float32", …); without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see
+    activations alone, from which much can be guessed (docs/security.md). `identity` is a file with the client's key; without it every client is somebody new.
+    `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
+    hub.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | os.PathLike[str],
         *,
-        initial_peers: Sequence[str] = (),
+        initial_peers: Sequence[str] | str = (),
         dtype: str | None = None,
         own_ends: bool = False,
         identity: str | None = None,
@@ -73,6 +78,11 @@ class Client:
         token: str | None = None,
         timeout: float | None = None,
     ) -> None:
+        if not isinstance(model, str | os.PathLike) or not str(model):
+            raise UsageError(f"a model is a hub id such as Qwen/Qwen3-8B, or a folder, and cannot be {model!r}; swarm.demo_model() is one")
+        check_seconds(timeout)
+        if not is_number(patience) or not patience >= 0:
+            raise UsageError(f"patience is a number of seconds from 0 on, and cannot be {patience!r}")
         self.model = str(model)
         self._timeout = timeout
         self.patience = patience
@@ -83,7 +93,8 @@ class Client:
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
-        self._initial_peers, self._dtype, self._own_ends = tuple(initial_peers), dtype, own_ends
+        self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
+        self._dtype, self._own_ends = dtype, own_ends
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
@@ -102,7 +113,8 @@ class Client:
         await self.close()
 
     async def start(self) -> Client:
-        """Open the tokenizer and config, join the DHT. Raises ModelNotFound, NotAModel, HubUnreachable, MalformedAddress, NoBootstrap, TimedOut."""
+        """Open the tokenizer and config, join the DHT. Raises UsageError without anybody to ask, ModelNotFound, NotAModel, HubUnreachable, MalformedAddress,
+        NoBootstrap, TimedOut."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._start()
@@ -131,6 +143,11 @@ class Client:
         return self
 
     async def _start(self) -> None:
+        if not self._initial_peers:
+            raise UsageError(
+                "there are no public peers yet; name one with initial_peers=[…] (swarm-serve and swarm-bootstrap print theirs), or start some on this machine "
+                "with swarm.LocalSwarm"
+            )
         opened = await open_model(self.model, token=self._token)
         connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
         await self._begin(opened, connection, keep_ends if self._own_ends else None)
@@ -202,19 +219,25 @@ class Client:
         except TimeoutError:
             raise TimedOut("the time allowed for this answer ran out while looking for peers") from None
 
+    def check(self, prompt: str, **options: Any) -> None:
+        """Raises UsageError for a prompt, or options as for `Session.stream`, that no session will take, so that nobody is waited for in vain."""
+        self._unopened.check(prompt, **options)
+
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt; options as for `Session.stream`."""
-        async with await self._timed(options) as session:
+        async with await self._checked("generate", prompt, options) as session:
             return await session.generate(prompt, **options)
 
     async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
         """The answer to a prompt, in pieces as they come."""
-        async with await self._timed(options) as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
+        async with await self._checked("stream", prompt, options) as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
         """Token ids in, new token ids out; options as for `Session.stream_details`."""
+        check_options("generate_tokens", options, Session.stream_details)
+        self._unopened.check_tokens(tokens, **options)
         async with await self._timed(options) as session:
             return [token async for token in session.stream_tokens(tokens, **options)]
 
@@ -319,12 +342,22 @@ class Client:
         except RemoteError as error:
             log.info("could not read the directory: %s", error)
 
+    @property
+    def _unopened(self) -> Session:
+        """A session that is not begun: whatever can be said of a question before anybody serves it, it says."""
+        return Session(self, bytes(16), "", "", lambda: 0)
+
+    async def _checked(self, method: str, prompt: str, options: dict[str, Any]) -> Session:
+        check_options(method, options, Session.stream)
+        self.check(prompt, **options)
+        return await self._timed(options)
+
     async def _timed(self, options: dict[str, Any]) -> Session:
         """A session, its waiting taken off the caller's `timeout`."""
         began, timeout = self.clock(), options.get("timeout")
         session = await self.ready_session(timeout=timeout)
         if timeout is not None:
-            options["timeout"] = timeout - (self.clock() - began)
+            options["timeout"] = max(timeout - (self.clock() - began), MOMENT)
         return session
 
     async def _watch(self) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
+import math
 import operator
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from swarm.client.chat import Chat, Prompt
 from swarm.client.report import RouteReport
 from swarm.client.stops import StopStrings
 from swarm.core import PeerId, Sampling, SessionId
-from swarm.errors import Closed, EmptyPrompt, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
+from swarm.errors import OR_RESUME, Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
 from swarm.wire import Logprobs, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
 
-OVERDUE = "the time allowed for this answer is over; allow more time, or resume the session"
+OVERDUE = f"the time allowed for this answer is over; allow more time{OR_RESUME}"
 
 
 def whole(value: Any, name: str) -> int:
@@ -38,9 +40,21 @@ def whole(value: Any, name: str) -> int:
 
 
 def check_seconds(timeout: Any) -> None:
-    """Raises UsageError for what is no number of seconds."""
-    if timeout is not None and (not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or timeout != timeout):
-        raise UsageError(f"timeout is a number of seconds, or None, and cannot be {timeout!r}")
+    """Raises UsageError for what no answer could keep to."""
+    if timeout is not None and not (is_number(timeout) and 0 < timeout < math.inf):
+        raise UsageError(f"timeout is a number of seconds above 0, or None for no limit, and cannot be {timeout!r}")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_options(method: str, options: Iterable[str], taker: Callable[..., Any]) -> None:
+    """Options are handed on to `taker`; one that it does not know is said to be none of `method`, which is what the caller called. Raises UsageError."""
+    known = [name for name, one in inspect.signature(taker).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{method} has no option {name}; it has {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +135,7 @@ class Session:
 
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt, whole. Options as for `stream`."""
+        check_options("generate", options, self.stream)
         return "".join([piece async for piece in self.stream(prompt, **options)])
 
     async def stream(
@@ -145,14 +160,16 @@ class Session:
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
         when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
         """
-        asked = self._message(prompt) if chat else self._appended(self._host.text.encode(prompt, continues=bool(self._chain.history)))
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, None)
+        asked = self._asked(prompt, chat)
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+        sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, **drawing)
         async with contextlib.aclosing(self._text(asked, sampling, self._reading(stop), max_new_tokens, timeout)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def stream_tokens(self, tokens: Sequence[int], **options: Any) -> AsyncGenerator[int, None]:
         """Token ids in, new token ids out, the stop token included. Options as for `stream_details`."""
+        check_options("stream_tokens", options, self.stream_details)
         async with contextlib.aclosing(self.stream_details(tokens, **options)) as details:
             async for token in details:
                 yield token.id
@@ -174,7 +191,8 @@ class Session:
         timeout: float | None = None,
     ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs)
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+        sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, logprobs=logprobs, **drawing)
         async with contextlib.aclosing(self._turn(self._appended(self._ids(tokens)), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
@@ -187,6 +205,15 @@ class Session:
         async with contextlib.aclosing(self._text(self._appended([]), sampling, reading or self._reading(), max_new_tokens or left, timeout)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def check(self, prompt: str, *, chat: bool = False, stop: Sequence[str] | str = (), **options: Any) -> None:
+        """Raises UsageError where `stream` would not begin with this, whoever serves. Asks nobody."""
+        StopStrings(stop)
+        self._check(self._asked(prompt, chat), **options)
+
+    def check_tokens(self, tokens: Sequence[int], **options: Any) -> None:
+        """As `check`, of what `stream_details` is given."""
+        self._check(self._appended(self._ids(tokens)), **options)
 
     async def close(self) -> None:
         """End the session everywhere. Idempotent."""
@@ -217,13 +244,23 @@ class Session:
 
     # --- a turn -----------------------------------------------------------------------------------------------------------------------------------------------
 
-    def _sampling(self, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_ids, ignore_eos, logprobs) -> Sampling:
+    def _sampling(self, *, seed: int | None = None, stop_ids: Sequence[int] = (), ignore_eos: bool = False, **drawing: Any) -> Sampling:
+        if not isinstance(stop_ids, Iterable):
+            raise InvalidSampling(f"stop_ids are token ids in a list, and cannot be {stop_ids!r}")
         ends = tuple(dict.fromkeys((*stop_ids, *(() if ignore_eos else self._host.eos))))
-        drawn = self._draw_seed() if seed is None else seed
-        return Sampling(temperature, top_k, top_p, min_p, repetition_penalty, drawn, ends, logprobs)
+        return Sampling(seed=self._draw_seed() if seed is None else seed, stop_ids=ends, **drawing)
 
     def _reading(self, stop: Sequence[str] | str = ()) -> Reading:
         return Reading(StopStrings(stop), self._host.text.detokenizer())
+
+    def _asked(self, prompt: str, chat: bool) -> Prompt:
+        if not isinstance(prompt, str):
+            raise UsageError(
+                f"a prompt is text, a str, and cannot be {prompt!r:.80}; token ids go to stream_tokens of a session, or generate_tokens of a client"
+            )
+        if chat:
+            return self._message(prompt)
+        return self._appended(self._host.text.encode(prompt, continues=bool(self._chain.history)))
 
     def _appended(self, ids: Sequence[int]) -> Prompt:
         return Prompt(ids, len(self._chain.history))
@@ -238,6 +275,8 @@ class Session:
     def _ids(self, tokens: Sequence[int]) -> list[int]:
         """Checked here: a token that no model has would be taken for a fault of the peers."""
         vocab = self._host.vocab
+        if not isinstance(tokens, Iterable) or isinstance(tokens, str):
+            raise UsageError(f"token ids are a sequence of whole numbers, and cannot be {tokens!r:.80}; text goes to stream or generate")
         ids = [whole(token, "a token id") for token in tokens]
         if wrong := [token for token in ids if not 0 <= token < vocab]:
             raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {vocab - 1}")
@@ -327,6 +366,11 @@ class Session:
         for effect in self._chain.came_home():
             answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
         answer.put_nowait(error)
+
+    def _check(self, prompt: Prompt, *, max_new_tokens: int | None = None, timeout: float | None = None, **drawing: Any) -> None:
+        self._check_length(prompt, max_new_tokens)
+        check_seconds(timeout)
+        self._sampling(**drawing)
 
     def _check_length(self, prompt: Prompt, max_new: int | None) -> int:
         length = prompt.keep + len(prompt.ids)

@@ -19,10 +19,12 @@ class StopStrings:
 
     def __init__(self, stops: Iterable[str] | str = ()) -> None:
         """A single string is one stop string. Raises UsageError for an empty one, which would end every text at once, and for anything but text."""
+        if not isinstance(stops, Iterable):
+            raise UsageError(f"stop is a text, or several, and cannot be {stops!r}; leave it out to have none")
         self._stops = (stops,) if isinstance(stops, str) else tuple(stops)
         for stop in self._stops:
             if not isinstance(stop, str) or not stop:
-                raise UsageError(f"a stop string needs at least one character, and cannot be {stop!r}; leave it out to have none")
+                raise UsageError(f"a stop string is a text of at least one character, and cannot be {stop!r}; leave it out to have none")
         self._held = ""
         self.stopped = False
         self.matched: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class Client:
     """A client of one model. Joins the swarm at once; `close` it, or use it in a `with`. Arguments and errors as for `swarm.aio.Client`."""
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, model: str | os.PathLike[str], **options: Any) -> None:
         self._client = aio.Client(model, **options)
         self._loop = _LoopThread()
         self._open = True

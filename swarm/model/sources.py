@@ -83,6 +83,17 @@ def local_folder(model: str) -> Path | None:
     return None
 
 
+def layers_of(model: str) -> int | None:
+    """How many transformer layers a folder's configuration speaks of: known in milliseconds, where opening a model takes seconds. None where only whoever opens
+    it can tell: a hub id, no configuration, or one that spells it in the family's own way. Raises ModelNotFound, NotAModel."""
+    folder = local_folder(model)
+    try:
+        layers = None if folder is None else json.loads((folder / "config.json").read_bytes())["num_hidden_layers"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return layers if isinstance(layers, int) else None
+
+
 def open_source(model: str, token: str | None, cache_dir: str | None) -> Source:
     """A folder if there is one by that name, otherwise the hub, or without a connection what was kept of it.
 

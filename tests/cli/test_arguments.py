@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import resource
 import subprocess
 import sys
@@ -122,8 +123,29 @@ def test_numbers_have_bounds():
         number(0, 10, float)("nan")
     with pytest.raises(argparse.ArgumentTypeError, match="which is 1 to 1099511627776$"):
         number(1, 2**40)("0")
+    with pytest.raises(argparse.ArgumentTypeError, match="0 is out of range, which is at least 1$"):
+        number(1, math.inf)("0")
     with pytest.raises(argparse.ArgumentTypeError, match="which is 0.001 to 1000000000$"):
         number(0.001, 1e9, float)("0")
+
+
+@pytest.mark.parametrize("text", ["0", "49kB", "49999"])
+def test_an_upload_that_would_break_every_link_is_refused(text):
+    with pytest.raises(InvalidConfig, match=f"--max-upload: {text} is too little to serve with; allow at least 50kB a second"):
+        serve.parser().read(["model", "--max-upload", text])
+    assert serve.parser().read(["model", "--max-upload", "50kB"]).max_upload == 50_000
+
+
+def test_a_wrong_value_is_told_with_where_it_stands(tmp_path, monkeypatch):
+    config = tmp_path / "generate.yaml"
+    config.write_text("seed: x\n")
+    with pytest.raises(InvalidConfig, match=f"argument --seed: 'x' is no whole number, as {config} has it; see"):
+        generate.parser().read(["hello", "--config", str(config)])
+    monkeypatch.setenv("SWARM_SEED", "abc")
+    with pytest.raises(InvalidConfig, match="argument --seed: 'abc' is no whole number, as SWARM_SEED has it; see"):
+        generate.parser().read(["hello", "--config", str(config)])
+    with pytest.raises(InvalidConfig, match="argument --seed: 'y' is no whole number; see"):
+        generate.parser().read(["hello", "--seed", "y"])
 
 
 def test_abbreviations_are_not_guessed():

@@ -113,7 +113,7 @@ def test_devices_and_formats_that_are_not_there(capsys, model):
         ("serve", ["/nowhere/model"], "there is no folder /nowhere/model"),
         ("serve", ["model", "--device", "quux"], "there is no device 'quux'; write cpu, cuda or cuda:0"),
         ("generate", ["hello", "--local", "3", "--model", "./nothing"], "there is no folder ./nothing"),
-        ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string needs at least one character"),
+        ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string is a text of at least one character"),
         ("generate", ["hello", "--local", "13"], "at most 12 peers"),
     ],
 )
@@ -157,6 +157,13 @@ def test_malformed_initial_peers(capsys, model, addr):
     for main, argv in ((serve.main, [model]), (generate.main, ["hello", "--model", model]), (bootstrap.main, [])):
         words = said(capsys, main, *argv, "--initial-peers", addr)
         assert addr in words and "/ip4/203.0.113.5" in words
+
+
+@pytest.mark.parametrize("addr", ["foo", "/ip4/1.2.3.4"])
+def test_malformed_addresses_to_announce(capsys, model, addr):
+    for main, argv in ((serve.main, [model]), (bootstrap.main, [])):
+        words = said(capsys, main, *argv, "--announce", addr)
+        assert f"{addr!r} as an address to announce" in words and "without /p2p/" in words and "12D3Koo" not in words
 
 
 def test_unreachable_initial_peers(capsys, model):
@@ -211,6 +218,10 @@ def test_invalid_sampling(capsys, option):
     name, value = option
     words = said(capsys, generate.main, "hello", f"{name}={value}")
     assert name.removeprefix("--").replace("-", "_") in words.replace("-", "_")
+
+
+def test_how_many_tokens_at_least(capsys):
+    assert "--max-new-tokens: 0 is out of range, which is at least 1;" in said(capsys, generate.main, "hello", "--max-new-tokens", "0")
 
 
 def test_port_in_use(capsys, home):

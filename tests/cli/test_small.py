@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
 from swarm.bootstrap import public_peers
 from swarm.cli import generate, part
+from swarm.cli.answer import Answer, Beside
 from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
-from swarm.cli.screen import PlainScreen, RichScreen, screen
-from swarm.cli.serve import Rate
+from swarm.cli.screen import PlainScreen, RichScreen, screen, waiting
+from swarm.cli.serve import Post, Rate, _keep_serving
+from swarm.client.session import OVERDUE
 from swarm.core import Span
-from swarm.errors import MissingLayers, UsageError
+from swarm.errors import MissingLayers, PeerLost, TimedOut, UsageError
 
 
 def test_the_list_of_public_peers(tmp_path):
@@ -137,6 +141,40 @@ def test_a_terminal_shows_the_same_words():
     assert all(words in said for words in ("a [plain] word", "loading layers 0:3", "online", "sessions"))
 
 
+class Busy:
+    """A peer, its network and who asks it to stop, in the middle of an answer that will not end."""
+
+    failed = None
+
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()
+
+    async def serve(self, ready: object) -> None:
+        await asyncio.Event().wait()
+
+    async def drain(self, seconds: float) -> bool:
+        self.draining.set()
+        await asyncio.Event().wait()
+        return True
+
+    async def asked(self, *failing: object) -> None: ...
+
+
+def test_a_peer_that_is_stopped_while_it_drains_says_so(monkeypatch):
+    async def main() -> None:
+        busy = Busy()
+        monkeypatch.setattr(Post, "watch", lambda post: busy.serve(None))
+        serving = asyncio.create_task(_keep_serving(Post(SimpleNamespace(drain=60.0), PlainScreen(stream), busy, busy, "0:6"), busy, new=False))
+        await busy.draining.wait()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    stream = io.StringIO()
+    asyncio.run(main())
+    assert stream.getvalue().splitlines()[-1] == "stopped at once"
+
+
 def test_tokens_a_second_over_the_last_few():
     rate = Rate()
     assert rate.update(0, 0.0) == 0.0
@@ -150,6 +188,8 @@ def test_tokens_a_second_over_the_last_few():
     ("error", "status", "words"),
     [
         (UsageError("do it so"), 2, "swarm-x: do it so\n"),
+        (PeerLost("peer a was lost again and again; try again later, or resume the session"), 1, "swarm-x: peer a was lost again and again; try again later\n"),
+        (TimedOut(OVERDUE), 1, "swarm-x: the time allowed for this answer is over; allow more time\n"),
         (MissingLayers("layers 3:4 are served by nobody"), 1, "swarm-x: layers 3:4 are served by nobody\n"),
         (ExceptionGroup("tasks", [ExceptionGroup("more", [UsageError("do it so")])]), 2, "swarm-x: do it so\n"),
         (ZeroDivisionError("oh"), 1, "swarm-x: this is a bug: ZeroDivisionError: oh; run again with --debug to see where, and please report it\n"),
@@ -179,6 +219,8 @@ class Terse:
     async def __aexit__(self, *_: object) -> None:
         pass
 
+    def check(self, prompt: str, **options: object) -> None: ...
+
     async def ready_session(self, timeout: float | None) -> Terse:
         return self
 
@@ -198,8 +240,62 @@ class Terse:
 def test_an_empty_answer_is_said_to_be_one(capsys, monkeypatch, pieces, options, out, err):
     monkeypatch.setattr("swarm.aio.Client", lambda model, **_: Terse(pieces))
     args = generate.parser().read(["hello", *options])
-    asyncio.run(generate._ask(args, "model", [], "hello", generate._options(args)))
+    asyncio.run(generate._ask(args, "model", [], "hello", generate._options(args), Answer()))
     assert capsys.readouterr() == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("err", "seen"),
+    [
+        (subprocess.STDOUT, "a word\nthe chain broke\n and another\nagain\n"),
+        (subprocess.PIPE, "a word and another\n"),
+    ],
+)
+def test_the_log_keeps_out_of_the_lines_of_an_answer_that_is_seen_in_the_same_place(err, seen):
+    script = """
+import logging
+from swarm.cli.answer import Answer, Beside
+with Answer() as answer:
+    logging.getLogger().addHandler(Beside(answer))
+    answer.write("a word")
+    answer.write("")
+    logging.warning("the chain broke")
+    answer.write(" and another\\n")
+    logging.warning("again")
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, stderr=err, text=True)
+    assert ran.stdout == seen and (err == subprocess.STDOUT or ran.stderr == "the chain broke\nagain\n")
+
+
+def test_an_answer_that_breaks_off_ends_its_line(capsys):
+    with pytest.raises(UsageError), Answer() as answer:
+        answer.write("half")
+        logging.getLogger().handlers[:] = [Beside(answer)]
+        logging.warning("elsewhere")
+        raise UsageError("no")
+    assert capsys.readouterr() == ("half\n", "elsewhere\n")
+
+
+def test_what_takes_long_says_what_is_waited_for():
+    stream, heard = io.StringIO(), threading.Event()
+    shown = PlainScreen(stream)
+    say = shown.say
+
+    def listen(text: str = "") -> None:
+        say(text)
+        heard.set()
+
+    shown.say = listen
+    stage = "joining the swarm"
+    with waiting(shown, lambda: stage, after=0.01):
+        assert heard.wait(30)
+        heard.clear()
+        stage = "1 of 2 peers ready"
+        assert heard.wait(30)
+    with waiting(shown, lambda: "nothing", after=60.0):
+        pass
+    assert stream.getvalue() == "joining the swarm …\n1 of 2 peers ready …\n"
+    assert not any(thread.name == "waiting" for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("lines", ["import swarm.cli", "from swarm.cli.process import reporting; reporting('swarm-x', [], lambda argv: 0)"])
@@ -223,6 +319,18 @@ sys.exit(reporting("swarm-x", [], command))
 """
     ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "closed\n", "")
+
+
+def test_an_answer_that_is_over_does_not_wait_for_the_interpreter_to_be_taken_down():
+    script = """
+import atexit, sys
+from swarm.cli import generate
+generate._main = lambda argv: print("the answer", end="") or 3
+atexit.register(print, "taken down")
+sys.exit(generate.main())
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "the answer", "")
 
 
 def test_whoever_imports_the_commands_keeps_their_own_ctrl_c():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from swarm.client import sync
 from swarm.client.aio import MEASURE_AT_MOST, Client
 from swarm.core import ModelShape, Span
 from swarm.errors import MissingLayers, PeerLost, UsageError
 from swarm.routing.table import PeerView
+from tests.client.test_session import Bytes
 from tests.net.virtual import run
 
 SHAPE = ModelShape("m", 2, 8, 100, 1000, "hash")
@@ -83,6 +86,65 @@ def test_round_trips_are_measured_within_bounds_and_without_those_who_do_not_ans
 
     rtts, took = run(main())
     assert rtts == {"near": 0.01, "far": 0.5} and took == pytest.approx(MEASURE_AT_MOST)
+
+
+PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        *((model, {}, "a model is a hub id") for model in (None, 5, "")),
+        *(("m", {"initial_peers": peers}, "initial_peers are addresses") for peers in (5, None, [5], b"x")),
+        *(("m", {"timeout": timeout}, "timeout is a number of seconds above 0") for timeout in (-1, 0, "x", float("inf"))),
+        *(("m", {"patience": patience}, "patience is a number of seconds from 0 on") for patience in (-1, "x", None, float("nan"))),
+    ],
+)
+def test_a_client_of_nonsense_is_refused(model, options, words):
+    for kind in (Client, sync.Client):
+        with pytest.raises(UsageError, match=words):
+            kind(model, **options)
+
+
+def test_one_initial_peer_need_not_stand_in_a_list():
+    assert Client("m", initial_peers=PEER)._initial_peers == Client(Path("m"), initial_peers=[PEER])._initial_peers == (PEER,)
+
+
+@pytest.mark.parametrize("options", [{}, {"initial_peers": []}, {"own_ends": True}])
+def test_a_client_that_knows_nobody_is_told_so_before_the_model_is_opened(options):
+    for kind in (lambda: asyncio.run(Client("/nowhere/model", **options).start()), lambda: sync.Client("/nowhere/model", **options)):
+        with pytest.raises(UsageError, match=r"no public peers yet; name one with initial_peers=\[…\].*LocalSwarm"):
+            kind()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ("x" * 1000, {}, "need 1001 positions, but this model allows 1000"),
+        ("x" * 999, {"max_new_tokens": 2}, "need 1001 positions"),
+        ("x", {"temperature": -1.0}, "temperature"),
+        ("x", {"timeout": -1}, "timeout"),
+        ("x", {"stop": 5}, "stop"),
+        ("x", {"foo": 3}, r"has no option foo; it has max_new_tokens.* timeout$"),
+        (None, {}, "a prompt is text"),
+        ("", {}, "empty"),
+    ],
+)
+def test_what_no_session_takes_is_refused_before_anybody_is_waited_for(prompt, options, words):
+    async def main() -> float:
+        it = client()
+        it._opened.text, it._opened.eos = Bytes(), ()
+        with pytest.raises(UsageError, match=words):
+            await it.generate(prompt, **options)
+        with pytest.raises(UsageError, match=words):
+            await anext(it.stream(prompt, **options))
+        with pytest.raises(UsageError, match="need 1001 positions"):
+            await it.generate_tokens([7] * 1000)
+        with pytest.raises(UsageError, match="generate_tokens has no option chat"):
+            await it.generate_tokens([7], chat=True)
+        return it.clock()
+
+    assert run(main()) == 0.0
 
 
 def test_a_caller_who_asks_for_another_dtype_is_told_after_one_more_look():

@@ -243,6 +243,44 @@ def test_sampling_of_the_wrong_type_is_the_callers_mistake(option):
     assert run(main()) == []
 
 
+@pytest.mark.parametrize("prompt", [None, 5, b"abc", [5, 6, 7]])
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_that_is_no_text_is_told_where_token_ids_go(prompt: object, chat: bool):
+    async def main() -> list[SessionMessage]:
+        host = Host()
+        async with host.new_session() as session:
+            for method in (session.generate, session.check):
+                with pytest.raises(UsageError, match="a prompt is text.*stream_tokens of a session, or generate_tokens of a client"):
+                    await method(prompt, chat=chat)
+        return host.sent
+
+    assert run(main()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [({"stop": 5}, "stop"), ({"stop": [5]}, "stop string"), ({"stop_ids": 5}, "stop_ids"), ({"foo": 3}, "generate has")]
+)
+def test_an_option_of_the_wrong_kind_is_named(option: dict[str, object], words: str):
+    async def main() -> None:
+        async with Host().new_session() as session:
+            with pytest.raises(UsageError, match=words):
+                await session.generate(PROMPT, **option)
+
+    run(main())
+
+
+@pytest.mark.parametrize("tokens", [5, "abc", None])
+def test_tokens_that_are_no_tokens_are_told_where_text_goes(tokens: object):
+    async def main() -> None:
+        async with Host().new_session() as session:
+            with pytest.raises(UsageError, match="text goes to stream or generate"):
+                [token async for token in session.stream_tokens(tokens)]
+            with pytest.raises(UsageError, match="stream_tokens has no option chat; it has max_new_tokens"):
+                [token async for token in session.stream_tokens([1], chat=True)]
+
+    run(main())
+
+
 def test_a_peer_that_lost_its_way_to_our_own_head_finds_it_again():
     async def main() -> tuple[str, int]:
         host = Host(deaf_from=len(PROMPT) + 7, own=(Span(0, 1), Span(COMPONENTS - 1, COMPONENTS)))
@@ -348,7 +386,19 @@ def test_a_question_too_long_for_every_peer_is_withdrawn_from_a_chat():
     assert run(main()) == b"<user>one\n<assistant>hello\n<user>two\n<assistant>hello"
 
 
-@pytest.mark.parametrize("option", [{"max_new_tokens": 2.5}, {"max_new_tokens": "5"}, {"max_new_tokens": 0}, {"timeout": "1"}, {"timeout": float("nan")}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": "5"},
+        {"max_new_tokens": 0},
+        {"timeout": "1"},
+        {"timeout": float("nan")},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": True},
+    ],
+)
 def test_lengths_and_times_that_make_no_sense_are_the_callers_mistake(option):
     async def main() -> list[SessionMessage]:
         host = Host()

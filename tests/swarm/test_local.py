@@ -7,9 +7,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import swarm
 from swarm.cli import bootstrap, serve
 from swarm.errors import SwarmError, UsageError
 from swarm.local import SETTINGS, LocalProcess, LocalSwarm
@@ -89,6 +91,40 @@ def test_one_that_is_silent_is_given_up(pretend):
 def test_one_that_says_something_may_take_its_time(pretend):
     lines = "began = time.monotonic()\nwhile time.monotonic() < began + 3:\n    print('still', flush=True); time.sleep(0.02)\ntell(b'{}\\n'); time.sleep(600)"
     assert pretend(lines, patience=1.5).is_alive()
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (5, 'layers are those of each peer, such as ["0:6", "6:12"], and cannot be 5'),
+        ([5], "and cannot be [5]"),
+        ([], "needs at least one peer"),
+        (["x"], "cannot read 'x' as layers"),
+        (["0:6", "0:99"], "0:99 is out of range: this model has 6 layers"),
+        ("0:7", "0:7 is out of range"),
+    ],
+)
+def test_layers_that_no_peer_could_take_are_refused_before_a_process_starts(layers, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("swarm.local.LocalSwarm._spawn", None)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 6}')
+    with pytest.raises(UsageError) as caught:
+        LocalSwarm(str(tmp_path), layers)
+    assert words in str(caught.value)
+
+
+def test_a_single_text_is_the_layers_of_one_peer(monkeypatch):
+    started, counted = [], []
+
+    def spawn(self, kind, module, arguments):
+        started.append(arguments)
+        return SimpleNamespace(facts={"addrs": []})
+
+    monkeypatch.setattr("swarm.local.LocalSwarm._spawn", spawn)
+    monkeypatch.setattr("swarm.local.LocalSwarm._wait", lambda self, process: None)
+    with LocalSwarm(swarm.demo_model(), "0:12", ready=counted.append) as local:
+        assert len(local.peers) == 1 and "0:12" in started[-1] and counted == [1]
+        with pytest.raises(UsageError, match="0:13 is out of range"):
+            local.add("0:13")
 
 
 def test_a_folder_without_weights_is_the_callers_to_mend(tmp_path):
