@@ -49,7 +49,7 @@ def parser() -> Parser:
     how.add_argument("--repetition-penalty", type=number(0, 100, float), default=1.0, help="above 1 makes tokens that were already there less likely")
     how.add_argument("--seed", type=number(0, 2**63 - 1), help="draw the same answer each time (default: a new one)")
     how.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text (repeatable)")
-    how.add_argument("--chat", action="store_true", help="put the prompt into the model's own chat format")
+    how.add_argument("--chat", action="store_true", help="ask the prompt as one question, in the model's own chat format")
     how.add_argument("--timeout", type=number(0.001, 1e9, float), metavar="SECONDS", help="give up an answer that takes longer (default: never)")
     how.add_argument("--show-route", action="store_true", help="then say which peers answered, how long each took per token, and tokens/s")
     it.common(hidden=False)
@@ -77,7 +77,8 @@ def _main(argv: Sequence[str] | None) -> int:
         _know_revision(model)
         say_once("generate", ASKING, _tell)
         return run(lambda stop: _ask(args, model, initial_peers, prompt, options, answer))
-    layers = _local_layers(args, model, prompt)
+    with waiting(screen(sys.stderr), lambda: f"opening {model}"):
+        layers = _local_layers(args, model, prompt)
     _know_revision(model)
     _tell(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     with start_local(model, layers, args.dtype) as local:
@@ -140,7 +141,7 @@ def _know_revision(model: str) -> None:
 
     if local_folder(model) is None:
         return  # the hub tells hashes
-    waits: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    waits: contextlib.AbstractContextManager[Any] = waiting(screen(sys.stderr), lambda: f"opening {model}")
     if sys.stderr.isatty():
         waits = screen(sys.stderr).progress(lambda done: f"hashing the files of {model}, this once" if done else f"opening {model}")
     with waits as hashing:

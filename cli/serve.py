@@ -36,6 +36,7 @@ STATUS_EVERY = 0.5
 EXAMPLES = """\
   swarm-serve Qwen/Qwen3-8B --layers auto --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
   swarm-serve ./my-model --layers 0:12 --port 31338 --identity ~/peer.key
+  swarm-serve swarm/demo/model --host 127.0.0.1      the demo model, from a checkout, for this machine alone
 """
 
 

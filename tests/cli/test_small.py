@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -11,11 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import swarm
 from swarm.bootstrap import public_peers
 from swarm.cli import generate, part
 from swarm.cli.answer import Answer, Beside
@@ -27,7 +31,7 @@ from swarm.cli.screen import PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving
 from swarm.client.session import OVERDUE
 from swarm.core import Span
-from swarm.errors import MissingLayers, PeerLost, TimedOut, UsageError
+from swarm.errors import OR_RESUME, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
 
 
 def test_the_list_of_public_peers(tmp_path):
@@ -296,6 +300,67 @@ def test_what_takes_long_says_what_is_waited_for():
         pass
     assert stream.getvalue() == "joining the swarm …\n1 of 2 peers ready …\n"
     assert not any(thread.name == "waiting" for thread in threading.enumerate())
+
+
+class Slow(Terse):
+    """Notes what is said to be waited for, whenever it makes somebody wait."""
+
+    def __init__(self, too_long: bool) -> None:
+        super().__init__(["yes"])
+        self.too_long, self.told = too_long, []
+
+    @contextlib.contextmanager
+    def waiting(self, shown: object, what: Callable[[], str]) -> Iterator[None]:
+        self.what = what
+        yield
+
+    async def __aenter__(self) -> Terse:
+        self.told.append(self.what())
+        return self
+
+    def check(self, prompt: str, **options: object) -> None:
+        if self.too_long:
+            raise PromptTooLong(2, 1)
+
+    async def ready_session(self, timeout: float | None) -> Terse:
+        self.told.append(self.what())
+        return Terse(self.pieces)
+
+
+@pytest.mark.parametrize("too_long", [False, True])
+def test_who_asks_is_told_what_is_waited_for_and_for_nothing_is_not_waited(capsys, monkeypatch, too_long):
+    slow = Slow(too_long)
+    monkeypatch.setattr("swarm.aio.Client", lambda model, **_: slow)
+    monkeypatch.setattr(generate, "waiting", slow.waiting)
+    args = generate.parser().read(["hello"])
+    with pytest.raises(PromptTooLong) if too_long else contextlib.nullcontext():
+        asyncio.run(generate._ask(args, "a-model", [], "hello", generate._options(args), Answer()))
+    assert slow.told == ["joining the swarm", "joined the swarm, looking for peers that serve a-model"][: 1 if too_long else 2]
+
+
+def test_a_local_swarm_that_takes_long_says_how_many_are_ready(monkeypatch):
+    def start(model: str, layers: list[str], dtype: str | None, ready: Callable[[int], None]) -> str:
+        for count in range(len(layers)):
+            told.append(slow.what())
+            ready(count + 1)
+        return "a swarm"
+
+    slow, told = Slow(False), []
+    monkeypatch.setattr("swarm.local.LocalSwarm", start)
+    monkeypatch.setattr(generate, "waiting", slow.waiting)
+    assert generate.start_local("a-model", ["0:1", "1:2"], None) == "a swarm"
+    assert told == ["0 of 2 peers ready", "1 of 2 peers ready"]
+
+
+def test_every_sentence_that_offers_to_resume_ends_with_it():
+    """Or a command, which has nothing to resume, could not leave it out."""
+    texts = [
+        node.value
+        for path in sorted(Path(swarm.__file__).parent.glob("client/*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "resume the session" in node.value
+    ]
+    assert texts and all(text.endswith(OR_RESUME) for text in texts), texts
 
 
 @pytest.mark.parametrize("lines", ["import swarm.cli", "from swarm.cli.process import reporting; reporting('swarm-x', [], lambda argv: 0)"])
