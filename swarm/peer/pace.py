@@ -1,30 +1,28 @@
-"""How fast this peer is, kept current from the steps it takes. Pure: times in, announced seconds out.
+"""How fast this peer is, kept current from the rounds it computes. Pure: times in, announced seconds out.
 
-Recursive least squares with forgetting (Ljung, System Identification, 1999, ch. 11) over two numbers, after the model of a batching server: a round takes
-`read` seconds for each layer, however many rows share it, and `row` seconds for each layer and row.
+The model is that of a batching server: a round takes `read` seconds for each layer, however many rows share it, and `row` seconds for each layer and row. Rounds
+of few rows tell the first, rounds of many the second; each is smoothed exponentially, the other taken as known. (Least squares over both at once go astray as
+soon as all rounds are alike for a while, as they are in any long answer.)
 """
 
 from __future__ import annotations
 
 from swarm.core import Span
 
-FORGETTING = 0.995
-"""Of every earlier round when another is met: about the last 200 count."""
+FEW = 8
+"""Rows up to which a round is mostly reading. Up to so many a head draws after each; of a prompt it sees only the last."""
 
-TRUST = 50.0
-"""Rounds that what was measured at the start counts for."""
+NEWS = 0.02
+"""Of one round in the running means: about the last 50 of its kind count."""
 
 OUTLIER = 3.0
 """Times what was expected, beyond which a round tells more of the machine's other work than of ours, and counts as no more than that."""
 
 BOUND = 20.0
-"""Times what was measured at the start, or a part of it, beyond which nothing is announced: it would be a fit gone astray."""
+"""Times what was measured at the start, or a part of it, beyond which nothing is announced."""
 
 PROMPT = 64
 """Rows among which an announced prompt token shares the reading of weights: as measured at the start (`swarm.model.measure`)."""
-
-STEP = 8
-"""Rows up to which a head draws after each; of a prompt it sees only the last."""
 
 
 class Pace:
@@ -35,37 +33,29 @@ class Pace:
         self._head, self._components = head_weight, components
         self._row = max((prefill * PROMPT - decode) / (PROMPT - 1), 0.0)
         self._read = max(decode - self._row, 0.0)
-        scale = 1 / TRUST
-        self._covariance = [[scale, 0.0], [0.0, scale]]
 
     @property
     def decode(self) -> float:
-        return self._bounded(self._read + self._row, self._first[0])
+        return _bounded(self._read + self._row, self._first[0])
 
     @property
     def prefill(self) -> float:
-        return self._bounded(self._row + self._read / PROMPT, self._first[1])
+        return _bounded(self._row + self._read / PROMPT, self._first[1])
 
     def add(self, span: Span, rows: int, seconds: float) -> None:
         """One round over these components, all its rows together."""
         layers: float = len(span) - (span.start == 0) - (span.stop == self._components)
-        if span.stop == self._components and rows <= STEP:
+        if span.stop == self._components and rows <= FEW:
             layers += self._head
         if layers <= 0 or rows <= 0 or not seconds > 0:
             return
-        one, other = 1.0, float(rows)
         expected = self._read + self._row * rows
-        error = min(seconds / layers, OUTLIER * expected) - expected if expected > 0 else seconds / layers
-        (a, b), (_, d) = self._covariance
-        gain = a * one + b * other, b * one + d * other
-        weight = FORGETTING + one * gain[0] + other * gain[1]
-        self._read = max(self._read + gain[0] / weight * error, 0.0)
-        self._row = max(self._row + gain[1] / weight * error, 0.0)
-        self._covariance = [
-            [min((a - gain[0] * gain[0] / weight) / FORGETTING, 1.0), (b - gain[0] * gain[1] / weight) / FORGETTING],
-            [(b - gain[1] * gain[0] / weight) / FORGETTING, min((d - gain[1] * gain[1] / weight) / FORGETTING, 1.0)],
-        ]
+        taken = min(seconds / layers, OUTLIER * expected) if expected > 0 else seconds / layers
+        if rows <= FEW:
+            self._read += NEWS * (max(taken - self._row * rows, 0.0) - self._read)
+        else:
+            self._row += NEWS * (max(taken - self._read, 0.0) / rows - self._row)
 
-    @staticmethod
-    def _bounded(value: float, first: float) -> float:
-        return min(max(value, first / BOUND), first * BOUND)
+
+def _bounded(value: float, first: float) -> float:
+    return min(max(value, first / BOUND), first * BOUND)

@@ -34,10 +34,22 @@ def test_it_follows_a_machine_that_became_slower_or_faster(read, row):
         assert pace.prefill == pytest.approx(row + read / PROMPT, rel=0.25)
 
 
-def test_steps_alone_do_not_drive_the_prompt_astray():
-    for seed in range(5):
-        pace = fitted(0.020, 0.0010, seed=seed, sizes=(1,), rounds=5000, noise=0.3)
-        assert pace.decode == pytest.approx(0.021, rel=0.1) and 0.0003 < pace.prefill < 0.03
+@pytest.mark.parametrize("alike", [1, 256])
+def test_rounds_that_are_all_alike_for_long_lead_nothing_astray(alike):
+    """As in a long answer: it follows what it sees, keeps what it knew of the rest, and goes on following."""
+    for seed in range(3):
+        dice, pace = random.Random(seed), Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20)
+
+        def go_on(read: float, row: float, rows: int, rounds: int, dice: random.Random = dice, pace: Pace = pace) -> None:
+            for _ in range(rounds):
+                pace.add(LAYERS, rows, len(LAYERS) * (read + row * rows) * dice.uniform(0.7, 1.3))
+
+        go_on(0.010, 0.0005, alike, 10_000)
+        assert pace.decode == pytest.approx(0.0105, rel=0.15) and pace.prefill == pytest.approx(0.0005 + 0.010 / PROMPT, rel=0.15)
+        go_on(0.040, 0.0005, 1, 400)
+        assert pace.decode == pytest.approx(0.0405, rel=0.15)
+        go_on(0.040, 0.0020, 256, 400)
+        assert pace.prefill == pytest.approx(0.0020 + 0.040 / PROMPT, rel=0.15)
 
 
 def test_one_round_far_too_long_changes_little_and_nonsense_nothing():
