@@ -25,6 +25,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Index = Annotated[int, Meta(ge=-1, le=2**12)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31)]
 Text = Annotated[str, Meta(max_length=512)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 Session = Annotated[bytes, Meta(min_length=16, max_length=16)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=2**20)]
 
@@ -232,6 +233,9 @@ class End(Message, frozen=True, array_like=True, tag=4):
 ROUTE_LIFETIME = 10.0
 """Seconds after which a planned route is not begun with any more, by the clock of whoever asked for it."""
 
+MOST_NAMED = 256
+"""Peers that a question names, to be avoided or as slow, at most. Who knows of more plans for itself."""
+
 Shard = Annotated[int, Meta(ge=1, le=16)]
 
 
@@ -276,10 +280,10 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     prompt: Count
     output: Count
     own: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=2)] = ()
-    rtts: Annotated[dict[Text, Annotated[float, Meta(ge=0, le=1e6)]], Meta(max_length=64)] = {}
-    exclude: Annotated[tuple[Text, ...], Meta(max_length=256)] = ()
+    rtts: Annotated[dict[Text, Seconds], Meta(max_length=64)] = {}
+    exclude: Annotated[tuple[Text, ...], Meta(max_length=MOST_NAMED)] = ()
     old: Annotated[tuple[Hop, ...], Meta(max_length=2**10)] = ()
-    slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=256)] = {}
+    slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=MOST_NAMED)] = {}
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):
@@ -343,8 +347,6 @@ AnyMessage = (
 )
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
-
-Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):

@@ -22,7 +22,7 @@ from swarm.routing.atlas import Atlas, Class
 from swarm.routing.load import announced
 from swarm.routing.plan import appraise, plan, repair
 from swarm.routing.route import Request, Route
-from swarm.wire import Announcement, Message, Progress, Routed, RouteRequest, Unrouted, decode_advice
+from swarm.wire import MOST_NAMED, Announcement, Message, Progress, Routed, RouteRequest, Unrouted, decode_advice
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ class Advisers:
 
     async def route(self, question: Question, atlas: Atlas) -> Route | None:
         """The advice of the first who has some that is good; None if nobody has, and then the client must plan for itself."""
+        if max(len(question.request.exclude), len(question.request.slower)) > MOST_NAMED:
+            return None
         tries = self.order(question.session, question.request.exclude)[: 1 if question.running else TRIES]
         for adviser in tries:
             asked = self._clock()

@@ -127,12 +127,13 @@ class Chain:
 
     def _corrected(self, message: Broken) -> Broken:
         """A peer that says what it holds now is planned with again, without what we took it to hold. Told what we knew already, we avoid it."""
-        hops = self._machine.route
-        if message.reason not in ("moved", "stale") or message.chain != self._machine.chain or not 0 <= message.hop < len(hops) or message.facts is None:
+        hops, facts, news = self._machine.route, message.facts, False
+        if message.reason not in ("moved", "stale") or message.chain != self._machine.chain or not 0 <= message.hop < len(hops):
             return message
-        news = self._network.table.correct(hops[message.hop].peer, message.facts, self._network.components)
-        if message.reason == "stale" and self._route is not None and self._network.advisers is not None:
-            news = self._network.advisers.stale(self._route.planner, message.facts.term)
+        if message.reason == "moved" and facts is not None:
+            news = self._network.table.correct(hops[message.hop].peer, facts, self._network.components)
+        if message.reason == "stale" and facts is not None and self._route is not None and self._network.advisers is not None:
+            news = self._network.advisers.stale(self._route.planner, facts.term)
         return message if news else msgspec.structs.replace(message, reason="refused")
 
     # --- what the session says --------------------------------------------------------------------------------------------------------------------------------

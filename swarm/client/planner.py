@@ -98,7 +98,8 @@ class Planner:
     def reasons(self, route: Route, length: int, goal: int) -> Callable[[], Sequence[str]]:
         """Why a route is as it is, by what is announced now. Asked for later, and perhaps by another thread, so it looks at a copy."""
         request, views = self._request(length, goal, frozenset()), list(self._atlas().views.values())
-        return lambda: explain(Atlas(views), replace(request, tokens_needed=0), route, announced(views)).lines()
+        request = replace(request, tokens_needed=0)  # the session's own share of the caches is taken already
+        return lambda: explain(Atlas(views), request, route, announced(views)).lines()
 
     async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId]) -> Route | None:
         """What a coordinator says, if there is one, and it can be believed."""

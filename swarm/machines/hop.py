@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import msgspec
 
 from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
+from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.journal import Journal
 from swarm.machines.routes import dismissed
@@ -45,24 +46,6 @@ class _Pending:
     start: int
     count: int
     micros: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class _Branch:
-    """Newcomers of another route, fed by this hop beside its successor, so that the session can change over to them without a pause. Lengths as above."""
-
-    order: Order
-    first: int
-    upto: int
-    draft: int = 0
-    ready: bool = False
-    sent: int = 0
-    acked: int = 0
-    told: bool = False
-
-    @property
-    def peer(self) -> PeerId:
-        return self.order.route[self.first].peer
 
 
 Veil = Callable[[int, int], int]
@@ -96,7 +79,7 @@ class HopSession:
         self._halted = self._deserted = False
         self._drawn: tuple[int, int] | None = None
         self._astray = False
-        self._branch: _Branch | None = None
+        self._branch: Branch | None = None
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +122,7 @@ class HopSession:
 
     def feeds(self, chain: int, to: int) -> bool:
         """Whether frames of newcomers that this hop feeds are addressed so."""
-        return self._branch is not None and (self._branch.order.chain, self._branch.first - 1) == (chain, to)
+        return self._branch is not None and self._branch.addressed(chain, to)
 
     @property
     def _prev(self) -> tuple[PeerId, int]:
@@ -214,8 +197,9 @@ class HopSession:
 
     def have(self, sender: PeerId, message: Have) -> list[Effect]:
         """Our successor says how far it is, and perhaps where we must send from. What it acknowledged before guesses were taken back still moves the window."""
-        if self._branch is not None and (message.chain, message.to) == (self._branch.order.chain, self._branch.first - 1):
-            return self._branch_have(self._branch, sender, message)
+        if self._branch is not None and self.feeds(message.chain, message.to):
+            self._branch.have(sender, message)
+            return self._feed(self._branch)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
             return []
         if message.resend and message.draft < self.epoch.draft:
@@ -267,7 +251,7 @@ class HopSession:
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
         """Bad news from further down; it travels to the client."""
-        if self._branch is not None and message.chain == self._branch.order.chain and sender == self._branch.peer:
+        if self._branch is not None and self.feeds(message.chain, message.to) and sender == self._branch.peer:
             return self._give_up(self._branch, message.reason)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
             return []
@@ -306,8 +290,8 @@ class HopSession:
         if order.client != self.order.client or order.chain <= self.epoch.chain:
             return []
         farewell = self._dismiss_branch(order)
-        self._branch = branch = _Branch(order, message.first, message.upto)
-        return [*farewell, Send(branch.peer, Open(self.session, order.chain, branch.first, message.order, message.signature, branch.upto))]
+        self._branch = branch = Branch(order, message.first, message.upto)
+        return [*farewell, Send(branch.peer, branch.opening(message))]
 
     def ready(self, sender: PeerId, message: Ready) -> list[Effect]:
         """Travels to the client, as bad news do."""
@@ -315,45 +299,31 @@ class HopSession:
             return []
         return [self._to_prev(_readdressed(message, self.index - 1))]
 
-    def _branch_have(self, branch: _Branch, sender: PeerId, message: Have) -> list[Effect]:
-        if sender != branch.peer or message.draft > branch.draft or (message.resend and message.draft < branch.draft):
-            return []
-        if message.resend:
-            branch.ready, branch.sent, branch.acked = True, message.length, message.length
-        else:
-            branch.acked = max(branch.acked, min(message.length, branch.sent))
-        return self._feed(branch)
-
-    def _feed(self, branch: _Branch) -> list[Effect]:
+    def _feed(self, branch: Branch) -> list[Effect]:
         """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain."""
         effects: list[Effect] = []
-        while branch.ready and branch.sent < self.computed and branch.sent < branch.acked + self.limits.window:
+        while (part := branch.lacks(self.computed, self.limits.chunk, self.limits.window)) is not None:
             if branch.sent < self._journal.start:
                 return effects + self._give_up(branch, "unknown")
-            stop = min(self.computed, branch.sent + self.limits.chunk, branch.acked + self.limits.window)
-            step = self._rows(branch.order.chain, branch.first, branch.draft, branch.sent, stop, ())
-            effects.append(Send(branch.peer, step))
-            branch.sent = stop
-        if branch.ready and not branch.told and branch.acked + 2 * self.limits.ack_every >= self.computed:
+            effects.append(Send(branch.peer, self._rows(branch.order.chain, branch.first, branch.draft, *part, ())))
+            branch.sent = part[1]
+        if not branch.told and branch.is_fed(self.computed, 2 * self.limits.ack_every):
             branch.told = True
-            effects.append(self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, branch.order.chain)))
+            effects.append(self._tell_ready(branch))
         return effects
 
-    def _give_up(self, branch: _Branch, reason: str) -> list[Effect]:
+    def _give_up(self, branch: Branch, reason: str) -> list[Effect]:
+        """Whoever is lost would have to be dialled to be told."""
         farewell = self._dismiss_branch(None)
-        if reason == "lost":
-            farewell = []  # to be told, it would have to be dialled
-        return [*farewell, self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, branch.order.chain, reason))]
+        return [*(farewell if reason != "lost" else ()), self._tell_ready(branch, reason)]
+
+    def _tell_ready(self, branch: Branch, reason: str = "") -> Effect:
+        return self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, branch.order.chain, reason))
 
     def _dismiss_branch(self, order: Order | None) -> list[Effect]:
-        """Newcomers that the next route does without need not wait for their leases to run out."""
         branch, self._branch = self._branch, None
-        if branch is None:
-            return []
-        last = branch.upto if order is None else dismissed(branch.order.route, order.route, branch.first)
-        if last is None:
-            return []
-        return [Send(branch.peer, Close(self.session, branch.order.chain, branch.first, min(last, branch.upto)))]
+        farewell = branch.farewell(order) if branch is not None else None
+        return [Send(branch.peer, farewell)] if branch is not None and farewell is not None else []
 
     # --- drafts: the first hop guesses ahead ----------------------------------------------------------------------------------------------------------------
 
@@ -471,8 +441,8 @@ class HopSession:
         del self.tokens[keep:]
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
         self._journal.truncate(self.computed)
-        if (branch := self._branch) is not None and keep < branch.sent:
-            branch.sent, branch.acked, branch.draft = keep, min(branch.acked, keep), branch.draft + 1
+        if self._branch is not None:
+            self._branch.truncate(keep)
         self._asked = False
         if self._drawn is None or self._drawn[0] > keep:
             self._drawn = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from swarm.core import PeerId, SessionId, Span
@@ -55,7 +55,7 @@ class Coordinator:
         components: int,
         score: tuple[int, ...],
         *,
-        announce: Callable[[], Awaitable[None]],
+        announce: Callable[[], Coroutine[Any, Any, None]],
         sequence: Callable[[], int],
         heard: Callable[[int], None],
         sign: Callable[[bytes], bytes],
@@ -211,8 +211,8 @@ class Coordinator:
         if route is None:
             self._links.send(sender, Unrouted(message.number, "missing"))
             return
-        self._placed[message.session] = sender
-        self._ledger.place(message.session, route, self._request(sender, message), self._clock())
+        if self._placed.setdefault(message.session, sender) == sender:  # whoever knows the id of another's session must not move it
+            self._ledger.place(message.session, route, self._request(sender, message), self._clock())
         self._links.send(sender, self._signed(sender, message.number, route))
 
     def _route(self, sender: PeerId, message: RouteRequest, load: Load) -> Route | None:
@@ -273,7 +273,7 @@ class Coordinator:
         except TimeoutError:
             pass
 
-    def _spawn(self, life: Any, name: str) -> None:
+    def _spawn(self, life: Coroutine[Any, Any, None], name: str) -> None:
         if self._tasks is None:
             life.close()
         else:

@@ -1,8 +1,8 @@
 """How fast this peer is, kept current from the rounds it computes. Pure: times in, announced seconds out.
 
-The model is that of a batching server: a round takes `read` seconds for each layer, however many rows share it, and `row` seconds for each layer and row. Rounds
-of few rows tell the first, rounds of many the second; each is smoothed exponentially, the other taken as known. (Least squares over both at once go astray as
-soon as all rounds are alike for a while, as they are in any long answer.)
+The model is that of a batching server: a round takes `read` seconds for each layer, however many rows share it, and `row` seconds for each layer and row.
+Rounds of few rows tell the first, rounds of many the second; each is smoothed exponentially, the other taken as known. (Least squares over both at once go
+astray as soon as all rounds are alike for a while, as they are in any long answer.)
 """
 
 from __future__ import annotations

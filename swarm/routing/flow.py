@@ -12,13 +12,10 @@ import numpy as np
 
 from swarm.core import Span
 from swarm.routing.candidates import EMBED_WEIGHT
-from swarm.routing.table import PeerView
+from swarm.routing.table import FASTEST, PeerView
 
 BATCH = 32
 """Sessions of a full decoding batch, over which reading a layer's weights is shared (docs/routing.md)."""
-
-FASTEST = 1e-6
-"""Seconds per layer below which an announced speed is not believed; it also keeps a zero from being divided by."""
 
 CLOSE = 1e-9
 """Relative difference of two flows below which they are equal: sums of the same numbers in another order."""

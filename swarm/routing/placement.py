@@ -14,8 +14,8 @@ import numpy as np
 
 from swarm.core import Span, missing_spans, whole
 from swarm.errors import DoesNotFit
-from swarm.routing.flow import BATCH, FASTEST, Supplies, allows, component_weights, hosts, max_flow, rate
-from swarm.routing.table import PeerView
+from swarm.routing.flow import BATCH, Supplies, allows, component_weights, hosts, max_flow, rate
+from swarm.routing.table import FASTEST, PeerView
 
 SCARCE = 0.2
 """A level below this share of the mean counts as this share, so that one almost uncovered layer does not decide alone (docs/routing.md)."""

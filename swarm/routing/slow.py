@@ -23,7 +23,10 @@ class Detector:
 
 
 DETECTORS = (Detector(0.15, 0.7, 18.2), Detector(0.3, 1.5, 16.0))
-"""Each gives about one false alarm in 100,000 steps of a noisy trace, and sees a step that takes four times as long after 34 and 15 steps (docs/routing.md)."""
+"""How few false alarms they give, and how soon they see what lasts, is held by tests/routing/test_slow.py (docs/routing.md)."""
+
+MOST = 1e6
+"""Factor beyond which a peer is not said to be slower: what questions to a coordinator carry at most."""
 
 WARM = 16
 """Steps from which a hop's usual time is taken before it is judged."""
@@ -113,7 +116,7 @@ class Slowness:
         """Raises ValueError for a factor that is none."""
         if not 0 < factor < inf:
             raise ValueError(f"no peer is {factor} times slower than another")
-        self._seen[peer] = (log(factor), now)
+        self._seen[peer] = (log(min(factor, MOST)), now)
 
     def factors(self, now: float) -> dict[str, float]:
         """Of those that are still remembered as more than a tenth slower, by peer."""

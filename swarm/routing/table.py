@@ -9,6 +9,9 @@ from swarm.core import PeerId, Span, merge_spans
 from swarm.errors import ProtocolError
 from swarm.wire import Announcement
 
+FASTEST = 1e-6
+"""Seconds for a layer's step below which an announced speed is not believed: who announces to take no time could not be found out, nor be divided by."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
@@ -45,7 +48,7 @@ class PeerView:
         if spans[-1].stop > record.components:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {record.components}")
         return cls(
-            record.peer, record.addrs, spans, record.decode, record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
+            record.peer, record.addrs, spans, max(record.decode, FASTEST), record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
             record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,
         )  # fmt: skip
 

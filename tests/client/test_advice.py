@@ -12,7 +12,7 @@ from swarm.routing.atlas import Atlas
 from swarm.routing.plan import plan
 from swarm.routing.route import Request
 from swarm.routing.table import PeerView
-from swarm.wire import Advice, Claim, Progress, Routed, RouteRequest, Unrouted, encode
+from swarm.wire import MOST_NAMED, Advice, Claim, Progress, Routed, RouteRequest, Unrouted, encode
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 
@@ -206,6 +206,15 @@ def test_only_who_was_asked_may_answer():
         scene.says["c"] = advises()
         asyncio.get_running_loop().call_later(0.01, lambda: scene.advisers.receive("x", Unrouted(1, "missing")))
         assert (await scene.ask()).planner == "c"
+
+    run(main())
+
+
+def test_who_avoids_more_peers_than_a_question_names_plans_for_itself():
+    async def main():
+        scene = Scene()
+        scene.says["c"] = advises()
+        assert await scene.ask(exclude=frozenset(f"peer{at}" for at in range(MOST_NAMED + 1))) is None and not scene.asked
 
     run(main())
 

@@ -65,6 +65,7 @@ class Host:
         """Positions the peer takes."""
         self.moved: Facts | None = None
         """What the peer holds now, if that is not what the table says."""
+        self.says_where = True
         self.versions: list[int] = []
         self.text, self.table, self.deaf_from = Bytes(), PeerTable(), deaf_from
         self.table.show([PeerView(PEER, spans=(Span(0, COMPONENTS),))])
@@ -99,8 +100,9 @@ class Host:
         if isinstance(message, Open):
             order = decode_order(message.order)
             self.versions.append(order.route[0].version)
+            assert len(self.versions) < 100, "it is asked again and again"
             if self.moved and order.route[0].version != self.moved.span_version:
-                self._say(Broken(message.session, message.chain, CLIENT, 0, "moved", "scripted", self.moved))
+                self._say(Broken(message.session, message.chain, CLIENT, 0, "moved", "scripted", self.moved if self.says_where else None))
                 return
             if order.limit > self.room:
                 self._say(Broken(message.session, message.chain, CLIENT, 0, "overloaded", "scripted"))
@@ -550,6 +552,20 @@ def test_a_peer_that_has_moved_is_planned_with_again_as_it_is_now():
             return await session.generate(PROMPT, max_new_tokens=5), host.versions
 
     assert run(main()) == ("hello", [0, 9])
+
+
+def test_a_peer_that_says_it_moved_and_not_where_to_is_avoided():
+    """Or it would be asked again and again, as fast as it says no."""
+
+    async def main() -> int:
+        host = Host()
+        host.moved, host.says_where, host.patience = Facts(((0, COMPONENTS),), 9, 1000), False, 5.0
+        async with host.new_session() as session:
+            with pytest.raises((MissingLayers, Refused)):
+                await session.generate(PROMPT, max_new_tokens=5)
+        return len(host.versions)
+
+    assert run(main()) <= 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.core import Hop
 from swarm.peer.coordinator import WAITING_EACH, WINDOW, Coordinator
-from swarm.wire import Announcement, Claim, Poll, Polled, Routed, RouteRequest, Unrouted, decode_advice
+from swarm.wire import Announcement, Claim, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 
@@ -230,5 +230,24 @@ def test_it_says_whether_it_leads_and_gives_way_to_a_higher_claim():
         world.members["a"].receive("s", Poll(8, MODEL, Claim("claim", 9, (0,)), 10**6))
         polled = [message for _, to, message in world.sent if to == "s" and isinstance(message, Polled)]
         assert [(message.number, message.leads) for message in polled] == [(7, True), (8, False)]
+
+    run(main())
+
+
+def test_whoever_learns_the_id_of_anothers_session_cannot_move_or_end_it():
+    async def main():
+        world = World()
+        await living(world, "ab")
+        await asyncio.sleep(1)
+        member = world.members["a"]
+        member.receive("client", question())
+        await asyncio.sleep(1)
+        before = member._ledger.load(asyncio.get_running_loop().time()).shares
+        member.receive("thief", question(exclude=("a",)))
+        member.receive("thief", Progress(S, 5, True))
+        await asyncio.sleep(1)
+        assert before and member._ledger.load(asyncio.get_running_loop().time()).shares == before
+        member.receive("client", Progress(S, 5, True))
+        assert not member._ledger.load(asyncio.get_running_loop().time()).shares
 
     run(main())

@@ -7,7 +7,7 @@ from math import exp
 
 import pytest
 
-from swarm.routing.slow import WARM, Slowness, Watch, pays
+from swarm.routing.slow import MOST, WARM, Slowness, Watch, pays
 
 
 def noisy(seed: int, steps: int, slow_from: int | None = None, factor: float = 1.0, base: float = 0.01):
@@ -81,5 +81,7 @@ def test_slowness_is_forgotten_by_half_and_then_altogether():
     slowness.note("p", 4.0, 0.0)
     assert slowness.factors(0.0) == {"p": pytest.approx(4)} and slowness.factors(Slowness.HALF) == {"p": pytest.approx(2)}
     assert slowness.factors(20 * Slowness.HALF) == {} and slowness.factors(0.0) == {}
+    slowness.note("liar", 1e30, 0.0)
+    assert slowness.factors(0.0)["liar"] == pytest.approx(MOST)
     with pytest.raises(ValueError, match="slower"):
         slowness.note("p", float("nan"), 0.0)

@@ -5,6 +5,7 @@ from swarm import wire
 from swarm.core import Span
 from swarm.errors import ProtocolError
 from swarm.routing import PeerView
+from swarm.routing.table import FASTEST
 
 
 def announcement(**changes) -> wire.Announcement:
@@ -25,3 +26,7 @@ def test_a_view_is_an_announcement_reduced():
 def test_nonsense_is_the_strangers_fault(spans):
     with pytest.raises(ProtocolError):
         PeerView.of(announcement(spans=spans))
+
+
+def test_nobody_takes_no_time_at_all():
+    assert PeerView.of(announcement(decode=0.0)).decode == FASTEST

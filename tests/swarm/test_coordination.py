@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 import swarm
-from tests.swarm.models import greedy, save_llama
+from tests.swarm.conftest import LENGTH, PROMPT
 
-PROMPT = [72, 101, 108, 108, 111]
-LENGTH = 400
 ELECTED = 60
 """Seconds to wait for an election on a loaded machine; it takes about 10, for candidates listen first."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def expected(model):
-    return greedy(model, PROMPT, LENGTH)
 
 
 def planner(client: swarm.Client) -> str:

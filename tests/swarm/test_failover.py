@@ -9,20 +9,8 @@ import pytest
 
 import swarm
 from swarm.errors import MissingLayers
-from tests.swarm.models import greedy, save_llama
-
-PROMPT = [72, 101, 108, 108, 111]
-LENGTH = 400
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def expected(model):
-    return greedy(model, PROMPT, LENGTH)
+from tests.swarm.conftest import LENGTH, PROMPT
+from tests.swarm.models import greedy
 
 
 @pytest.fixture
