@@ -7,18 +7,15 @@ the model's own answer, and every process against what it must have given back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swarm.client.aio import Client
 from swarm.client.session import Session
-from swarm.compose import Connection, OpenedModel, OwnEnds, run_ends
 from swarm.core import PeerId, Span
 from swarm.errors import RemoteError, SwarmError
 from swarm.peer.hops import Offer
@@ -28,10 +25,9 @@ from swarm.routing.table import PeerView
 from swarm.sim import toy
 from swarm.sim.clock import Process, VirtualLoop
 from swarm.sim.directory import Directory, Table
+from swarm.sim.guests import Talk
 from swarm.sim.network import Links, Network
 from swarm.sim.verdict import SETTLED, Sight, Turn, Verdict, faults_of
-
-REVISION, NUMERICS = "toy", "float32"
 
 AFTERMATH = 180.0
 """Seconds in which the last turns must end, misfortunes being over: 30 to a first token, some silences, some patience."""
@@ -127,7 +123,7 @@ class Stage:
         self._sights: list[Sight] = []
         self._last_side: frozenset[PeerId] = frozenset()
         self._healed = -math.inf
-        self._over = False
+        self.over = False
         self._faults: list[str] = []
         self._note, self._digest = note, hashlib.blake2b(digest_size=16)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -230,12 +226,12 @@ class Stage:
         """A client who talks until the script is over."""
         guest = self._arrive(Guest, f"guest{len(self.guests):03}")
         self.guests[guest.peer] = guest
-        guest.task = self._start(guest, self._talk(guest))
+        guest.task = self._start(guest, Talk(self, guest).run())
         return guest
 
     def later(self, seconds: float, act: Callable[[], object]) -> None:
         """Unless the script is over by then."""
-        self.loop.call_later(seconds, lambda: None if self._over else act())
+        self.loop.call_later(seconds, lambda: None if self.over else act())
 
     # --- one run ------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -245,7 +241,7 @@ class Stage:
         for _ in range(self.scene.clients):
             self.visit()
         await script(self)
-        self._over = True
+        self.over = True
         await self._last_turns()
         await asyncio.sleep(LEASES)
         broken = [*self._unreturned(), *faults_of(self.turns, self._sights, self.scene.components)]
@@ -347,8 +343,8 @@ class Stage:
         if span is None:
             span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)])
         server.span = span
-        server.engine = self._engine(layer * slower)
-        offer = Offer(REVISION, NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0)
+        server.engine = self.engine(layer * slower)
+        offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0)
         about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), layer * 1.05, layer / 20, 1.0)
         server.shell = Peer(
             server.links,
@@ -359,8 +355,8 @@ class Stage:
             cache_tokens=self.scene.cache_tokens,
             clock=self.loop.time,
             wall=directory.wall,
-            verify=_verify,
-            sign=lambda data: _signed(server.peer, data),
+            verify=toy.verify,
+            sign=lambda data: toy.signed(server.peer, data),
             think=_at_once,
             seed=self.random.getrandbits(32),
         )
@@ -369,7 +365,7 @@ class Stage:
         except* RemoteError:
             self.note(f"{server.peer} could not join: nobody took its first announcement")
 
-    def _engine(self, layer: float) -> toy.Engine:
+    def engine(self, layer: float) -> toy.Engine:
         engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)
         self._engines.append(engine)
         return engine
@@ -380,84 +376,6 @@ class Stage:
         if server.up:
             await server.links.close()
             self._end(server)
-
-    # --- guests -------------------------------------------------------------------------------------------------------------------------------------------
-
-    async def _talk(self, guest: Guest) -> None:
-        generator = random.Random(f"{self.seed} {guest.peer}")
-        opened = OpenedModel(None, self.shape, None, toy.Text(), (toy.EOS,))  # type: ignore[arg-type]
-        failed = self.loop.create_future()
-        own_ends = list(self.guests).index(guest.peer) % 3 == 2
-        addrs = (f"/sim/{guest.peer}",) if own_ends else ()
-        directory = Directory(self.table, guest.links)
-        connection = Connection(guest.links, directory, addrs, lambda order: _signed(guest.peer, order), _verify, failed)
-        client = await Client.over(opened, connection, generator, self._ends if own_ends else None, directory.wall)
-        try:
-            while not self._over:
-                await self._converse(guest, client, generator)
-                await asyncio.sleep(generator.uniform(*self.scene.think))
-        finally:
-            await client.close()
-
-    @contextlib.asynccontextmanager
-    async def _ends(self, opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
-        components, key = self.scene.components, connection.links.peer.encode()
-        offer = Offer(REVISION, NUMERICS, components, (Span(0, 1), Span(components - 1, components)), self.shape.max_length)
-        async with run_ends(self._engine(self.scene.layer[0]), offer, connection, clock=self.loop.time, verify=_verify, key=key) as own:
-            yield own
-
-    async def _converse(self, guest: Guest, client: Client, generator: random.Random) -> None:
-        turn = Turn(guest.peer, self.loop.now, [], 0)
-        try:
-            session = await client.ready_session()
-        except SwarmError as error:
-            self._over_with(turn, error)
-            self.turns.append(turn)
-            return
-        async with session:
-            guest.session = session
-            for _ in range(generator.randint(1, 3)):
-                if not await self._ask(guest, session, generator) or self._over:
-                    return
-                await asyncio.sleep(generator.uniform(*self.scene.think))
-
-    async def _ask(self, guest: Guest, session: Session, generator: random.Random) -> bool:
-        """One turn, and where it broke off its rest, once somebody may have come. False if that failed as well."""
-        prompt = [generator.randrange(1, toy.VOCAB) for _ in range(generator.randint(*self.scene.prompt))]
-        turn = Turn(guest.peer, self.loop.now, [*session.tokens, *prompt], generator.randint(*self.scene.answer))
-        enough = generator.randint(1, turn.asked) if generator.random() < self.scene.impatience else None
-        await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked), enough)
-        left = turn.asked - len(turn.tokens)
-        if turn.error is None or not left or (turn.tokens and turn.tokens[-1] == toy.EOS):
-            return turn.error is None
-        await asyncio.sleep(SETTLED)
-        rest = Turn(guest.peer, self.loop.now, list(session.tokens), left)
-        await self._follow(rest, session, (ord(piece) - toy.FIRST_CHARACTER async for piece in session.resume()))
-        return rest.error is None
-
-    async def _follow(self, turn: Turn, session: Session, tokens, enough: int | None = None) -> None:
-        """Read a turn to its end, or until there was `enough`; what the ring says beyond that must not come into the next one."""
-        self.turns.append(turn)
-        before = _reroutes(session)
-        error: SwarmError | None = None
-        try:
-            async with contextlib.aclosing(tokens):
-                async for token in tokens:
-                    turn.tokens.append(token)
-                    if len(turn.tokens) == enough:
-                        turn.asked = enough
-                        break
-        except SwarmError as caught:
-            error = caught
-        turn.reroutes = _reroutes(session) - before
-        turn.longest_gap = session.longest_gap
-        with contextlib.suppress(SwarmError):  # it never had a route
-            turn.planner = session.route.planner
-        self._over_with(turn, error)
-
-    def _over_with(self, turn: Turn, error: SwarmError | None) -> None:
-        turn.ended, turn.error = self.loop.now, error
-        self.note(f"{turn.guest} {len(turn.tokens)} of {turn.asked} tokens {type(error).__name__ if error else 'done'}")
 
 
 class _Complaints(logging.Handler):
@@ -471,21 +389,6 @@ class _Complaints(logging.Handler):
         self._faults.append(f"logged: {record.getMessage()} {record.exc_info[1]!r}" if record.exc_info else f"logged: {record.getMessage()}")
 
 
-def _reroutes(session: Session) -> int:
-    try:
-        return session.route.reroutes
-    except SwarmError:  # no route yet
-        return 0
-
-
-def _verify(client: PeerId, order: bytes, signature: bytes) -> bool:
-    return signature == _signed(client, order)
-
-
 async def _at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     """No threads on the stage: they live in real time."""
     return function(*arguments)
-
-
-def _signed(client: PeerId, order: bytes) -> bytes:
-    return hashlib.blake2b(order, key=client.encode()[:64], digest_size=32).digest()

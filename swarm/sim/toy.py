@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from swarm.core import ModelShape, Span
+from swarm.core import ModelShape, PeerId, Span
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.engine import Results
 from swarm.peer.hops import HopKey
 from swarm.peer.schedule import Waiting, schedule
 from swarm.wire import Blob, Order
+
+REVISION, NUMERICS = "toy", "float32"
 
 VOCAB = 1000
 
@@ -203,3 +205,11 @@ def _drawn(state: bytes) -> int:
 
 def _rows(blob: Blob | None) -> list[bytes]:
     return [] if blob is None else [bytes(blob[at : at + 1].data) for at in range(len(blob))]
+
+
+def verify(client: PeerId, order: bytes, signature: bytes) -> bool:
+    return signature == signed(client, order)
+
+
+def signed(client: PeerId, order: bytes) -> bytes:
+    return hashlib.blake2b(order, key=client.encode()[:64], digest_size=32).digest()
