@@ -27,7 +27,7 @@ from swarm.wire import MOST_NAMED, Announcement, Message, Progress, Routed, Rout
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""Candidates asked for one route. One of the first three answers in 99.8 % of cases or more (docs/routing.md)."""
+"""Candidates asked for one route. One of the first three answers in 99.7 % of cases or more (docs/routing.md)."""
 
 ANSWER = 1.0
 """Seconds to wait for each while nothing is running: far more than a round trip across the world and a plan."""
