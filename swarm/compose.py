@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
     from swarm.peer.hops import Offer
-    from swarm.peer.server import Peer, ServingEngine
+    from swarm.peer.holding import Holding, Loader, ServingEngine
+    from swarm.peer.server import Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +210,12 @@ class Part:
     speed: Speed
 
 
-def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name: str = "", region: str = "", coordinate: bool = True) -> Peer:
-    """A peer that serves `part`; run it with `serve`. With `coordinate` it stands for election as coordinator of its model."""
-    from swarm.peer.engine import Engine
+def holding(part: Part, cache_tokens: int) -> Holding:
+    """What a peer can serve of what was loaded."""
+    from swarm.peer.holding import Holding
     from swarm.peer.hops import Offer
-    from swarm.peer.server import About, Peer
 
-    shape = part.checkpoint.shape
+    shape, speed = part.checkpoint.shape, part.speed
     offer = Offer(
         part.checkpoint.revision or "",
         part.model.numerics,
@@ -225,16 +225,34 @@ def serving_peer(connection: Connection, part: Part, *, cache_tokens: int, name:
         journal=_journal_weight(shape),
         version=int(time.time() * 1000),  # rises across restarts too
     )
-    about = About(shape.name, shape.config_hash, connection.addrs, part.speed.decode, part.speed.prefill, part.speed.head_weight, name, region)
+    return Holding(part.model, offer, speed.decode, speed.prefill, speed.head_weight, cache_tokens)
+
+
+def serving_peer(
+    connection: Connection,
+    shape: ModelShape,
+    held: Holding,
+    *,
+    name: str = "",
+    region: str = "",
+    coordinate: bool = True,
+    loader: Loader | None = None,
+) -> Peer:
+    """A peer that serves what it is given; run it with `serve`. With `coordinate` it stands for election as coordinator of its model, with `loader` it moves to
+    other layers where they are needed more."""
+    from swarm.peer.engine import Engine
+    from swarm.peer.server import About, Peer
+
     return Peer(
         connection.links,
         connection.directory,
-        Engine(part.model),
-        offer,
-        about,
-        cache_tokens=cache_tokens,
+        Engine(),
+        held,
+        About(shape.name, shape.config_hash, connection.addrs, name, region),
         clock=time.monotonic,
         wall=time.time,
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
+        loader=loader,
+        seed=secrets.randbits(64),
     )

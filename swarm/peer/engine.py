@@ -6,6 +6,7 @@ Knows the span model, caches and the sampler. Does not know what a chain is: it 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections import deque
@@ -61,8 +62,8 @@ class _Done:
 class Engine:
     """Implements `hops.HopEngine`. `run()` is its one task; give it a parent."""
 
-    def __init__(self, model: SpanModel, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.model = model
+    def __init__(self, model: SpanModel | None = None, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._model = model
         self.results: Results | None = None
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
         self.steps = 0
@@ -74,6 +75,12 @@ class Engine:
         self._wake = asyncio.Event()
         self._muster = Muster()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
+
+    @property
+    def model(self) -> SpanModel:
+        if self._model is None:
+            raise RuntimeError("no model is loaded")
+        return self._model
 
     # --- HopEngine --------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -106,6 +113,18 @@ class Engine:
             slot.queue.clear()
             self._muster.gone(key)
             self._wake.set()
+
+    def load(self, model: SpanModel) -> None:
+        self._model = model
+
+    async def unload(self) -> None:
+        """The compute thread takes one thing after the other, so this comes after the round that runs."""
+
+        def drop() -> None:
+            self._model = None
+            gc.collect()  # modules and their hooks know each other
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, drop)
 
     # --- the loop ---------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -208,6 +208,17 @@ class HopRoom:
         self.leaving = True
         for key, hop in self._all():
             self._do(key, hop.failed("leaving", "the peer is leaving"))
+
+    def vacate(self, place: Span, version: int) -> None:
+        """Forget every session: what is held from now on is `place`, once it is loaded, and whoever orders what was here hears that it moved."""
+        self.leaving = True
+        for key, hop in self._all():
+            self._do(key, [*hop.failed("unknown", "the peer serves other layers now"), Forget("moved")])
+        self.offer = replace(self.offer, spans=(place,), version=version)
+
+    def settle(self, offer: Offer, ledger: CacheLedger) -> None:
+        """What was to come is here. Orders are taken again once we are no longer `leaving`."""
+        self.offer, self.ledger = offer, ledger
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -10,18 +10,19 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from swarm.core import PeerId, Span
-from swarm.errors import PeerLost, RemoteError
+from swarm.errors import PeerLost, ProtocolError, RemoteError
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
-from swarm.peer.engine import Results
-from swarm.peer.hops import HopEngine, HopRoom, Offer
+from swarm.peer.holding import Holding, Loader, ServingEngine
+from swarm.peer.hops import HopRoom
+from swarm.peer.moving import Mover
 from swarm.peer.pace import Pace
 from swarm.ports import Directory, Links
+from swarm.routing.table import PeerView
 from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,11 @@ FAREWELL = 2.0
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a peer says of itself when it begins to serve. Costs as in `wire.Announcement`; they are kept current from the steps it takes."""
+    """What a peer says of itself, whatever it holds."""
 
     model: str
     config_hash: str
     addrs: tuple[str, ...]
-    decode: float
-    prefill: float
-    head_weight: float
     name: str = ""
     region: str = ""
 
@@ -73,6 +71,9 @@ class Status:
     """A line for the person who serves."""
 
     state: str
+    spans: tuple[Span, ...]
+    aim: Span | None
+    """Where it is about to move."""
     sessions: int
     tokens: int
     steps: int
@@ -82,57 +83,55 @@ class Status:
     """Who plans routes for others, as far as we know."""
 
 
-class ServingEngine(HopEngine, Protocol):
-    """What a peer needs of its engine besides: counts of what was computed, where results go, who hears how long a round took (its components, all its rows,
-    seconds), and one task for its life."""
-
-    steps: int
-    tokens: int
-    results: Results | None
-    timed: Callable[[Span, int, float], None]
-
-    async def run(self) -> None: ...
-
-
 class Peer:
     def __init__(
         self,
         links: Links,
         directory: Directory,
         engine: ServingEngine,
-        offer: Offer,
+        holding: Holding,
         about: About,
         *,
-        cache_tokens: int,
         clock: Callable[[], float],
         wall: Callable[[], float],
         verify: Callable[[PeerId, bytes, bytes], bool],
         sign: Callable[[bytes], bytes] | None = None,
         think: Think = asyncio.to_thread,
+        loader: Loader | None = None,
         seed: int = 0,
         limits: HopLimits = HopLimits(),
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `sign`, the peer stands for election as coordinator of its model."""
+        """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `changed` is called when it
+        begins or ceases to take sessions, or holds something else."""
         self.state = "joining"
-        self._links, self._directory, self._engine, self._offer, self._about = links, directory, engine, offer, about
-        self._clock, self._wall, self._random = clock, wall, random.Random(seed)
-        self._ledger = CacheLedger(cache_tokens, offer.whole_weight)
-        self.room = HopRoom(links, engine, offer, self._ledger, clock=clock, verify=verify, limits=limits)
+        self._links, self._directory, self._engine, self._about = links, directory, engine, about
+        self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
+        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits)
         self._sequence, self._announced, self._announcing = 0, clock(), asyncio.Lock()
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
         self._known = 0
-        self._pace = Pace(about.decode, about.prefill, about.head_weight, offer.components)
-        engine.results, engine.timed = self.room, self._pace.add
+        self._aim: Span | None = None
+        engine.results = self.room
+        self._take(holding)
         self.coordinator = None if sign is None else self._candidate(sign, think)
+        self._mover = None if loader is None else Mover(self, loader, holding.offer.components, clock=clock, think=think, dice=self._random)
+        self._moving: asyncio.Task[None] | None = None
         links.subscribe(self._receive, self.room.lost)
+
+    def _take(self, holding: Holding) -> None:
+        self._engine.load(holding.model)
+        self._pace = Pace(holding.decode, holding.prefill, holding.head_weight, holding.offer.components)
+        self._engine.timed = self._pace.add
+        self._head_weight = holding.head_weight
 
     def _candidate(self, sign: Callable[[bytes], bytes], think: Think) -> Coordinator:
         return Coordinator(
             self._links,
             self._directory,
             self._about.config_hash,
-            self._offer.components,
+            self.room.offer.components,
             self._fitness,
             announce=self._renew,
             sequence=lambda: self._sequence,
@@ -149,24 +148,29 @@ class Peer:
 
     def status(self) -> Status:
         leader = self.coordinator.leader if self.coordinator is not None else None
-        return Status(self.state, self.room.sessions, self._engine.tokens, self._engine.steps, self._ledger.free_tokens, self._known, leader)
+        room, engine = self.room, self._engine
+        return Status(self.state, room.offer.spans, self._aim, room.sessions, engine.tokens, engine.steps, room.ledger.free_tokens, self._known, leader)
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Announce and answer until cancelled. `ready` is called once, when the swarm can see us."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._engine.run(), name="engine")
             tasks.create_task(self._tick(), name="leases")
-            self.state = "online"
+            self._become("online")
             await self.announce()
             ready()
             tasks.create_task(self._keep_announcing(), name="announce")
             tasks.create_task(self._keep_measuring(), name="measure")
             if self.coordinator is not None:
                 tasks.create_task(self.coordinator.run(), name="coordinator")
+            if self._mover is not None:
+                self._moving = tasks.create_task(self._mover.run(), name="move")
 
     async def drain(self, patience: float) -> bool:
         """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind that was running."""
-        self.state = "leaving"
+        if self._moving is not None:
+            self._moving.cancel()
+        self._become("leaving")
         self.room.leave()
         if self.coordinator is not None:
             self.coordinator.leave()
@@ -174,8 +178,7 @@ class Peer:
             async with asyncio.timeout(patience):
                 with contextlib.suppress(RemoteError):  # unheard, but our clients know from the hop room
                     await self.announce()
-                while self.room.working(QUIET):  # noqa: ASYNC110  sessions fall quiet by time alone; nobody says so
-                    await asyncio.sleep(LOOK)
+                await self._quiet()
         except TimeoutError:
             log.info("%d sessions were still running when patience ran out", self.room.working(QUIET))
         self.state = "left"
@@ -184,6 +187,54 @@ class Peer:
                 await self.announce()
         return self.room.working(QUIET) == 0
 
+    async def _quiet(self) -> None:
+        while self.room.working(QUIET):  # noqa: ASYNC110  sessions fall quiet by time alone; nobody says so
+            await asyncio.sleep(LOOK)
+
+    def _become(self, state: str, aim: Span | None = None) -> None:
+        self.state, self._aim = state, aim
+        self._changed()
+
+    # --- moving (what `moving.Resident` asks) -------------------------------------------------------------------------------------------------------------
+
+    def view(self) -> PeerView:
+        return replace(PeerView.of(self._record()), spans=self.room.offer.spans, state="online")
+
+    async def neighbours(self) -> list[PeerView]:
+        ours, views = (self.room.offer.revision, self.room.offer.numerics), []
+        for record in await self._directory.read(self._about.config_hash):
+            with contextlib.suppress(ProtocolError):
+                views.append(PeerView.of(record))
+        return [view for view in views if view.kind == ours and view.peer != self._links.peer]
+
+    async def aim(self, place: Span) -> None:
+        self._become("joining", place)
+        await self.announce()
+
+    async def stay(self) -> None:
+        self.room.leaving = False
+        self._become("online")
+        await self.announce()
+
+    async def empty(self, patience: float) -> bool:
+        self.room.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._quiet()
+        return self.room.working(QUIET) == 0
+
+    async def settle(self, place: Span, loader: Loader) -> None:
+        """What we hold has another version from the moment on in which the old weights go, so that whoever still asks for them hears of it."""
+        self.room.vacate(place, max(self.room.offer.version + 1, int(self._wall() * 1000)))
+        self._become("joining", place)
+        await self._engine.unload()
+        holding = await loader.load(place)
+        self._take(holding)
+        self.room.settle(replace(holding.offer, version=self.room.offer.version), _ledger(holding))
+        await self.stay()
+
+    # --- what others are told -----------------------------------------------------------------------------------------------------------------------------
+
     async def announce(self) -> None:
         """Raises RemoteError."""
         async with self._announcing:  # one after the other, so that the directory gets them in order
@@ -191,7 +242,8 @@ class Peer:
             await self._directory.announce(self._record())
 
     def _record(self) -> Announcement:
-        about, wall = self._about, self._wall()
+        about, offer, ledger, wall = self._about, self.room.offer, self.room.ledger, self._wall()
+        spans = offer.spans if self._aim is None else (self._aim,)
         self._sequence = max(self._sequence + 1, int(wall * 1000))  # by the clock, so that it rises across restarts too
         return Announcement(
             version=VERSION,
@@ -199,23 +251,23 @@ class Peer:
             addrs=about.addrs,
             model=about.model,
             config_hash=about.config_hash,
-            revision=self._offer.revision,
-            numerics=self._offer.numerics,
-            components=self._offer.components,
-            spans=tuple((span.start, span.stop) for span in self._offer.spans),
+            revision=offer.revision,
+            numerics=offer.numerics,
+            components=offer.components,
+            spans=tuple((span.start, span.stop) for span in spans),
             decode=self._pace.decode,
             prefill=self._pace.prefill,
-            cache_tokens=self._ledger.tokens,
-            free_tokens=max(self._ledger.free_tokens, 0),
-            max_length=self._offer.max_length,
+            cache_tokens=ledger.tokens,
+            free_tokens=max(ledger.free_tokens, 0),
+            max_length=offer.max_length,
             state=self.state,
             sequence=self._sequence,
             time=wall,
             name=about.name,
             sessions=self.room.working(AT_WORK),
-            head_weight=about.head_weight,
+            head_weight=self._head_weight,
             rtts=self._rtts,
-            span_version=self._offer.version,
+            span_version=offer.version,
             busy=self.room.busy(AT_WORK),
             region=about.region,
             claim=self.coordinator.claim if self.coordinator is not None else None,
@@ -262,6 +314,8 @@ class Peer:
                 records = await self._directory.read(self._about.config_hash)
                 if self.coordinator is not None:
                     await self.coordinator.know(records)
+                if self._mover is not None:
+                    self._mover.heard(await self.neighbours())
             except RemoteError as error:
                 log.info("could not read the directory: %s", error)
                 records = []
@@ -279,3 +333,7 @@ class Peer:
             return await self._links.measure(peer)
         except PeerLost:
             return None
+
+
+def _ledger(holding: Holding) -> CacheLedger:
+    return CacheLedger(holding.cache_tokens, holding.offer.whole_weight)

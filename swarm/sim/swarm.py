@@ -12,12 +12,13 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.client.session import Session
 from swarm.core import PeerId, Span
 from swarm.errors import RemoteError, SwarmError
+from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import About, Peer
 from swarm.routing.placement import choose_spans
@@ -61,6 +62,8 @@ class Scene:
     """Tokens asked for."""
     think: tuple[float, float] = (0.0, 6.0)
     """Between two turns."""
+    load: tuple[float, float] = (2.0, 12.0)
+    """To load other layers."""
     impatience: float = 0.25
     """Share of answers that nobody reads to their end."""
 
@@ -91,6 +94,7 @@ class Server(Actor):
     online: float = math.inf
     """Since when it has been of use without a break."""
     leaving: bool = False
+    moves: int = 0
 
     @property
     def hangs(self) -> bool:
@@ -255,7 +259,7 @@ class Stage:
         """The first peers, who have read each other's announcements."""
         views: list[PeerView] = []
         for _ in range(self.scene.peers):
-            span = self._choose(views)
+            span = self._choose(views, self.random.randint(*self.scene.holds))
             views.append(PeerView(self.join(span).peer, spans=(span,)))
 
     async def _last_turns(self) -> None:
@@ -301,6 +305,18 @@ class Stage:
             actor.online = self.loop.now
             self._look()
 
+    def _changed(self, server: Server) -> None:
+        """It says itself whether it takes sessions, and for which layers."""
+        status = server.shell.status() if server.shell is not None else None
+        if status is None or status.state != "online":
+            self._useless(server)
+            return
+        if server.span not in (None, *status.spans):
+            server.moves += 1
+            self._happens(f"has moved to {status.spans[0].start}:{status.spans[0].stop}", server)
+        server.span = status.spans[0]
+        self._useful(server)
+
     def _useless(self, actor: Actor) -> None:
         if isinstance(actor, Server):
             actor.online = math.inf
@@ -334,35 +350,37 @@ class Stage:
         if actor.task is not None:
             actor.task.cancel()
 
-    def _choose(self, views: Sequence[PeerView]) -> Span:
-        room = self.random.randint(*self.scene.holds)
+    def _choose(self, views: Sequence[PeerView], room: int) -> Span:
         return choose_spans(views, self.scene.components, (1,) * self.scene.components, room, self.scene.layer[0])
 
     async def _serve(self, server: Server, span: Span | None, slower: float) -> None:
         directory, layer = Directory(self.table, server.links), self.random.uniform(*self.scene.layer)
         if span is None:
-            span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)])
-        server.span = span
+            room = self.random.randint(*self.scene.holds)
+            span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)], room)
         server.engine = self.engine(layer * slower)
-        offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0)
-        about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), layer * 1.05, layer / 20, 1.0)
+        offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
+        held = Holding(server.engine.speed, offer, layer * 1.05, layer / 20, 1.0, self.scene.cache_tokens)
+        about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",))
         server.shell = Peer(
             server.links,
             directory,
             server.engine,
-            offer,
+            held,
             about,
-            cache_tokens=self.scene.cache_tokens,
             clock=self.loop.time,
             wall=directory.wall,
             verify=toy.verify,
             sign=lambda data: toy.signed(server.peer, data),
             think=_at_once,
+            loader=Loader(held, self.scene, self.random),
             seed=self.random.getrandbits(32),
+            changed=lambda: self._changed(server),
         )
         try:
-            await server.shell.serve(lambda: self._useful(server))
+            await server.shell.serve()
         except* RemoteError:
+            self._useless(server)
             self.note(f"{server.peer} could not join: nobody took its first announcement")
 
     def engine(self, layer: float) -> toy.Engine:
@@ -376,6 +394,24 @@ class Stage:
         if server.up:
             await server.links.close()
             self._end(server)
+
+
+class Loader:
+    """Implements `holding.Loader`: any part takes some seconds to load, and is run as fast as the one before."""
+
+    def __init__(self, held: Holding, scene: Scene, dice: random.Random) -> None:
+        self.costs = (1,) * scene.components
+        self._held, self._scene, self._random = held, scene, dice
+
+    def budget(self, held: Span) -> int:
+        return len(held)
+
+    async def fetch(self, span: Span) -> None:
+        await asyncio.sleep(self._random.uniform(0.0, self._scene.load[0]))
+
+    async def load(self, span: Span) -> Holding:
+        await asyncio.sleep(self._random.uniform(*self._scene.load))
+        return replace(self._held, offer=replace(self._held.offer, spans=(span,)))
 
 
 class _Complaints(logging.Handler):

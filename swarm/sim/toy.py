@@ -87,9 +87,10 @@ class _Slot:
 
 
 class Engine:
-    """Implements `hops.HopEngine` and `server.ServingEngine`: one group of the real schedule at a time."""
+    """Implements `holding.ServingEngine`: one group of the real schedule at a time."""
 
     def __init__(self, components: int, speed: Speed, clock: Callable[[], float]) -> None:
+        """What plays the part of a model is its speed."""
         self.components, self.speed = components, speed
         self.results: Results | None = None
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
@@ -123,6 +124,13 @@ class Engine:
 
     def free(self, key: HopKey) -> None:
         self._slots.pop(key, None)
+
+    def load(self, model: Speed) -> None:
+        self.speed = model
+
+    async def unload(self) -> None:
+        if self._slots:
+            self.faults.append("unloaded while hops were open")
 
     async def run(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from swarm.core import Span
+from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import TICK, About, Peer
 from swarm.wire import RENEW_EVERY
@@ -22,6 +23,8 @@ class Links(Sent):
 
 class Engine(Jobs):
     steps = tokens = 0
+
+    def load(self, model): ...
 
     async def run(self):
         await asyncio.Event().wait()
@@ -42,9 +45,9 @@ async def serving(seconds, *, asleep=0.0, sign=None):
     """A peer that serves for so long, and in the middle of it sleeps, as a frozen machine does: its clock goes on, its timers do not."""
     loop, directory = asyncio.get_running_loop(), Directory()
     offer = Offer("rev", "float32", 4, (Span(0, 4),), 100, version=3)
-    about = About("toy", "c0ffee", ("addr",), 0.01, 0.001, 1.0, region="here")
+    about = About("toy", "c0ffee", ("addr",), region="here")
     peer = Peer(
-        Links(), directory, Engine(), offer, about, cache_tokens=100, clock=loop.time, wall=lambda: 10.0**9 + loop.time(), verify=lambda *_: True,
+        Links(), directory, Engine(), Holding(None, offer, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=lambda: 10.0**9 + loop.time(), verify=lambda *_: True,
         sign=sign, think=lambda function, *arguments: None,
     )  # fmt: skip
     task = asyncio.create_task(peer.serve())

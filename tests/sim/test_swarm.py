@@ -95,7 +95,7 @@ def test_what_goes_wrong_unseen_is_reported():
     async def script(stage: Stage) -> None:
         shells = [server.shell for server in stage.servers.values()]
         shells[0].room.tick = bug
-        shells[1]._ledger.reserve(b"nobody", 5, 1)
+        shells[1].room.ledger.reserve(b"nobody", 5, 1)
         for server in list(stage.servers.values())[2:]:
             server.links.subscribe(lambda sender, message: bug(), lambda peer: None)
         stage.loop.create_task(asyncio.sleep(1000), name="left")

@@ -1,0 +1,62 @@
+"""What a peer holds of a model, as a value that is exchanged for another when the peer moves; the engine that runs it, and who can load something else.
+
+Seams only: nothing here knows how weights are read, nor when a move is worth it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from swarm.core import Span
+from swarm.peer.engine import Results
+from swarm.peer.hops import HopEngine, Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A loaded part of a model: what the engine runs, what others may ask of it, how fast it was measured to be (costs as in `wire.Announcement`), and how many
+    positions its cache holds."""
+
+    model: Any
+    offer: Offer
+    decode: float
+    prefill: float
+    head_weight: float
+    cache_tokens: int
+
+
+class ServingEngine(HopEngine, Protocol):
+    """What a peer needs of its engine besides: a model to run or none, counts of what was computed, where results go, who hears how long a round took (its
+    components, all its rows, seconds), and one task for its life."""
+
+    steps: int
+    tokens: int
+    results: Results | None
+    timed: Callable[[Span, int, float], None]
+
+    def load(self, model: Any) -> None:
+        """Run this from now on. No hop is open."""
+
+    async def unload(self) -> None:
+        """Let go of the model, so that its memory is free. No hop is open; a round that still runs comes to its end first."""
+
+    async def run(self) -> None: ...
+
+
+class Loader(Protocol):
+    """Who can put another part of the model into this machine's memory."""
+
+    @property
+    def costs(self) -> Sequence[int]:
+        """Bytes of each component, with its share of a usual conversation's cache."""
+
+    def budget(self, held: Span) -> int:
+        """Bytes there would be for components, were `held` not loaded."""
+
+    async def fetch(self, span: Span) -> None:
+        """Bring the files of `span` to this machine. Raises SwarmError."""
+
+    async def load(self, span: Span) -> Holding:
+        """Raises SwarmError."""

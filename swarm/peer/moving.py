@@ -1,0 +1,137 @@
+"""`--layers auto` after the first choice: when this peer looks whether it would help more elsewhere, and how it gets there without anybody losing by it.
+
+Decides nothing about places, which is `swarm.routing.placement`, and loads nothing, which is its `Loader`. Does not know sessions, nor the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from swarm.core import Span, missing_spans, whole
+from swarm.errors import RemoteError, SwarmError
+from swarm.peer.coordinator import Think
+from swarm.peer.holding import Loader
+from swarm.routing.placement import better_place, still_better
+from swarm.routing.table import PeerView
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 240.0
+"""Seconds between two looks at most; half of that on average. At random, so that peers do not all see the same gap at once (docs/routing.md)."""
+
+HASTE = 15.0
+"""The same while something is served by nobody."""
+
+NEWS = 10.0
+"""Seconds after which what we announced has reached everybody who looks: a store and a search, each with its deadline."""
+
+DRAIN = 30.0
+"""Seconds for running answers to move elsewhere. If some cannot, nobody has room for them, and we are needed where we are."""
+
+
+class Resident(Protocol):
+    """What moving needs of its peer."""
+
+    def view(self) -> PeerView:
+        """What it announces, at the place where it serves."""
+
+    async def neighbours(self) -> list[PeerView]:
+        """Who shares chains with it, read now. Raises RemoteError."""
+
+    async def aim(self, place: Span) -> None:
+        """Announce that it is about to serve `place`: no new session begins here, those that run go on. Raises RemoteError."""
+
+    async def stay(self) -> None:
+        """Announce that it goes on where it is, and take sessions again. Raises RemoteError."""
+
+    async def empty(self, patience: float) -> bool:
+        """Have every session move elsewhere. True if none is left that runs."""
+
+    async def settle(self, place: Span, loader: Loader) -> None:
+        """Unload, load `place`, and serve it. Raises SwarmError, and then it holds nothing."""
+
+
+class Mover:
+    """Run it beside the peer. `components` of the model; `think` runs what takes milliseconds where it holds up nobody."""
+
+    def __init__(self, home: Resident, loader: Loader, components: int, *, clock: Callable[[], float], think: Think, dice: random.Random) -> None:
+        self._home, self._loader, self._components = home, loader, components
+        self._clock, self._think, self._random = clock, think, dice
+        self._hurry = asyncio.Event()
+        self._contented = False
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled, or until a place could not be loaded."""
+        while not self._contented:
+            await self._pause()
+            try:
+                await self.look()
+            except RemoteError as error:
+                log.info("could not look for a better place: %s", error)
+
+    def heard(self, peers: Iterable[PeerView]) -> None:
+        """News of who serves what: where something is served by nobody, the next look comes soon."""
+        if missing_spans((span for view in peers if view.state != "leaving" for span in view.spans), whole(self._components)):
+            self._hurry.set()
+
+    async def look(self) -> bool:
+        """One look, and the move if there is one to make: fetch, announce, look again, hand sessions over, look once more, reload. True if it moved.
+
+        Until the very last step nothing is unloaded and everything can be taken back. Raises RemoteError.
+        """
+        me, before = self._home.view(), await self._home.neighbours()
+        place = await self._wanted(before, me)
+        if place is None or not await self._fetched(place):
+            return False
+        if place != await self._wanted(before := await self._home.neighbours(), me):  # fetching may have taken long
+            return False
+        log.info("components [%d, %d) are needed more than [%d, %d)", place.start, place.stop, me.spans[0].start, me.spans[0].stop)
+        try:
+            await self._home.aim(place)
+            if await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0):
+                await self._settle(place, me.spans[0])
+                return True
+        except RemoteError as error:
+            log.info("could not hear of others: %s", error)
+        log.info("staying at components [%d, %d)", me.spans[0].start, me.spans[0].stop)
+        await self._home.stay()
+        return False
+
+    # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._random.uniform(0, LOOK_EVERY)):
+                await self._hurry.wait()
+                await asyncio.sleep(self._random.uniform(0, HASTE))
+        self._hurry.clear()
+
+    async def _wanted(self, peers: list[PeerView], me: PeerView) -> Span | None:
+        return await self._think(better_place, peers, me, self._components, self._loader.costs, self._loader.budget(me.spans[0]))
+
+    async def _right(self, before: list[PeerView], me: PeerView, place: Span, news: float) -> bool:
+        """Whether it still is, once all that was announced meanwhile has arrived."""
+        await asyncio.sleep(news)
+        return await self._think(still_better, before, await self._home.neighbours(), me, place, self._components)
+
+    async def _fetched(self, place: Span) -> bool:
+        try:
+            await self._loader.fetch(place)
+        except SwarmError as error:
+            log.info("cannot fetch the layers that are needed most: %s", error)
+            return False
+        return True
+
+    async def _settle(self, place: Span, old: Span) -> None:
+        """Where the new place cannot be loaded, the old one is again, and we go nowhere any more."""
+        try:
+            await self._home.settle(place, self._loader)
+        except (SwarmError, OSError, RuntimeError, MemoryError) as error:  # torch and the file system have no errors of their own for this
+            log.error("cannot load components [%d, %d): %s; going back, and staying there from now on", place.start, place.stop, error)
+            self._contented = True
+            await self._home.settle(old, self._loader)
