@@ -231,18 +231,22 @@ class Advisers:
             raise Stale(f"speaks under term {advice.term}, and {self._term} is known")
         if self._clock() - asked > advice.lifetime:
             raise Stale("answers when its route has expired")
-        for hop in advice.hops:
-            view = atlas.views.get(hop.peer)
-            if hop.peer != self._me and (view is None or view.state != "online" or view.version != hop.version):
-                raise Stale(f"sees {hop.peer} otherwise than we do")
-        route = appraise(atlas, question.request, [self._dialled(hop, atlas) for hop in advice.hops], announced(atlas.views.values()))
+        kept = question.old.hops if question.old is not None else ()
+        running = {(hop.peer, hop.span): hop for hop in kept}
+        hops = [running.get((hop.peer, hop.span)) or self._dialled(hop, atlas) for hop in advice.hops]
+        route = appraise(atlas, question.request, hops, announced(atlas.views.values()), kept)
         if self._chance() * AUDIT < 1:
             self._audit(route, question, atlas)
         return replace(route, planner=adviser, term=advice.term, promise=advice.seconds_per_token)
 
     def _dialled(self, hop: Hop, atlas: Atlas) -> Hop:
-        """With the addresses that its peer announced, whatever the coordinator says they are."""
-        return hop if hop.peer == self._me else replace(hop, addrs=atlas.views[hop.peer].addrs)
+        """With the addresses that its peer announced, whatever the coordinator says they are. Raises Stale."""
+        if hop.peer == self._me:
+            return hop
+        view = atlas.views.get(hop.peer)
+        if view is None or view.state != "online" or view.version != hop.version:
+            raise Stale(f"sees {hop.peer} otherwise than we do")
+        return replace(hop, addrs=view.addrs)
 
     @staticmethod
     def _audit(route: Route, question: Question, atlas: Atlas) -> None:

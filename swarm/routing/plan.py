@@ -54,7 +54,7 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId],
     atlas = atlas_of(peers)
     views = atlas.views
     own = _own_hops(route, request)
-    moved = (hop.peer for hop in route.hops if hop not in own and hop.peer in views and not views[hop.peer].holds(hop.span))
+    moved = (hop.peer for hop in route.hops if hop not in own and hop.peer in views and not _still_serves(views[hop.peer], hop))
     gone = {*lost, *request.exclude, *moved}
     kept = [hop for hop in route.hops if hop in own or hop.peer not in gone]
     request = replace(request, exclude=frozenset(gone))
@@ -68,9 +68,16 @@ def repair(peers: Peers, request: Request, route: Route, lost: Iterable[PeerId],
     return _price(sorted([*kept, *new], key=lambda hop: hop.start), candidates, route)
 
 
-def appraise(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | None = None) -> Route:
-    """Somebody else's route for a request, with our own predictions. Raises ValueError for one that cannot be gone: a hop by a peer that is not there, is
-    excluded, or does not announce that it holds its part; own ends that are not the client's; components left out or served twice."""
+def _still_serves(view: PeerView, hop: Hop) -> bool:
+    """One that is about to move announces where to, and under the old version serves on meanwhile those whom it serves already."""
+    return view.holds(hop.span) or (view.state == "joining" and 0 < hop.version == view.version)
+
+
+def appraise(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | None = None, kept: Iterable[Hop] = ()) -> Route:
+    """Somebody else's route for a request, with our own predictions. Raises ValueError for one that cannot be gone: a hop, but for those `kept`, by a peer that
+    is not there, or does not announce that it holds its part; one by a peer that is excluded; own ends that are not the client's; components left out or served
+    twice."""
+    running = {(hop.peer, hop.span) for hop in kept}
     atlas = atlas_of(peers)
     own = [Hop(request.source or "", span.start, span.stop) for span in request.own]
     if [hop.span for hop in hops if hop.peer == request.source] != [hop.span for hop in own]:
@@ -78,6 +85,8 @@ def appraise(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | N
     for hop in hops:
         view = atlas.views.get(hop.peer)
         if hop.peer == request.source:
+            continue
+        if hop.peer not in request.exclude and (hop.peer, hop.span) in running:
             continue
         if view is None or hop.peer in request.exclude or view.state != "online" or not view.holds(hop.span):
             raise ValueError(f"{hop.peer} cannot serve components [{hop.start}, {hop.stop})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -47,10 +48,10 @@ class Scene:
         if isinstance(message, RouteRequest) and (says := self.says.get(peer)) is not None:
             asyncio.get_running_loop().call_later(0.05, self.advisers.receive, peer, says(peer, message))
 
-    async def ask(self, *, session=S, running=False, **changes):
+    async def ask(self, *, session=S, running=False, old=None, **changes):
         self.sent.clear()
         request = Request(4, **changes)
-        return await self.advisers.route(Question(session, ("", ""), request, None, running), self.atlas)
+        return await self.advisers.route(Question(session, ("", ""), request, old, running), self.atlas)
 
     @property
     def asked(self) -> list[str]:
@@ -178,6 +179,19 @@ def test_a_route_through_a_peer_we_will_not_have_is_bad_advice():
         scene.says["c"] = advises()
         assert await scene.ask(exclude=frozenset({"q"})) is None
         assert scene.sent[0][1].exclude == ("q",) and await scene.ask() is None
+
+    run(main())
+
+
+def test_in_a_mended_route_survivors_may_be_leaving_or_about_to_move_but_nobody_else_may():
+    async def main():
+        scene, old = Scene(), plan(VIEWS, Request(4))
+        scene.atlas.put(replace(VIEWS[0], state="joining", spans=(Span(2, 4),)))
+        for name in "cdef":
+            scene.says[name] = advises(DEAR)
+        mended = await scene.ask(old=old, exclude=frozenset({"q"}))
+        assert mended.hops == (old.hops[0], replace(DEAR[1], addrs=("addr-s",)))
+        assert await scene.ask(exclude=frozenset({"q"})) is None
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
@@ -86,6 +87,23 @@ def test_an_order_is_obeyed_reserved_and_passed_on():
     sent = setting.answer("before", ORDER)
     assert [(peer, type(message)) for peer, message in sent] == [("before", Have), ("after", Open)]
     assert setting.ledger.free_tokens == 100 and setting.room.sessions == 1
+
+
+def test_a_peer_that_moves_forgets_its_sessions_and_says_to_whoever_asks_what_it_will_hold():
+    setting = Setting(version=3)
+    setting.answer("before", ORDER)
+    setting.links.sent.clear()
+    setting.room.vacate(Span(0, 2), 4)
+    assert [(to, message.reason) for to, message in setting.links.sent if isinstance(message, Broken)] == [("before", "unknown")]
+    assert not setting.engine.open_keys and not setting.room.sessions and setting.ledger.free_tokens == 200
+    planned_before = changed(route=tuple(replace(hop, version=3) for hop in ROUTE))
+    (_, refusal) = setting.answer("before", planned_before)[0]
+    assert refusal.reason == "moved" and refusal.facts.spans == ((0, 2),) and refusal.facts.span_version == 4
+    early = changed(0, route=(Hop("me", 0, 2, (), 4), Hop("after", 2, 6)))
+    assert [message.reason for _, message in setting.answer("client", early)] == ["leaving"], "its weights are not there yet"
+    setting.room.settle(setting.room.offer, CacheLedger(120, setting.room.offer.whole_weight))
+    setting.room.leaving = False
+    assert any(isinstance(message, Have) for _, message in setting.answer("client", early)) and setting.room.ledger.free_tokens == 20
 
 
 @pytest.mark.parametrize(

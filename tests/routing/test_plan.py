@@ -331,6 +331,15 @@ def test_survivors_that_moved_or_are_excluded_are_replaced():
     assert [hop.peer for hop in mended.hops] == ["a2", "b2", "c2"]
 
 
+@pytest.mark.parametrize("version, stays", [(7, True), (8, False), (0, False)])
+def test_survivors_that_are_about_to_move_stay_until_they_have(version, stays):
+    """They announce where to, and serve meanwhile; from the moment on in which they unload under another version."""
+    peers = [replace(view, version=7) for view in chain("a", "b", "c")]
+    route = plan(peers, Request(6))
+    later = [replace(view, spans=(Span(2, 4),), state="joining", version=version) if view.peer == "a" else view for view in peers]
+    assert [hop.peer for hop in repair(later, Request(6), route, {"b"}).hops] == ["a" if stays else "a2", "b2", "c"]
+
+
 def test_a_hole_nobody_fills_is_named_without_blaming_full_survivors():
     peers = [replace(view, free_tokens=0) for view in chain("a", "b", "c", spare=False)]
     route = plan(peers, Request(6))
