@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from swarm.wire import RENEW_EVERY, VERSION, Announcement
 if TYPE_CHECKING:
     from swarm.compose import Connection, Part
     from swarm.model.checkpoint import Checkpoint
+    from swarm.peer.holding import Holding
     from swarm.routing.table import PeerView
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Wish:
     dtype: str | None
     device: str
     cache_tokens: int | None
+    max_memory: int | None
     max_disk: int | None
     name: str
 
@@ -88,14 +91,22 @@ async def choose(wish: Wish, checkpoint: Checkpoint, connection: Connection) -> 
 
 def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) -> Span:
     """Raises DoesNotFit where not even one layer does."""
-    from swarm.model.memory import usable
     from swarm.routing.placement import choose_spans
 
+    shape = checkpoint.shape
+    step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
+    return choose_spans(views, shape.components, _costs(wish, checkpoint), _budget(wish, checkpoint), step)
+
+
+def _costs(wish: Wish, checkpoint: Checkpoint) -> list[int]:
+    """Bytes of each component, with the cache of a conversation."""
     shape, scale, cached = checkpoint.shape, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
-    costs = [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
-    budget = max(usable(_free(wish)) - int(shape.row_bytes * cached * scale), 0)  # less one journal
-    step = sum(shape.component_bytes[1:-1]) / shape.layers * scale / BANDWIDTH
-    return choose_spans(views, shape.components, costs, budget, step)
+    return [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
+
+
+def _budget(wish: Wish, checkpoint: Checkpoint, ours: int = 0) -> int:
+    """Bytes for components, less one journal. `ours` will be given back."""
+    return max(_usable(wish, ours) - int(checkpoint.shape.row_bytes * _cache_wanted(wish, checkpoint.shape) * _scale(wish, checkpoint)), 0)
 
 
 @contextlib.asynccontextmanager
@@ -130,9 +141,39 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
         return Part(checkpoint, model, measure_speed(model))
 
 
+class Loading:
+    """Implements `peer.holding.Loader`: other layers of the same model, as the first ones were asked for."""
+
+    def __init__(self, wish: Wish, checkpoint: Checkpoint, shown: Screen) -> None:
+        """Before anything is loaded: what is free then is what there is to move in."""
+        self.costs = _costs(wish, checkpoint)
+        self._wish, self._checkpoint, self._shown = wish, checkpoint, shown
+        self._first_budget = _budget(wish, checkpoint)
+
+    def budget(self, held: Span) -> int:
+        """What there was at first, or less if the machine's other programs have grown since."""
+        from swarm.model.memory import own_memory
+
+        return min(self._first_budget, _budget(self._wish, self._checkpoint, own_memory(self._wish.device)))
+
+    async def fetch(self, span: Span) -> None:
+        await asyncio.to_thread(self._checkpoint.fetch, [span])
+
+    async def load(self, span: Span) -> Holding:
+        return await asyncio.to_thread(held, self._wish, self._checkpoint, [span], self._shown)
+
+
+def held(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Holding:
+    """Load, and say what can be served of it. Blocks."""
+    from swarm.compose import holding
+
+    part = load(wish, checkpoint, spans, shown)
+    return holding(part, cache_tokens(wish, part))
+
+
 def cache_tokens(wish: Wish, part: Part) -> int:
     """Positions of all sessions together: as asked, or what half of the memory that is left takes."""
-    from swarm.model.memory import bytes_needed, usable
+    from swarm.model.memory import bytes_needed
 
     if wish.cache_tokens is not None:
         return wish.cache_tokens
@@ -140,13 +181,22 @@ def cache_tokens(wish: Wish, part: Part) -> int:
     most = MOST_CACHE * shape.max_length
     scale = _scale(wish, part.checkpoint)
     each = bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
-    return max(1, min(most, usable(_free(wish)) // 2 // each)) if each > 0 else most
+    left = min(_usable(wish) // 2, math.inf if wish.max_memory is None else wish.max_memory - bytes_needed(shape, spans, scale, 0))
+    return max(1, min(most, int(left // each))) if each > 0 else most
 
 
 def _check_fits(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span]) -> None:
     from swarm.model.memory import check_fits
 
-    check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _free(wish))
+    check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _usable(wish))
+
+
+def _usable(wish: Wish, ours: int = 0) -> int:
+    """Bytes for layers and cache."""
+    from swarm.model.memory import usable
+
+    free = usable(_free(wish) + ours)
+    return free if wish.max_memory is None else min(free, wish.max_memory)
 
 
 def _free(wish: Wish) -> int:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
-from swarm.cli.part import Wish, announced_as_joining, cache_tokens, check_early, choose, load, open_checkpoint
+from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import AUTO, format_layers, short_id
+from swarm.core import AUTO, Span, format_layers, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
     from swarm.compose import Connection
-    from swarm.peer.server import Peer
+    from swarm.peer.server import Peer, Status
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,16 @@ def parser() -> Parser:
     what.add_argument(
         "--layers", default=AUTO,
         help="layers such as 0:12 (embed and head come along where the range touches an end), embed, head, or several joined by commas; "
-        "auto takes what the swarm needs most and this machine's free memory can hold",
+        "auto takes what the swarm needs most and this machine's free memory can hold, and moves when other layers come to need it more",
     )  # fmt: skip
     what.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format to serve in (default: that of the checkpoint)")
     what.add_argument("--device", type=device, default="cpu", help="where to compute, such as cpu or cuda:0")
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
+    what.add_argument(
+        "--max-memory", type=size, metavar="SIZE",
+        help="take at most this much memory for layers and cache, such as 6GB, beside some 0.5 GB for the program (default: nine tenths of what is free)",
+    )  # fmt: skip
     what.add_argument("--max-disk", type=size, metavar="SIZE", help="download at most this much, such as 20GB (default: no limit)")
     network = it.add_argument_group("network")
     network.add_argument(
@@ -104,7 +108,7 @@ def _main(argv: Sequence[str] | None) -> int:
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, serving_peer
 
-    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_disk, args.public_name)
+    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
@@ -122,12 +126,18 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     )
     async with joining as connection:
         spans = await choose(wish, checkpoint, connection)
+        loader = Loading(wish, checkpoint, shown) if args.layers == AUTO else None
         async with announced_as_joining(wish, checkpoint, spans, connection):
-            part = await asyncio.to_thread(load, wish, checkpoint, spans, shown)
-        peer = serving_peer(
-            connection, part, cache_tokens=cache_tokens(wish, part), name=args.public_name, region=args.region, coordinate=args.coordinator == "auto"
-        )
-        await _keep_serving(Post(args, shown, connection, peer, format_layers(spans, checkpoint.shape.layers)), stop, new=not initial_peers)
+            peer = serving_peer(
+                connection,
+                checkpoint.shape,
+                await asyncio.to_thread(held, wish, checkpoint, spans, shown),
+                name=args.public_name,
+                region=args.region,
+                coordinate=args.coordinator == "auto",
+                loader=loader,
+            )
+        await _keep_serving(Post(args, shown, connection, peer, checkpoint.shape.layers), stop, new=not initial_peers)
     shown.say("left")
     return 0
 
@@ -140,30 +150,42 @@ class Post:
     shown: Screen
     connection: Connection
     peer: Peer
-    layers: str
+    depth: int
+    """Layers of the whole model."""
+
+    def layers(self, spans: Sequence[Span]) -> str:
+        return format_layers(spans, self.depth)
 
     def arrived(self, new: bool) -> None:
         """The swarm can see us."""
-        args, addrs = self.args, self.connection.addrs
-        self.shown.say(f"serving layers {self.layers} of {args.model} as {self.connection.links.peer}")
+        args, addrs, layers = self.args, self.connection.addrs, self.layers(self.peer.status().spans)
+        self.shown.say(f"serving layers {layers} of {args.model} as {self.connection.links.peer}")
         if new:
             self.shown.say(f"{NO_PUBLIC_PEERS}, so a new swarm begins here, at {addrs[0]}")
             introduce(self.shown.say, addrs, args.model)
-        tell_ready(args.ready_fd, {"peer_id": self.connection.links.peer, "addrs": list(addrs), "layers": self.layers})
+        tell_ready(args.ready_fd, {"peer_id": self.connection.links.peer, "addrs": list(addrs), "layers": layers})
+
+    def _tell_move(self, before: Status, now: Status) -> None:
+        if before.aim is None and now.aim is not None:
+            self.shown.say(f"layers {self.layers([now.aim])} need this machine more than {self.layers(now.spans)}: handing running answers over, then moving")
+        elif before.aim is not None and now.aim is None and now.state == "online":
+            self.shown.say(f"serving layers {self.layers(now.spans)} from now on")
 
     def _who(self, peer: str | None) -> str:
         return "none yet" if peer is None else "this peer" if peer == self.connection.links.peer else short_id(peer)
 
     async def watch(self) -> None:
-        """A status line for as long as we serve."""
+        """A status line for as long as we serve, and a word when we move."""
         with self.shown.live() as show:
-            rate = Rate()
+            rate, before = Rate(), self.peer.status()
             while True:
                 status = self.peer.status()
+                self._tell_move(before, status)
+                before = status
                 show(
                     [
-                        ("state", status.state),
-                        ("layers", self.layers),
+                        ("state", status.state if status.aim is None else f"moving to {self.layers([status.aim])}"),
+                        ("layers", self.layers(status.spans)),
                         ("sessions", str(status.sessions)),
                         ("tokens served", f"{status.tokens:,}"),
                         ("tokens/s", f"{rate.update(status.tokens, time.monotonic()):.1f}"),

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from swarm.model.measure import Speed
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
-    from swarm.peer.hops import Offer
     from swarm.peer.holding import Holding, Loader, ServingEngine
+    from swarm.peer.hops import Offer
     from swarm.peer.server import Peer
 
 

@@ -323,6 +323,14 @@ class Progress(Coordination, frozen=True, array_like=True, tag=25):
     ended: bool = False
 
 
+class Needed(Coordination, frozen=True, array_like=True, tag=26):
+    """From a coordinator to a peer: by what is announced, it would help more at components [start, stop). Whoever moves at all looks for itself."""
+
+    config_hash: Text
+    start: Count
+    stop: Count
+
+
 AnyMessage = (
     Open
     | Step
@@ -344,6 +352,7 @@ AnyMessage = (
     | Routed
     | Unrouted
     | Progress
+    | Needed
 )
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------

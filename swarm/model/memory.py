@@ -27,6 +27,16 @@ def free_memory(device: str = "cpu") -> int:
     return psutil.virtual_memory().available
 
 
+def own_memory(device: str = "cpu") -> int:
+    """Bytes of the device that this process would give back if it ended. Files that are mapped are not among them: they count as free already."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.memory_reserved(device)
+    info = psutil.Process().memory_info()
+    return info.rss - getattr(info, "shared", 0)  # which only Linux tells apart
+
+
 def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
     """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored (`dtype_scale`); `cache_tokens` are
     positions of all sessions together."""
@@ -47,14 +57,14 @@ def usable(free: int) -> int:
     return max(0, int(free * SHARE) - MARGIN)
 
 
-def fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, free: int) -> bool:
-    """Whether `spans` and a cache of `cache_tokens` positions fit into `free` bytes, with a margin."""
-    return bytes_needed(shape, spans, scale, cache_tokens) <= usable(free)
+def fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, room: int) -> bool:
+    """Whether `spans` and a cache of `cache_tokens` positions fit into `room` bytes."""
+    return bytes_needed(shape, spans, scale, cache_tokens) <= room
 
 
-def layers_that_fit(shape: ModelShape, scale: float, cache_tokens: int, free: int) -> int:
-    """How many layers fit, neither `embed` nor `head` among them. The largest are counted, so that any so many do fit."""
-    room, count = usable(free), 0
+def layers_that_fit(shape: ModelShape, scale: float, cache_tokens: int, room: int) -> int:
+    """How many layers fit into `room` bytes, neither `embed` nor `head` among them. The largest are counted, so that any so many do fit."""
+    count = 0
     costs = (shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in range(1, shape.layers + 1))
     for cost in sorted(costs, reverse=True):
         room -= int(cost * scale)
@@ -64,12 +74,12 @@ def layers_that_fit(shape: ModelShape, scale: float, cache_tokens: int, free: in
     return count
 
 
-def check_fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, free: int) -> None:
-    """Raises DoesNotFit, saying how many layers do."""
+def check_fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, room: int) -> None:
+    """Raises DoesNotFit, saying how many layers do fit into `room` bytes."""
     spans = merge_spans(spans)
-    if fits(shape, spans, scale, cache_tokens, free):
+    if fits(shape, spans, scale, cache_tokens, room):
         return
-    need, possible = bytes_needed(shape, spans, scale, cache_tokens), layers_that_fit(shape, scale, cache_tokens, free)
+    need, possible = bytes_needed(shape, spans, scale, cache_tokens), layers_that_fit(shape, scale, cache_tokens, room)
     kept = f" and a cache of {cache_tokens} tokens" if cache_tokens else ""
     advice = f"{possible} of {shape.layers} layers do fit" if possible else "not even one layer fits; free some memory, or lower --cache-tokens"
-    raise DoesNotFit(f"these layers of {shape.name}{kept} need {need / 1e9:.1f} GB, and {usable(free) / 1e9:.1f} GB can be used here; {advice}")
+    raise DoesNotFit(f"these layers of {shape.name}{kept} need {need / 1e9:.1f} GB, and {room / 1e9:.1f} GB can be used here; {advice}")

@@ -19,10 +19,11 @@ from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, P
 from swarm.ports import Directory, Links
 from swarm.routing.atlas import Atlas
 from swarm.routing.load import Ledger, Load
+from swarm.routing.needs import Needs
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, price, repair
 from swarm.routing.route import Request, Route
-from swarm.wire import Advice, Announcement, Claim, Message, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, encode
+from swarm.wire import Advice, Announcement, Claim, Message, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, encode
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._planning = asyncio.Lock()
         self._reading, self._look_again = False, False
-        self._ledger = Ledger()
+        self._ledger, self._needs = Ledger(), Needs(components)
         self._placed: dict[SessionId, PeerId] = {}
         """Whose sessions are in the ledger."""
         self._asked: Counter[PeerId] = Counter()
@@ -187,6 +188,19 @@ class Coordinator:
         wall = self._wall()
         found = (Candidacy.of(record.peer, record.claim, record.sequence, wall) for record in records)
         self._hear([candidacy for candidacy in found if candidacy is not None])
+        if self.leads and self._needs.due(self._clock()):
+            self._spawn(self._call(), "needs")
+
+    async def _call(self) -> None:
+        """Tell somebody where it is needed more."""
+        async with self._planning:
+            for atlas in self.table.atlases.values():
+                called = await self._think(self._needs.call, atlas.views.values(), self._clock())
+                if called is not None:
+                    peer, place = called
+                    log.info("%s would help more at components [%d, %d)", peer, place.start, place.stop)
+                    self._links.learn(peer, atlas.views[peer].addrs)
+                    self._links.send(peer, Needed(self._model, place.start, place.stop))
 
     # --- routes -----------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,9 @@ LOOK_EVERY = 240.0
 HASTE = 15.0
 """The same while something is served by nobody."""
 
+CALLED_EVERY = 30.0
+"""Seconds between two looks that others can make us take: anybody may say that we are needed."""
+
 NEWS = 10.0
 """Seconds after which what we announced has reached everybody who looks: a store and a search, each with its deadline."""
 
@@ -62,7 +65,8 @@ class Mover:
     def __init__(self, home: Resident, loader: Loader, components: int, *, clock: Callable[[], float], think: Think, dice: random.Random) -> None:
         self._home, self._loader, self._components = home, loader, components
         self._clock, self._think, self._random = clock, think, dice
-        self._hurry = asyncio.Event()
+        self._next, self._hurries, self._looked = 0.0, False, -CALLED_EVERY
+        self._wake = asyncio.Event()
         self._contented = False
 
     async def run(self) -> None:
@@ -76,8 +80,13 @@ class Mover:
 
     def heard(self, peers: Iterable[PeerView]) -> None:
         """News of who serves what: where something is served by nobody, the next look comes soon."""
-        if missing_spans((span for view in peers if view.state != "leaving" for span in view.spans), whole(self._components)):
-            self._hurry.set()
+        if not self._hurries and missing_spans((span for view in peers if view.state != "leaving" for span in view.spans), whole(self._components)):
+            self._hurries = True
+            self._look_by(self._clock() + self._random.uniform(0, HASTE))
+
+    def called(self) -> None:
+        """The coordinator thinks that it is time to look: now, unless we have just looked."""
+        self._look_by(max(self._clock(), self._looked + CALLED_EVERY))
 
     async def look(self) -> bool:
         """One look, and the move if there is one to make: fetch, announce, look again, hand sessions over, look once more, reload. True if it moved.
@@ -105,11 +114,18 @@ class Mover:
     # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
 
     async def _pause(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._random.uniform(0, LOOK_EVERY)):
-                await self._hurry.wait()
-                await asyncio.sleep(self._random.uniform(0, HASTE))
-        self._hurry.clear()
+        self._next, self._hurries = self._clock() + self._random.uniform(0, LOOK_EVERY), False
+        while (rest := self._next - self._clock()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._wake.wait()
+        self._looked = self._clock()
+
+    def _look_by(self, time: float) -> None:
+        if time < self._next:
+            self._next = time
+            self._wake.set()
 
     async def _wanted(self, peers: list[PeerView], me: PeerView) -> Span | None:
         return await self._think(better_place, peers, me, self._components, self._loader.costs, self._loader.budget(me.spans[0]))

@@ -23,7 +23,7 @@ from swarm.peer.moving import Mover
 from swarm.peer.pace import Pace
 from swarm.ports import Directory, Links
 from swarm.routing.table import PeerView
-from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message
+from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message, Needed
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +227,7 @@ class Peer:
         """What we hold has another version from the moment on in which the old weights go, so that whoever still asks for them hears of it."""
         self.room.vacate(place, max(self.room.offer.version + 1, int(self._wall() * 1000)))
         self._become("joining", place)
+        await self._renew()
         await self._engine.unload()
         holding = await loader.load(place)
         self._take(holding)
@@ -295,6 +296,8 @@ class Peer:
         self.room.receive(sender, message)
         if self.coordinator is not None:
             self.coordinator.receive(sender, message)
+        if isinstance(message, Needed) and message.config_hash == self._about.config_hash and self._mover is not None:
+            self._mover.called()
 
     async def _tick(self) -> None:
         while True:

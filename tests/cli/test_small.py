@@ -428,7 +428,7 @@ class Nowhere:
 
 
 def _wish(model: str, **changes: object) -> Wish:
-    return Wish(**(dict(model=model, layers="auto", dtype=None, device="cpu", cache_tokens=64, max_disk=None, name="") | changes))
+    return Wish(**(dict(model=model, layers="auto", dtype=None, device="cpu", cache_tokens=64, max_memory=None, max_disk=None, name="") | changes))
 
 
 def _room_for(checkpoint, layers: int, tokens: int):

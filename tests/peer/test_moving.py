@@ -1,4 +1,4 @@
-"""Moving, in virtual time: when a peer looks, what it does before it unloads anything, and what makes it stay. The places themselves are tested with routing."""
+"""Moving, in virtual time: when a peer looks, what it does before it unloads anything, what makes it stay. Places themselves are tested with routing."""
 
 from __future__ import annotations
 

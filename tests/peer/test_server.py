@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from itertools import groupby
 
 from swarm.core import Span
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import TICK, About, Peer
 from swarm.wire import RENEW_EVERY
+from tests.net.helpers import announcement
 from tests.net.virtual import run
 from tests.peer.test_hops import Engine as Jobs
 from tests.peer.test_hops import Links as Sent
@@ -24,21 +27,32 @@ class Links(Sent):
 class Engine(Jobs):
     steps = tokens = 0
 
-    def load(self, model): ...
+    def load(self, model):
+        self.model = model
+
+    async def unload(self):
+        assert not self.open_keys
+        self.model = None
 
     async def run(self):
         await asyncio.Event().wait()
 
 
 class Directory:
-    def __init__(self):
-        self.announced = []
+    """Where others are found beside whoever spoke last."""
+
+    def __init__(self, others=()):
+        self.announced, self.others = [], others
 
     async def announce(self, record):
         self.announced.append((asyncio.get_running_loop().time(), record))
 
     async def read(self, config_hash):
-        return [record for _, record in self.announced[-1:]]
+        return [*self.others, *(record for _, record in self.announced[-1:])]
+
+
+def wall():
+    return 10.0**9 + asyncio.get_running_loop().time()
 
 
 async def serving(seconds, *, asleep=0.0, sign=None):
@@ -47,7 +61,7 @@ async def serving(seconds, *, asleep=0.0, sign=None):
     offer = Offer("rev", "float32", 4, (Span(0, 4),), 100, version=3)
     about = About("toy", "c0ffee", ("addr",), region="here")
     peer = Peer(
-        Links(), directory, Engine(), Holding(None, offer, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=lambda: 10.0**9 + loop.time(), verify=lambda *_: True,
+        Links(), directory, Engine(), Holding("weights", offer, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=wall, verify=lambda *_: True,
         sign=sign, think=lambda function, *arguments: None,
     )  # fmt: skip
     task = asyncio.create_task(peer.serve())
@@ -74,3 +88,60 @@ def test_a_machine_that_was_asleep_says_at_once_that_it_is_back():
 def test_a_candidate_says_so_and_soon_that_it_coordinates():
     announced = run(serving(40, sign=lambda data: b"signed"))
     assert announced[0][1].claim.role == "candidate" and announced[-1][1].claim.role == "claim" and announced[-1][1].claim.term == 1
+
+
+class Loader:
+    """Any two components fit, and load within 5 s."""
+
+    costs = (1,) * 4
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def budget(self, held):
+        return 2
+
+    async def fetch(self, span): ...
+
+    async def load(self, span):
+        assert self.engine.model is None, "two parts in memory at once"
+        await asyncio.sleep(5.0)
+        return Holding(f"weights of {span.start}:{span.stop}", replace(OFFER, spans=(span,)), 0.02, 0.002, 3.0, 50)
+
+
+OFFER = Offer("rev", "float32", 4, (Span(0, 2),), 100, version=3)
+
+
+async def at_once(function, *arguments):
+    return function(*arguments)
+
+
+def test_it_moves_and_says_at_every_step_what_it_serves():
+    """Three serve one half and one serves the other; whoever goes says where to under its old version, and has a new one once the old weights are gone."""
+    others = [announcement(peer, spans=spans, revision="rev") for peer, spans in (("a", ((0, 2),)), ("b", ((0, 2),)), ("c", ((2, 4),)))]
+    changes = []
+
+    async def main():
+        loop, directory, engine = asyncio.get_running_loop(), Directory(others), Engine()
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
+            verify=lambda *_: True, think=at_once, loader=Loader(engine), changed=lambda: changes.append(peer.status()),
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(300.0)
+        await peer.drain(1.0)
+        task.cancel()
+        return engine.model, [record for _, record in directory.announced]
+
+    model, said = run(main())
+    assert model == "weights of 2:4"
+    steps = [step for step, _ in groupby((record.state, record.spans[0], record.span_version == 3) for record in said)]
+    assert steps == [
+        ("online", (0, 2), True), ("joining", (2, 4), True), ("joining", (2, 4), False), ("online", (2, 4), False), ("leaving", (2, 4), False),
+        ("left", (2, 4), False),
+    ]  # fmt: skip
+    assert len({record.span_version for record in said}) == 2 and said[-1].span_version > 3
+    assert (said[-1].cache_tokens, said[-1].head_weight) == (50, 3.0) and said[-1].decode > 0.015
+    assert [(status.state, status.aim) for status in changes] == [
+        ("online", None), ("joining", Span(2, 4)), ("joining", Span(2, 4)), ("online", None), ("leaving", None),
+    ]  # fmt: skip
