@@ -9,7 +9,7 @@ import pytest
 
 from swarm.core import Hop
 from swarm.peer.coordinator import WAITING_EACH, WINDOW, Coordinator
-from swarm.wire import Announcement, Claim, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
+from swarm.wire import Announcement, Claim, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 
@@ -26,6 +26,7 @@ class World:
     """Links and directory of a few candidates. Who is in `dead` hears and says nothing."""
 
     think: object = at_once
+    spans: tuple = ((0, 4),)
     members: dict[str, Coordinator] = field(default_factory=dict)
     records: dict[str, Announcement] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
@@ -48,7 +49,7 @@ class World:
     def say(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
         if name not in self.dead:
-            self.records[name] = announcement(name, sequence=round(1000 * now) + 1, time=10.0**9 + now, claim=self.members[name].claim)
+            self.records[name] = announcement(name, spans=self.spans, sequence=round(1000 * now) + 1, time=10.0**9 + now, claim=self.members[name].claim)
 
     def leaders(self) -> list[str]:
         return [name for name, member in self.members.items() if member.leads and name not in self.dead]
@@ -108,6 +109,23 @@ def test_they_agree_on_one_and_on_another_when_it_is_gone():
         assert world.terms and max(world.terms) == 2
 
     run(main())
+
+
+def test_it_calls_who_would_help_more_elsewhere():
+    """One at a time. (Another may have claimed at the same moment, and called somebody before it yielded.)"""
+
+    async def main():
+        world = World(spans=((0, 2),))
+        await living(world, "abc")
+        world.records["z"] = announcement("z", spans=((2, 4),), time=10.0**9 + 10)
+        await until(lambda: len(world.leaders()) == 1, 20)
+        await asyncio.sleep(60.0)
+        (leader,) = world.leaders()
+        calls = [(sender, to, message.start, message.stop) for sender, to, message in world.sent if isinstance(message, Needed)]
+        return leader, calls
+
+    leader, calls = run(main())
+    assert [call for call in calls if call[0] == leader] == [(leader, "a", 2, 4), (leader, "b", 2, 4), (leader, "c", 2, 4)] and len(calls) <= 4
 
 
 def test_who_leaves_on_purpose_is_replaced_at_once():

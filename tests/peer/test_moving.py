@@ -10,7 +10,7 @@ import pytest
 
 from swarm.core import Span
 from swarm.errors import DoesNotFit, RemoteError
-from swarm.peer.moving import HASTE, LOOK_EVERY, NEWS, Mover
+from swarm.peer.moving import CALLED_EVERY, HASTE, LOOK_EVERY, NEWS, Mover
 from swarm.routing.table import PeerView
 from tests.net.virtual import run
 
@@ -141,9 +141,9 @@ def test_where_neither_can_be_loaded_the_peer_ends():
         run(mover(Home(CROWDED, fails=(THERE, HERE))).run())
 
 
-def looks(seconds, hears=None, home=None):
-    """When it looked, while `hears` was told to it every second."""
-    home = home or Home([])
+def looks(seconds, hears=None, called=False):
+    """When it looked, while `hears` was told to it every second, or it was called."""
+    home = Home([])
 
     async def main():
         it, loop, times = mover(home), asyncio.get_running_loop(), []
@@ -157,6 +157,8 @@ def looks(seconds, hears=None, home=None):
         while loop.time() < seconds:
             if hears is not None:
                 it.heard(hears)
+            if called:
+                it.called()
             await asyncio.sleep(1.0)
         task.cancel()
         return times
@@ -170,3 +172,8 @@ def test_it_looks_at_random_moments_and_soon_where_something_is_served_by_nobody
     assert len(hole) > 400.0 / (HASTE + 1) and len(set(hole)) == len(hole)
     leaving = [CROWDED[0], replace(CROWDED[2], state="leaving")]
     assert looks(400.0, leaving) == hole, "who is leaving counts no more"
+
+
+def test_it_looks_when_it_is_called_but_not_all_the_time():
+    called = looks(400.0, called=True)
+    assert called[0] <= 1.0 and 400.0 / (CALLED_EVERY + 2) <= len(called) <= 400.0 / CALLED_EVERY + len(looks(400.0)) + 1
