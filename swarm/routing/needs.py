@@ -7,7 +7,6 @@ itself, by `placement`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 from swarm.core import PeerId, Span
 from swarm.routing.placement import better_place
@@ -16,8 +15,11 @@ from swarm.routing.table import PeerView
 EVERY = 10.0
 """Seconds between two calls, so that the next one sees what the last has done: whoever goes announces it within a second or two."""
 
-AGAIN = 120.0
-"""Seconds until the same peer is tried again: it may have its reasons to stay."""
+AGAIN = 20.0
+"""Seconds until the same peer is thought about again, as peers come and go and prove to be faster or slower than they said."""
+
+REASONS = 120.0
+"""The same for one who was called: it may have its reasons to stay."""
 
 TRIED = 8
 """Peers that are thought about at once. Of 1000 peers each takes some 15 ms."""
@@ -26,7 +28,8 @@ TRIED = 8
 class Needs:
     def __init__(self, components: int) -> None:
         self._components = components
-        self._thought_of: dict[PeerId, float] = {}
+        self._rests: dict[PeerId, float] = {}
+        """Until when nobody thinks of a peer."""
         self._since = 0.0
 
     def due(self, now: float) -> bool:
@@ -37,19 +40,17 @@ class Needs:
         return True
 
     def call(self, peers: Iterable[PeerView], now: float) -> tuple[PeerId, Span] | None:
-        """Somebody who would help more elsewhere, and where; those first who have not been thought of for longest. `peers` are of one class. While somebody is
-        on its way nobody is called."""
+        """Somebody who would help more elsewhere, and where; those first who were not thought of for longest. `peers` are of one class. While somebody is on
+        its way nobody is called."""
         views = list(peers)
         if any(view.state == "joining" for view in views):
             return None
-        settled = sorted((view for view in views if view.state == "online" and len(view.spans) == 1), key=lambda view: (self._last(view), view.peer))
-        for view in islice((view for view in settled if now - self._last(view) >= AGAIN), TRIED):
-            self._thought_of[view.peer] = now
+        able = [view for view in views if view.state == "online" and len(view.spans) == 1 and self._rests.get(view.peer, now) <= now]
+        for view in sorted(able, key=lambda view: (self._rests.get(view.peer, 0.0), view.peer))[:TRIED]:
             place = better_place(views, view, self._components, (1,) * self._components, len(view.spans[0]))
+            self._rests[view.peer] = now + (AGAIN if place is None else REASONS)
             if place is not None:
                 return view.peer, place
-        self._thought_of = {peer: since for peer, since in self._thought_of.items() if now - since < AGAIN}
+        there = {view.peer for view in views}
+        self._rests = {peer: until for peer, until in self._rests.items() if peer in there}
         return None
-
-    def _last(self, view: PeerView) -> float:
-        return self._thought_of.get(view.peer, -AGAIN)
