@@ -83,6 +83,8 @@ class Talk:
         await asyncio.sleep(SETTLED)
         rest = Turn(peer, self._stage.loop.now, list(session.tokens), left)
         await self._follow(rest, session, (ord(piece) - toy.FIRST_CHARACTER async for piece in session.resume()))
+        if rest.error is None and session.tokens[-1] == toy.EOS:
+            rest.tokens.append(toy.EOS)  # which is no text
         return rest.error is None
 
     async def _follow(self, turn: Turn, session: Session, tokens: AsyncGenerator[int, None], enough: int | None = None) -> None:
