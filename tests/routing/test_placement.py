@@ -97,6 +97,14 @@ def test_who_alone_holds_something_stays():
     assert moves([me, serve("b", 5, 10, decode=1.0), serve("c", 0, 5, decode=1.0)], me, 50) is not None
 
 
+def test_a_host_that_still_loads_does_not_stand_in():
+    """Or answers would find nobody while we load ourselves, though both of us have announced something by then."""
+    others = [serve("a", 0, 5), serve("b", 0, 5), serve("c", 5, 10)]
+    me = serve("me", 0, 5)
+    assert moves([me, *others], me, 50) == Span(5, 10)
+    assert moves([me, *(replace(view, state="joining") if view.peer in "ab" else view for view in others)], me, 50) is None
+
+
 def test_a_gap_is_closed_by_who_can_be_spared_and_not_by_who_would_open_one():
     sole, spare = serve("a", 0, 5), serve("b", 2, 5)
     assert moves([sole, spare], spare, 30) == Span(5, 8)
