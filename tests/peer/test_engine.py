@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
 import msgspec
 import pytest
@@ -81,16 +82,16 @@ def job(serial: int, start: int, *tokens: int) -> Compute:
 
 def scenario(play):
     async def main():
-        model, results = Model(), Results()
-        engine = Engine(model)
+        models, results = [Model()], Results()
+        gate, engine = models[0].gate, Engine(models[0])
         engine.results = results
         running = asyncio.create_task(engine.run())
         try:
             async with asyncio.timeout(10):
-                await play(engine, model, results.seen)
+                await play(engine, models.pop(), results.seen)
             assert not running.done()
         finally:
-            model.gate.set()
+            gate.set()
             running.cancel()
             await asyncio.wait({running})
 
@@ -119,6 +120,29 @@ def test_sessions_that_wait_together_run_together_and_one_that_fails_fails_alone
         got = sorted([await seen.get() for _ in range(3)], key=lambda result: result[0])
         assert got == [(b"a", 1, [1]), (b"b", "failed", "RuntimeError('thirteen')"), (b"c", 1, [3])]
         assert model.batches[0] == [[1], [13], [3]]
+
+    scenario(play)
+
+
+def test_a_model_is_let_go_when_its_round_has_ended_and_another_is_run_then():
+    async def play(engine, model, seen):
+        alive, entered, gate = weakref.ref(model), model.entered, model.gate
+        del model
+        gate.clear()
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1))
+        await asyncio.to_thread(entered.wait, 10)
+        engine.free(key("a"))
+        unloading = asyncio.create_task(engine.unload())
+        await asyncio.sleep(0.05)
+        assert not unloading.done() and alive() is not None, "its weights went while they were used"
+        gate.set()
+        await unloading
+        assert alive() is None, "two models would be in memory at once"
+        engine.load(Model())
+        engine.open(key("b"), order("b"))
+        engine.submit(key("b"), job(1, 0, 7))
+        assert await seen.get() == (b"b", 1, [7.0])
 
     scenario(play)
 
