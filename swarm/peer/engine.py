@@ -6,7 +6,6 @@ Knows the span model, caches and the sampler. Does not know what a chain is: it 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections import deque
@@ -121,8 +120,10 @@ class Engine:
         """The compute thread takes one thing after the other, so this comes after the round that runs."""
 
         def drop() -> None:
-            self._model = None
-            gc.collect()  # modules and their hooks know each other
+            from swarm.model.memory import give_back
+
+            device, self._model = str(self.model.device), None
+            give_back(device)
 
         await asyncio.get_running_loop().run_in_executor(self._thread, drop)
 
