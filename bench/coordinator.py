@@ -48,7 +48,6 @@ def request(client: swarm.Client) -> tuple[float, str]:
 def officers(client: swarm.Client) -> list[str]:
     """The coordinator and the standbys whom this client would ask."""
 
-
     async def order() -> list[str]:
         advisers = client._client.advisers
         return advisers.order(bytes(16)) if advisers is not None else []
