@@ -32,10 +32,8 @@ ALIKE = 0.15
 PLENTY = 7
 """Hosts of every component from which on throughput can spare that much; with about so many every rule reached its bound in the study (docs/routing.md)."""
 
-LEAST, MOST, PEERS_WORTH = 0.10, 0.25, 5.0
-"""By what part the worth of the swarm must grow before it is worth reloading weights: PEERS_WORTH peers' share of it, between LEAST and MOST. Of ten peers one
-changes much, and with a tenth they moved 0.83 times as often as with Petals' rule; of fifty one changes little, and to ask a quarter of it leaves them badly
-placed (docs/routing.md)."""
+BETTER = 1.25
+"""What the worth of the swarm must grow by before it is worth reloading weights. With 1.1 ten peers moved as often as with Petals' rule, and gained no more."""
 
 CLEARLY = 3.0
 """What the gain must grow by where the worth does not: several bottlenecks may be equally bad, and somebody must begin."""
@@ -63,7 +61,7 @@ def choose_spans(peers: Iterable[PeerView], components: int, component_bytes: Se
 def better_place(peers: Iterable[PeerView], me: PeerView, components: int, component_bytes: Sequence[int], budget: int) -> Span | None:
     """Where a peer that serves `me.spans` should move; None if it should stay. `peers` may contain itself. Raises DoesNotFit.
 
-    Where something is served by nobody it goes where it closes most. Otherwise it moves if that makes the swarm worth 1.1 to 1.25 times as much, where worth
+    Where something is served by nobody it goes where it closes most. Otherwise it moves if that makes the swarm worth 1.25 times as much, where worth
     grows with throughput and with the share of peers that may leave without leaving a hole; or if it lessens neither and gains three times as much. Where there
     is no hole it never opens one, not even while it loads: whoever alone serves something stays.
 
@@ -329,11 +327,7 @@ class Move:
 
     def _worth_more(self, place: int) -> bool:
         """Without the flow there: whether it would be enough is quicker to see."""
-        return self.places.allows(place, self._better * self._flow * self._safety(self.held) / self._safety(place))
-
-    @property
-    def _better(self) -> float:
-        return 1 + min(MOST, max(LEAST, PEERS_WORTH / (len(self.places.ground.peers) + 1)))
+        return self.places.allows(place, BETTER * self._flow * self._safety(self.held) / self._safety(place))
 
     def _safety(self, place: int) -> float:
         """One peer that can be spared is counted more than there are, lest a swarm without any is worth nothing, and any change a gain."""

@@ -217,11 +217,3 @@ def test_of_places_alike_the_one_its_region_lacks():
     sizes = [1, *[10] * 9]
     assert join([*far, left, right], 51, sizes, region="near") == Span(5, 10)
     assert join([*far, replace(left, region="far"), replace(right, region="near")], 51, sizes, region="near") == Span(0, 6)
-
-
-@pytest.mark.parametrize(("elsewhere", "moves"), [(8, False), (40, True)])
-def test_one_peer_of_many_moves_for_less_than_one_of_few(elsewhere, moves):
-    """Six hosts of two layers and the embedding, six of three layers: who goes makes the swarm worth a sixth more, and gains less than three times as much."""
-    groups = ((0, 3, 6), (3, 6, 6), (6, 9, elsewhere))
-    peers = [serve(f"{start}{number:02}", start, stop, decode=0.01, head_weight=1.0) for start, stop, count in groups for number in range(count)]
-    assert better_place(peers, peers[0], 9, [10] * 9, 30) == (Span(3, 6) if moves else None)
