@@ -158,6 +158,23 @@ class ModelShape:
         """As `LengthScaling.reach`; 1 where length does not matter."""
         return self.scaling.reach(length) if self.scaling else 1
 
+    def scale(self, item: int | None) -> float:
+        """How much larger everything becomes when numbers of the checkpoint are served as ones of `item` bytes; 1 where that is not known."""
+        stored = self.row_bytes // self.hidden if self.hidden else 0
+        return item / stored if item and stored else 1.0
+
+    def bytes_needed(self, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
+        """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored; `cache_tokens` are positions of all
+        sessions together. 0 where the sizes of weights are not known."""
+        if not self.component_bytes:
+            return 0
+        spans = merge_spans(spans)
+        components = [component for span in spans for component in range(span.start, span.stop)]
+        stored = sum(self.component_bytes[i] + self.kv_bytes_per_token[i] * cache_tokens for i in components)
+        # also of spans that reach the head: a session may leave one before it
+        journals = sum(self.row_bytes * cache_tokens for span in spans if span.start < self.components - 1)
+        return int((stored + journals) * scale)
+
 
 def short_id(peer: PeerId) -> str:
     """A peer id as people are shown it: enough to find it among others, and to see that it is one."""

@@ -123,14 +123,24 @@ class HubUnreachable(RemoteError):
 
 class MissingLayers(RemoteError):
     """Nobody serves some components. `spans` names them, `layers` is how a person would; `partial` holds the token ids generated before it happened.
-    `longest` is the longest session, in positions, that those who serve them could ever take, where that alone is the reason."""
+    `longest` is the longest session, in positions, that those who serve them could ever take, where that alone is the reason. `memory` is how many bytes it
+    would take to serve them, weights and the cache of one session; None where nobody knows how large they are."""
 
-    def __init__(self, message: str, spans: Sequence[object] = (), layers: str = "", partial: Sequence[int] = (), longest: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        spans: Sequence[object] = (),
+        layers: str = "",
+        partial: Sequence[int] = (),
+        longest: int | None = None,
+        memory: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.spans = tuple(spans)
         self.layers = layers
         self.partial = tuple(partial)
         self.longest = longest
+        self.memory = memory
 
 
 class PeerLost(RemoteError):

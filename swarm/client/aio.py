@@ -20,7 +20,7 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
-from swarm.core import CLIENT, PeerId, SessionId, Span, texts
+from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, texts
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -28,7 +28,7 @@ from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class
 from swarm.routing.route import Request, Route
 from swarm.routing.slow import Slowness
-from swarm.wire import LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
+from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
 
@@ -252,6 +252,10 @@ class Client:
         return self._model.shape.components
 
     @property
+    def shape(self) -> ModelShape:
+        return self._model.shape
+
+    @property
     def max_length(self) -> int:
         return self._model.shape.max_length
 
@@ -317,7 +321,15 @@ class Client:
         """Whom a session begins with. Peers that failed us lately are forgiven before it is said that nobody serves some layers."""
         for forgive in (False, True):
             exclude = self.table.shunned(self.clock(), forgive=forgive)
-            request = Request(self.components, source=self.peer if self.own else None, source_rtts=self.rtts, own=self.own, exclude=exclude)
+            request = Request(
+                self.components,
+                source=self.peer if self.own else None,
+                source_rtts=self.rtts,
+                own=self.own,
+                exclude=exclude,
+                shape=opened.shape,
+                scale=opened.shape.scale(ITEM_SIZE.get(self._dtype or "")),
+            )
             try:
                 return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
             except MissingLayers as error:

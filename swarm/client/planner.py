@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.advice import Advisers, Question
-from swarm.core import PeerId, SessionId, Span
+from swarm.core import ModelShape, PeerId, SessionId, Span
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
 from swarm.routing.explain import explain
@@ -21,6 +21,7 @@ from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, repair
 from swarm.routing.route import Request, Route
 from swarm.routing.slow import Slowness
+from swarm.wire import ITEM_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Surroundings(Protocol):
 
     @property
     def components(self) -> int: ...
+
+    @property
+    def shape(self) -> ModelShape | None: ...
 
     def clock(self) -> float: ...
 
@@ -133,6 +137,8 @@ class Planner:
             exclude=exclude,
             slower=around.slowness.factors(around.clock()),
             own=around.own,
+            shape=around.shape,
+            scale=around.shape.scale(ITEM_SIZE.get(self._class[1])) if around.shape else 1.0,
         )
 
     def _lost(self, old: Route | None, exclude: frozenset[PeerId], atlas: Atlas) -> frozenset[PeerId]:

@@ -52,14 +52,8 @@ def give_back(device: str = "cpu") -> None:
 
 
 def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
-    """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored (`dtype_scale`); `cache_tokens` are
-    positions of all sessions together."""
-    spans = merge_spans(spans)
-    components = [component for span in spans for component in range(span.start, span.stop)]
-    stored = sum(shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in components)
-    # also of spans that reach the head: a session may leave one before it
-    journals = sum(shape.row_bytes * cache_tokens for span in spans if span.start < shape.components - 1)
-    return int((stored + journals) * scale)
+    """As `ModelShape.bytes_needed`, `scale` being a `dtype_scale`."""
+    return shape.bytes_needed(spans, scale, cache_tokens)
 
 
 def dtype_scale(stored: str, served: str | None) -> float:

@@ -74,20 +74,27 @@ def unseal(peer: PeerId, value: bytes) -> wire.Announcement:
         raise ProtocolError(f"speaks of another peer, {record.peer[:60]!r}")
     if record.version < 1:
         raise ProtocolError("has no version")
+    if not all(start < stop <= record.components for start, stop in record.spans):
+        raise ProtocolError("announces components that its model does not have")
     return record
 
 
 def check(peer: object, value: object, expiry: float, now: float) -> wire.Announcement:
-    """Everything that can be said of one record wherever it is met. Raises ProtocolError."""
+    """Everything that can be said of one record wherever it is met. Raises ProtocolError, in words that do not change from one read to the next: whoever logs
+    them does so once."""
     if not isinstance(peer, str) or not isinstance(value, bytes):
         raise ProtocolError("no signed value under a peer id")
     if len(value) > MAX_VALUE:
         raise ProtocolError(f"{len(value)} bytes are too many")
     if not math.isfinite(expiry) or expiry > now + MAX_AHEAD:
-        raise ProtocolError(f"expires at {expiry}, {now} is now")
+        raise ProtocolError("expires too far in the future; is its owner's clock right, or ours?")
+    if expiry <= now:
+        raise ProtocolError("has expired")
     record = unseal(peer, value)
     if expiry > record.time + LIFETIME + 1:
         raise ProtocolError("expires later than its owner said")
+    if record.time + LIFETIME > now + MAX_AHEAD:  # else whoever has it could bring it back, with ever later expiries, until then
+        raise ProtocolError("comes from the future; is its owner's clock right, or ours?")
     return record
 
 

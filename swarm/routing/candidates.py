@@ -196,7 +196,18 @@ def missing(peers: Iterable[PeerView], request: Request, holes: Sequence[Span]) 
     longest = None if None in limits else min(limit for limit in limits if limit is not None)
     clauses = [_clause(why, spans, request.components - 2) for why, spans in sorted(runs.items(), key=lambda run: run[1])]
     step = "start a peer for them" if () in runs else "try again later, or start another peer for them"
-    return MissingLayers(f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers})", merge_spans(holes), layers, longest=longest)
+    memory = request.shape.bytes_needed(holes, request.scale, request.tokens_needed) if request.shape else 0
+    sentence = f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers})"
+    return MissingLayers(sentence + _memory(memory, request.tokens_needed), merge_spans(holes), layers, longest=longest, memory=memory or None)
+
+
+def _memory(size: int, positions: int) -> str:
+    """How a sentence goes on that asks for peers."""
+    if not size:
+        return ""
+    amount = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
+    cache = f" and a cache of {positions} positions" if positions else ""
+    return f": weights{cache} take about {amount} of memory, on one more machine or shared by several"
 
 
 def _clause(why: tuple[str, ...], spans: list[Span], layers: int) -> str:

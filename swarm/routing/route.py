@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarm.core import Hop, PeerId, Span, check_cover
+from swarm.core import Hop, ModelShape, PeerId, Span, check_cover
 
 USUAL_OUTPUT = 200
 """New tokens expected of an answer of unknown length (docs/routing.md)."""
@@ -19,6 +19,7 @@ class Request:
     against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have,
     `slower` by which factors peers were measured to take longer than they announce.
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
+    `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`.
     """
 
     components: int
@@ -30,6 +31,8 @@ class Request:
     exclude: frozenset[PeerId] = frozenset()
     slower: Mapping[PeerId, float] = field(default_factory=dict)
     own: tuple[Span, ...] = ()
+    shape: ModelShape | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:

@@ -12,9 +12,12 @@ import psutil
 import pytest
 
 import swarm
+from swarm.aio import Client
 from swarm.cli import bootstrap, generate, serve
 from swarm.local import LocalProcess
+from swarm.model.checkpoint import Checkpoint
 from tests.cli.test_bad_input import said
+from tests.swarm.models import save_llama
 
 
 @pytest.fixture
@@ -52,6 +55,15 @@ def test_a_format_that_nobody_serves(capsys, ask):
 
 def test_another_revision(capsys, ask, other_model):
     assert "another revision" in said(capsys, generate.main, "hello", *ask, "--model", other_model)
+
+
+def test_layers_that_nobody_serves_are_named_with_the_memory_they_take(capsys, ask, tmp_path, monkeypatch):
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "patience", 0.5)
+    deeper = save_llama(tmp_path / "deeper", layers=7)
+    words = said(capsys, generate.main, "hello", *ask, "--model", str(deeper), status=1)
+    size = sum(Checkpoint.open(str(deeper)).shape.component_bytes) / 1e6
+    assert words.startswith("swarm-generate: layers 0:7 are served by nobody") and "--layers 0:7" in words
+    assert f"weights take about {size:.1f} MB of memory, on one more machine" in words
 
 
 def test_a_peer_of_another_revision_never_shares_the_chain_and_ctrl_c_drains_it(capsys, local, ask, other_model, command):

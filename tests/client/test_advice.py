@@ -22,6 +22,7 @@ VIEWS = [
     PeerView("p", ("addr-p",), (Span(0, 2),), decode=0.01, version=7),
     PeerView("q", ("addr-q",), (Span(2, 4),), decode=0.01, version=7),
     PeerView("slow", ("addr-s",), (Span(2, 4),), decode=0.10, version=7),
+    PeerView("going", ("addr-g",), (Span(2, 4),), decode=0.01, version=7, state="leaving"),
 ]
 GOOD = (Hop("p", 0, 2, (), 7), Hop("q", 2, 4, (), 7))
 DEAR = (Hop("p", 0, 2, (), 7), Hop("slow", 2, 4, (), 7))
@@ -159,13 +160,16 @@ def test_who_has_no_route_is_not_blamed(reason):
     ],
     ids=["garbage", "forged", "another's", "for another", "of another question", "half", "overlap", "not held", "order", "ends we do not keep"],
 )
-def test_bad_advice_is_not_taken_and_not_asked_for_again_for_long(answer):
+def test_bad_advice_is_not_taken_and_logged_once_and_not_asked_for_again_for_long(answer, caplog):
+    caplog.set_level("INFO", logger="swarm.client.advice")
+
     async def main():
         scene = Scene(standbys=())
         scene.says["c"] = answer
         assert await scene.ask() is None and scene.asked == ["c"]
         await asyncio.sleep(BAD / 2)
         assert await scene.ask() is None and not scene.asked
+        assert [record.getMessage().split(":")[0] for record in caplog.records] == ["c, asked for routes, gives bad advice"]
         await asyncio.sleep(BAD / 2)
         scene.says["c"] = advises()
         assert (await scene.ask()).planner == "c"
@@ -198,8 +202,14 @@ def test_in_a_mended_route_survivors_may_be_leaving_or_about_to_move_but_nobody_
 
 @pytest.mark.parametrize(
     "answer",
-    [advises(term=2), advises(lifetime=0.01), advises((GOOD[0], Hop("q", 2, 4, (), 8))), advises((GOOD[0], Hop("unseen", 2, 4, (), 7)))],
-    ids=["old term", "expired", "another span", "unknown peer"],
+    [
+        advises(term=2),
+        advises(lifetime=0.01),
+        advises((GOOD[0], Hop("q", 2, 4, (), 8))),
+        advises((GOOD[0], Hop("unseen", 2, 4, (), 7))),
+        advises((GOOD[0], Hop("going", 2, 4, (), 7))),
+    ],
+    ids=["old term", "expired", "another span", "unknown peer", "peer that leaves"],
 )
 def test_who_knows_less_or_more_than_we_do_is_asked_again_soon(answer):
     async def main():

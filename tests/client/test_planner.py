@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from swarm.client.planner import LOOK_AGAIN, Planner
-from swarm.core import PeerId, Span
+from swarm.core import ModelShape, PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong
 from swarm.routing.peers import PeerTable
 from swarm.routing.slow import Slowness
@@ -19,7 +19,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 
 
 class Around:
-    peer, components, patience, advisers = "me", 4, 10.0, None
+    peer, components, patience, advisers, shape = "me", 4, 10.0, None, None
     slowness = Slowness()
 
     def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
@@ -64,6 +64,21 @@ def test_it_gives_up_when_its_patience_is_over():
         return around.clock()
 
     assert 10.0 <= run(main()) <= 10.0 + LOOK_AGAIN
+
+
+def test_it_says_how_much_memory_would_fill_a_hole_as_the_peers_it_goes_with_serve_it():
+    """The checkpoint is bfloat16; peers of this class serve it in float32, twice as large."""
+    around = Around([])
+    around.shape = ModelShape("m", 2, 8, 100, 1000, "x", (10**6, 2 * 10**6, 2 * 10**6, 10**6), (0, 1000, 1000, 0), row_bytes=16)
+
+    async def main(numerics: str) -> MissingLayers:
+        with pytest.raises(MissingLayers) as caught:
+            await Planner(around, b"s" * 16, "", numerics).find(None, 10, 100, patience=0)
+        return caught.value
+
+    for numerics, memory, words in (("float32", 12_403_200, "12.4 MB"), ("bfloat16", 6_201_600, "6.2 MB"), ("something new", 6_201_600, "6.2 MB")):
+        error = run(main(numerics))
+        assert error.memory == memory and f"a cache of 100 positions take about {words}" in str(error)
 
 
 @pytest.mark.parametrize("begun", [False, True])

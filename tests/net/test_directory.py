@@ -140,6 +140,12 @@ def test_the_guard_takes_what_is_right_and_refuses_everything_else():
         record_of(identity, expiry=math.nan),
         record_of(identity, expiry=NOW + 61, time=NOW + 36),
         record_of(identity, expiry=NOW + LIFETIME + 20),  # a replay that would live longer than its owner said
+        record_of(identity, expiry=NOW, time=NOW - LIFETIME),  # from the past
+        record_of(identity, time=NOW + 3600),  # from the future: it could be replayed until then
+        record_of(identity, time=math.inf),
+        record_of(identity, spans=((2, 5),)),  # of a model of four components
+        record_of(identity, spans=((0, 2), (3, 3))),
+        record_of(identity, spans=((3, 2),)),
         record_of(identity, subkey=other.peer_id),
         record_of(identity, subkey=[1, 2]),
         record_of(identity, key=key_of("other", 0)),
@@ -152,6 +158,33 @@ def test_the_guard_takes_what_is_right_and_refuses_everything_else():
         DHTRecord(b"", b"\xc0", b"\xc0", NOW),
     ]
     assert [guard.validate(record) for record in wrong] == [False] * len(wrong)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.01, math.inf, 1e7, "fast", None])
+@pytest.mark.parametrize("field", ["decode", "prefill", "head_weight", "time", "rtts"])
+def test_costs_that_are_none_are_refused(field, wrong):
+    identity = Identity.ephemeral()
+    record = record_of(identity, **{field: {"q": wrong} if field == "rtts" else wrong})
+    assert not Guard(clock=lambda: NOW).validate(record)
+
+
+def test_a_bad_record_is_logged_once_however_often_it_is_met(caplog):
+    caplog.set_level("INFO", logger="swarm.net.records")
+    now, identity = NOW, Identity.ephemeral()
+    guard = Guard(clock=lambda: now)
+    records = [
+        record_of(identity, expiry=NOW + 4000, time=NOW + 3975),
+        record_of(identity, expiry=NOW + LIFETIME + 20),
+        record_of(identity, expiry=NOW - 100, time=NOW - 125),
+        record_of(identity, time=NOW + 3600),
+        record_of(identity, spans=((2, 5),)),
+    ]
+    for now in (NOW, NOW + 1.5, NOW + 3.0):
+        assert not any(guard.validate(record) for record in records)
+    words = [record.getMessage() for record in caplog.records]
+    assert len(words) == len(records) and all(identity.peer_id in word for word in words)
+    guard.validate(record_of(Identity.ephemeral(), spans=((2, 5),)))
+    assert len(caplog.records) == len(records) + 1
 
 
 def test_the_guard_leaves_out_bad_records_alone():

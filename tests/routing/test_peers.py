@@ -8,6 +8,7 @@ import pytest
 from swarm.core import Span
 from swarm.routing.peers import SHUNNED, PeerTable
 from swarm.routing.table import PeerView
+from swarm.wire import Facts
 from tests.routing.test_table import announcement
 
 
@@ -45,3 +46,15 @@ def test_who_failed_is_avoided_for_a_while_and_forgiven_first_if_it_has_spoken_s
     assert table.shunned(101.0) == {"p"}
     assert table.shunned(101.0, forgive=True) == (frozenset() if again else {"p"})
     assert table.shunned(100.0 + SHUNNED) == frozenset()
+
+
+def test_what_a_peer_said_when_it_refused_counts_until_it_announces_something_newer():
+    table = PeerTable()
+    table.update([announcement(span_version=5)])
+    assert not table.correct("p", Facts(((0, 3),), 4, 10), 10)
+    assert not table.correct("q", Facts(((0, 3),), 9, 10), 10)
+    assert table.correct("p", Facts(((0, 3),), 6, 10), 10) and not table.correct("p", Facts(((0, 3),), 6, 10), 10)
+    table.update([announcement(span_version=5)])
+    assert table.views["p"].spans == (Span(0, 3),) and table.views["p"].version == 6
+    table.update([announcement(span_version=7)])
+    assert table.views["p"].version == 7 and table.views["p"].spans != (Span(0, 3),)

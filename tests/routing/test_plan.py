@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.routes import LAYERS
 from bench.routes import swarm as regional_swarm
-from swarm.core import Hop, Span, check_cover
+from swarm.core import Hop, ModelShape, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing import PeerView, Request, candidates, choose_class, cover, plan, repair
 from swarm.routing.atlas import Atlas, by_class
@@ -209,6 +209,42 @@ def test_missing_layers_names_every_hole():
     assert caught.value.spans == (Span(0, 1), Span(3, 5), Span(9, 10)) and caught.value.layers == "embed,2:4,head"
     with pytest.raises(MissingLayers, match="layers 0:8 are served by nobody"):
         plan([], Request(10))
+
+
+SHAPE = ModelShape("m", 8, 1000, 100, 1000, "x", (5, *range(10**9, 9 * 10**9, 10**9), 7), (0, *(10**5 for _ in range(8)), 0), row_bytes=2000)
+
+
+@pytest.mark.parametrize(
+    ("holders", "scale", "positions", "clause", "memory"),
+    [
+        ([], 1.0, 0, "start a peer for them", 13 * 10**9),
+        ([], 2.0, 0, "start a peer for them", 26 * 10**9),
+        ([], 1.0, 500, "start a peer for them", 13 * 10**9 + 2 * 500 * 10**5 + 500 * 2000),
+        ([PeerView("full", spans=(Span(6, 8),), free_tokens=9)], 1.0, 500, "try again later, or start another peer for them", 13_101_000_000),
+        ([PeerView("gone", spans=(Span(6, 8),))], 0.5, 0, "try again later, or start another peer for them", 6_500_000_000),
+    ],
+)
+def test_missing_layers_says_how_much_memory_would_fill_the_hole(holders, scale, positions, clause, memory):
+    peers = [PeerView("a", spans=(Span(0, 6),)), PeerView("b", spans=(Span(8, 10),)), *holders]
+    with pytest.raises(MissingLayers) as caught:
+        plan(peers, Request(10, tokens_needed=positions, exclude=frozenset({"gone"}), shape=SHAPE, scale=scale))
+    cache = f" and a cache of {positions} positions" if positions else ""
+    words = f"{clause} (swarm-serve with --layers 5:7): weights{cache} take about {memory / 1e9:.1f} GB of memory, on one more machine or shared by several"
+    assert str(caught.value).endswith(words)
+    assert caught.value.memory == memory
+
+
+def test_of_several_holes_the_memory_is_that_of_all_and_of_a_model_whose_sizes_are_unknown_there_is_no_word():
+    peers = [PeerView("a", spans=(Span(1, 3), Span(5, 9)))]
+    with pytest.raises(MissingLayers, match=r"take about 7\.0 GB") as caught:
+        plan(peers, Request(10, shape=SHAPE))
+    assert caught.value.memory == 7 * 10**9 + 12
+    with pytest.raises(MissingLayers, match=r"take about 0\.1 MB"):
+        plan([PeerView("a", spans=(Span(1, 10),))], Request(10, shape=SHAPE))
+    for shape in (None, replace(SHAPE, component_bytes=())):
+        with pytest.raises(MissingLayers, match=r"--layers embed,2:4,head\)$") as caught:
+            plan(peers, Request(10, shape=shape))
+        assert caught.value.memory is None
 
 
 def test_misuse_is_a_value_error():
