@@ -169,7 +169,8 @@ class Post:
         if before.aim is None and now.aim is not None:
             self.shown.say(f"layers {self.layers([now.aim])} need this machine more than {self.layers(now.spans)}: handing running answers over, then moving")
         elif before.aim is not None and now.aim is None and now.state == "online":
-            self.shown.say(f"serving layers {self.layers(now.spans)} from now on")
+            moved = before.aim in now.spans
+            self.shown.say(f"serving layers {self.layers(now.spans)} from now on" if moved else f"staying with layers {self.layers(now.spans)} after all")
 
     def _who(self, peer: str | None) -> str:
         return "none yet" if peer is None else "this peer" if peer == self.connection.links.peer else short_id(peer)

@@ -176,6 +176,11 @@ class ModelShape:
         return int((stored + journals) * scale)
 
 
+def readable(size: float) -> str:
+    """An amount of memory as people are told it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
+
+
 def short_id(peer: PeerId) -> str:
     """A peer id as people are shown it: enough to find it among others, and to see that it is one."""
     return f"{peer[:8]}…{peer[-6:]}"

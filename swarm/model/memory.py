@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import psutil
 
-from swarm.core import ModelShape, Span, merge_spans
+from swarm.core import ModelShape, Span, merge_spans, readable
 from swarm.errors import DoesNotFit
 
 ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -90,4 +90,4 @@ def check_fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tok
     need, possible = bytes_needed(shape, spans, scale, cache_tokens), layers_that_fit(shape, scale, cache_tokens, room)
     kept = f" and a cache of {cache_tokens} tokens" if cache_tokens else ""
     advice = f"{possible} of {shape.layers} layers do fit" if possible else "not even one layer fits; free some memory, or lower --cache-tokens"
-    raise DoesNotFit(f"these layers of {shape.name}{kept} need {need / 1e9:.1f} GB, and {room / 1e9:.1f} GB can be used here; {advice}")
+    raise DoesNotFit(f"these layers of {shape.name}{kept} need {readable(need)}, and {readable(room)} can be used here; {advice}")

@@ -99,7 +99,7 @@ class Mover:
             return False
         if place != await self._wanted(before := await self._home.neighbours(), me):  # fetching may have taken long
             return False
-        log.info("components [%d, %d) are needed more than [%d, %d)", place.start, place.stop, me.spans[0].start, me.spans[0].stop)
+        log.debug("components [%d, %d) are needed more than [%d, %d)", place.start, place.stop, me.spans[0].start, me.spans[0].stop)
         try:
             await self._home.aim(place)
             if await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0):
@@ -107,7 +107,7 @@ class Mover:
                 return True
         except RemoteError as error:
             log.info("could not hear of others: %s", error)
-        log.info("staying at components [%d, %d)", me.spans[0].start, me.spans[0].stop)
+        log.debug("staying at components [%d, %d)", me.spans[0].start, me.spans[0].stop)
         await self._home.stay()
         return False
 

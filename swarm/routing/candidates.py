@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from swarm.core import PeerId, Span, format_layers, merge_spans
+from swarm.core import PeerId, Span, format_layers, merge_spans, readable
 from swarm.errors import MissingLayers
 from swarm.routing.atlas import Atlas
 from swarm.routing.load import IDLE, Delays, Load
@@ -205,9 +205,8 @@ def _memory(size: int, positions: int) -> str:
     """How a sentence goes on that asks for peers."""
     if not size:
         return ""
-    amount = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
     cache = f" and a cache of {positions} positions" if positions else ""
-    return f": weights{cache} take about {amount} of memory, on one more machine or shared by several"
+    return f": weights{cache} take about {readable(size)} of memory, on one more machine or shared by several"
 
 
 def _clause(why: tuple[str, ...], spans: list[Span], layers: int) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from swarm.core import Span, missing_spans, whole
+from swarm.core import Span, missing_spans, readable, whole
 from swarm.errors import DoesNotFit
 from swarm.routing.flow import BATCH, Supplies, allows, component_weights, hosts, max_flow, rate
 from swarm.routing.table import FASTEST, PeerView
@@ -93,8 +93,8 @@ def windows(component_bytes: Sequence[int], budget: int) -> list[Span]:
     if not layers or min(layers) > budget:
         smallest = min(layers, default=0)
         raise DoesNotFit(
-            f"not even one layer fits: the smallest takes {_mib(smallest)} with its cache, and {_mib(budget)} are left for it; close other programs, lower "
-            "--cache-tokens, or choose a smaller or quantized model"
+            f"not even one layer fits: the smallest takes {readable(smallest)} with its cache, and {readable(budget)} are left for it; close other "
+            "programs, raise --max-memory or lower --cache-tokens, or choose a smaller or quantized model"
         )
     beside_embed = component_bytes[0] + component_bytes[1] <= budget
     beside_head = component_bytes[head] + component_bytes[head - 1] <= budget
@@ -336,7 +336,3 @@ class Move:
     @cached_property
     def _flow(self) -> float:
         return self.places.flow(self.held)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,7 +169,7 @@ def test_a_peer_that_is_stopped_while_it_drains_says_so(monkeypatch):
     async def main() -> None:
         busy = Busy()
         monkeypatch.setattr(Post, "watch", lambda post: busy.serve(None))
-        serving = asyncio.create_task(_keep_serving(Post(SimpleNamespace(drain=60.0), PlainScreen(stream), busy, busy, "0:6"), busy, new=False))
+        serving = asyncio.create_task(_keep_serving(Post(SimpleNamespace(drain=60.0), PlainScreen(stream), busy, busy, 6), busy, new=False))
         await busy.draining.wait()
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -472,3 +473,37 @@ def test_who_loads_says_so_meanwhile(model):
     asyncio.run(load())
     (record,) = nowhere.announced
     assert (record.state, record.spans, record.name, record.numerics) == ("joining", ((1, 3),), "me", "float32")
+
+
+def test_who_serves_hears_of_every_move_and_of_those_that_are_taken_back():
+    from swarm.peer.server import Status
+
+    def status(state: str, start: int, aim: Span | None = None) -> Status:
+        return Status(state, (Span(start, start + 4),), aim, 0, 0, 0, 0, 0, None)
+
+    said: list[str] = []
+    post = Post(None, SimpleNamespace(say=said.append), None, None, 6)
+    here, aiming, loading, there = status("online", 0), status("joining", 0, Span(4, 8)), status("joining", 4, Span(4, 8)), status("online", 4)
+    for before, now in pairwise([here, here, aiming, here, aiming, loading, there, there, status("leaving", 4)]):
+        post._tell_move(before, now)
+    assert said == [
+        "layers 3:6 need this machine more than 0:3: handing running answers over, then moving",
+        "staying with layers 0:3 after all",
+        "layers 3:6 need this machine more than 0:3: handing running answers over, then moving",
+        "serving layers 3:6 from now on",
+    ]
+
+
+def test_a_move_may_take_what_there_was_at_first_or_less_where_others_took_it(model, monkeypatch):
+    checkpoint = part.open_checkpoint(_wish(model))
+    free = _room_for(checkpoint, 4, 64)
+    monkeypatch.setattr(part, "_free", lambda wish: free)
+    monkeypatch.setattr("swarm.model.memory.own_memory", lambda device: 10**6)
+    loading = part.Loading(_wish(model), checkpoint, None)
+    first = part._budget(_wish(model), checkpoint)
+    free += 10**9
+    assert loading.budget(Span(0, 2)) == first
+    free -= 10**9 + 10**6 + 10**5
+    assert loading.budget(Span(0, 2)) == pytest.approx(first - 0.9 * 10**5, abs=2)
+    bounded = part.Loading(_wish(model, max_memory=1000), checkpoint, None)
+    assert bounded.budget(Span(0, 2)) <= 1000
