@@ -1,8 +1,11 @@
-"""`--layers auto` after the first choice: a real peer moves to where it is needed more, while answers run through it."""
+"""`--layers auto` after the first choice: a real peer moves to where it is needed more, while answers run through it. `tests/sim/test_moving.py` has the rest, in
+virtual time."""
 
 from __future__ import annotations
 
 import time
+
+import pytest
 
 import swarm
 from swarm.model.checkpoint import Checkpoint
@@ -21,6 +24,7 @@ def half(model) -> int:
     return shape.layers // 2 * layer + max(shape.component_bytes[0], shape.component_bytes[-1]) + CACHED * shape.row_bytes + layer // 2
 
 
+@pytest.mark.slow
 def test_a_peer_moves_where_it_is_needed_more_and_answers_go_on(model, expected):
     """Three serve one half and one serves the other, until somebody moves there: then that one can be spared."""
     with (
