@@ -1,5 +1,5 @@
-"""`--layers auto` after the first choice: a real peer moves to where it is needed more, while answers run through it. `tests/sim/test_moving.py` has the rest, in
-virtual time."""
+"""`--layers auto` after the first choice: a real peer moves to where it is needed more, while answers run through it. The rest is in virtual time,
+in `tests/sim/test_moving.py`."""
 
 from __future__ import annotations
 
