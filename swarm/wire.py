@@ -284,6 +284,7 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     exclude: Annotated[tuple[Text, ...], Meta(max_length=MOST_NAMED)] = ()
     old: Annotated[tuple[Hop, ...], Meta(max_length=2**10)] = ()
     slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=MOST_NAMED)] = {}
+    row_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):
@@ -362,7 +363,8 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
     head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
-    near one another share, "" for none; `claim` is None for a peer that does not coordinate.
+    near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it does
+    not know.
     """
 
     version: Count
@@ -390,6 +392,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     busy: Count = 0
     region: Annotated[str, Meta(max_length=64)] = ""
     claim: Claim | None = None
+    upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
 LIFETIME = 25.0

@@ -217,6 +217,7 @@ class Advisers:
             exclude=tuple(sorted(request.exclude)),
             old=old.hops if old is not None else (),
             slower=dict(request.slower),
+            row_bytes=request.row_bytes,
         )
 
     def _checked(self, adviser: PeerId, answer: Routed, asked: float, question: Question, atlas: Atlas) -> Route:

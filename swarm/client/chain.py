@@ -233,7 +233,7 @@ class Chain:
     def _silence_allowed(self) -> float:
         if self._answers:
             return NEXT_TOKEN + 10 * self._stopwatch.usual_gap
-        predicted = sum(leg.prefill for leg in self._route.legs) * len(self.history) if self._route else 0.0
+        predicted = sum(leg.prefill + leg.carry for leg in self._route.legs) * len(self.history) if self._route else 0.0
         return FIRST_TOKEN + 4 * predicted
 
     # --- routes -----------------------------------------------------------------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ class Planner:
 
     def _request(self, length: int, goal: int, exclude: frozenset[PeerId]) -> Request:
         around = self._around
+        scale = around.shape.scale(ITEM_SIZE.get(self._class[1])) if around.shape else 1.0
         return Request(
             components=around.components,
             tokens_needed=goal,
@@ -138,7 +139,8 @@ class Planner:
             slower=around.slowness.factors(around.clock()),
             own=around.own,
             shape=around.shape,
-            scale=around.shape.scale(ITEM_SIZE.get(self._class[1])) if around.shape else 1.0,
+            scale=scale,
+            row_bytes=round(around.shape.row_bytes * scale) if around.shape else 0,
         )
 
     def _lost(self, old: Route | None, exclude: frozenset[PeerId], atlas: Atlas) -> frozenset[PeerId]:

@@ -252,6 +252,7 @@ class Coordinator:
             source_rtts=message.rtts,
             exclude=frozenset(message.exclude),
             slower=message.slower,
+            row_bytes=message.row_bytes,
             own=tuple(Span(start, stop) for start, stop in message.own),
         )
 

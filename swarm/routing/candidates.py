@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,9 @@ average and 5 % at worst (docs/routing.md); 10,000 peers then take not much long
 
 USUAL_SPAN = 20
 """Layers a hop runs, to weigh how fast a peer is against how far from others."""
+
+DOWN = 4.0
+"""How many times faster lines of homes and offices receive than they send, usually at least (docs/routing.md)."""
 
 SHORTEST_CYCLE = 1e-6
 """Seconds. A token takes time even where everybody announces that it takes none."""
@@ -67,6 +71,12 @@ def seconds(view: PeerView, component: int, request: Request) -> float:
     return weight * (request.prompt * view.prefill + request.output * view.decode)
 
 
+def carrying(upload: Any, size: float) -> tuple[Any, Any]:
+    """Seconds in which peers that can send `upload` bytes/s send `size` bytes, and receive them; nothing where nobody knows. Arrays or single numbers."""
+    known = np.where(np.asarray(upload) > 0, upload, inf)
+    return size / known, size / (DOWN * known)
+
+
 class Candidates:
     """One planning decision: the peers that may serve some components of a request, as the arrays that `cover` works on. `anchors` are
     peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too.
@@ -87,10 +97,12 @@ class Candidates:
         self.number = {peer: at for at, peer in enumerate(self.nodes)}
         columns = np.array([self.number[peers[at]] for at in able], int)
         self.entry_P = np.zeros(len(self.nodes))
-        self.entry_P[columns] = request.rounds * entry_A
+        send_A, receive_A = carrying(self.atlas.facts("upload")[able], request.carried)
+        self.entry_P[columns] = request.rounds * entry_A + send_A + receive_A
         self.link_PP = self._distances()
         self.link_PP *= request.rounds
         self.work_NP = self._work(able, columns, wanted, held_AN[:, wanted].T, layer_A)
+        self._spare_ends(columns, send_A, receive_A)
 
     def _able(self) -> np.ndarray:
         """As `obstacle` is None, for all of the atlas at once."""
@@ -142,7 +154,8 @@ class Candidates:
         request, atlas = self.request, self.atlas
         region_A = atlas.regions[able]
         work_A = request.prompt * self._fact("prefill")[able] + request.output * self._fact("decode")[able]
-        merit_A = USUAL_SPAN * work_A + request.rounds * (atlas.remoteness[able] + entry_A + USUAL_SPAN * layer_A)
+        send_A, receive_A = carrying(atlas.facts("upload")[able], request.carried)
+        merit_A = USUAL_SPAN * work_A + request.rounds * (atlas.remoteness[able] + entry_A + USUAL_SPAN * layer_A) + send_A + receive_A
         place_A = np.argmax(held_AN, axis=1) // STRIDE * (region_A.max() + 2) + region_A
         order = np.lexsort((np.arange(len(able)), merit_A, place_A))
         ranked_A = np.arange(len(able)) - np.searchsorted(place_A[order], place_A[order])
@@ -172,6 +185,12 @@ class Candidates:
         work_NP = np.full((request.components, len(self.nodes)), inf)
         work_NP[wanted[:, None], columns] = np.where(held_KA, seconds_KA, inf)
         return work_NP
+
+    def _spare_ends(self, columns: np.ndarray, send_A: np.ndarray, receive_A: np.ndarray) -> None:
+        """Every hop was charged with receiving and sending activations as it is entered. One that begins with `embed` gets tokens, and one that ends with `head`
+        sends some. They are not given their share back, which might be more than their work; all others are made to pay it there, which comes to the same."""
+        for component, share_A in ((0, receive_A), (self.request.components - 1, send_A)):
+            self.work_NP[component, columns] += share_A.max(initial=0.0) - share_A
 
     def require(self, components: Iterable[int]) -> None:
         """Raises MissingLayers unless every one of these components has a peer. That is all it takes: any peer can hand over to any other."""

@@ -11,7 +11,7 @@ from itertools import groupby
 from swarm.core import Hop, PeerId, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
-from swarm.routing.candidates import EMBED_WEIGHT, Candidates, missing, seconds
+from swarm.routing.candidates import EMBED_WEIGHT, Candidates, carrying, missing, seconds
 from swarm.routing.cover import cheapest_chain, cheapest_ring
 from swarm.routing.load import Load
 from swarm.routing.route import Leg, Request, Route
@@ -179,14 +179,15 @@ def _price(hops: Sequence[Hop], candidates: Candidates, old: Route | None = None
     before = {leg.hop: leg for leg in old.legs} if old else {}
     legs = []
     for hop, following in zip(hops, [*hops[1:], *hops[:1]], strict=True):
-        network = _way(hop.peer, following.peer, candidates)
+        carry = _carry(hop, following, candidates)
+        network = _way(hop.peer, following.peer, candidates) + carry
         view = None if hop.peer == request.source and hop.span in request.own else atlas.views.get(hop.peer)
         if view is not None:
-            legs.append(_predict(hop, candidates.seen(view), network, candidates))
+            legs.append(_predict(hop, candidates.seen(view), network, carry, candidates))
         else:
-            legs.append(replace(before[hop], network=network) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0))
+            legs.append(replace(before[hop], network=network, carry=carry) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0, carry=carry))
     approach = 0.0 if request.first else 2 * atlas.distance(request.source, request.source_rtts, hops[0].peer)
-    cost = approach + sum(leg.work for leg in legs) + request.rounds * sum(leg.network + leg.queue + leg.harm for leg in legs)
+    cost = approach + sum(leg.work + (request.prompt - 1) * leg.carry + request.rounds * (leg.network + leg.queue + leg.harm) for leg in legs)
     return Route(request.components, tuple(legs), cost, approach)
 
 
@@ -198,12 +199,25 @@ def _way(one: PeerId, other: PeerId, candidates: Candidates) -> float:
     return candidates.atlas.between(one, other)
 
 
-def _predict(hop: Hop, view: PeerView, network: float, candidates: Candidates) -> Leg:
+def _carry(hop: Hop, following: Hop, candidates: Candidates) -> float:
+    """Seconds for the bytes of one position to leave a hop and enter the next. The head sends tokens, which take none to speak of; and what the client's own
+    line takes is the same for all routes."""
+    request, views = candidates.request, candidates.atlas.views
+    if hop.stop == request.components:
+        return 0.0
+
+    def upload(of: Hop) -> float:
+        return views[of.peer].upload if of.peer in views and of.peer != request.source else 0.0
+
+    return float(carrying(upload(hop), request.row_bytes)[0] + carrying(upload(following), request.row_bytes)[1])
+
+
+def _predict(hop: Hop, view: PeerView, network: float, carry: float, candidates: Candidates) -> Leg:
     request, body, delays = candidates.request, Span(hop.start, hop.stop), candidates.delays(view)
     layers = len(body) - (hop.start == 0) - (hop.stop == request.components) + EMBED_WEIGHT * (hop.start == 0)
     head = view.head_weight * (hop.stop == request.components)
     work = sum(seconds(view, component, request) for component in range(hop.start, hop.stop))
-    leg = Leg(hop, (layers + head) * view.decode, network, layers * view.prefill, work)
+    leg = Leg(hop, (layers + head) * view.decode, network, layers * view.prefill, work, carry=carry)
     if delays is None:
         return leg
     worth = layers + head

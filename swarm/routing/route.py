@@ -19,6 +19,7 @@ class Request:
     against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have,
     `slower` by which factors peers were measured to take longer than they announce.
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
+    `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price.
     `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`.
     """
 
@@ -33,6 +34,7 @@ class Request:
     own: tuple[Span, ...] = ()
     shape: ModelShape | None = None
     scale: float = 1.0
+    row_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:
@@ -57,11 +59,17 @@ class Request:
         """How often the ring is gone round: once for the prompt, once for each token."""
         return 1 + self.output
 
+    @property
+    def carried(self) -> int:
+        """Bytes of activations that pass between two hops in all."""
+        return (self.prompt + self.output) * self.row_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One hop and what it is predicted to take, in seconds: `compute` for a token, `network` for the way of a token to the next hop (from the last hop: back
-    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute.
+    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute. `carry` is the part of `network` that is spent on
+    bytes instead of distance, and that each token of a prompt takes as well.
 
     Where load is known: `queue` is what a token waits here for others, and `harm` what others wait for it; the one is felt, both are weighed."""
 
@@ -72,6 +80,7 @@ class Leg:
     work: float
     queue: float = 0.0
     harm: float = 0.0
+    carry: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

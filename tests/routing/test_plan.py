@@ -20,7 +20,8 @@ SEEDS = range(60)
 
 def request_of(rng: random.Random, components: int, **more) -> Request:
     rtts = {f"peer{n:04}": rng.uniform(0.001, 0.3) for n in range(6) if rng.random() < 0.5}
-    return Request(components, prompt=rng.choice([1, 30, 2000]), output=rng.choice([0, 1, 200]), source_rtts=rtts, **more)
+    prompt, output, row_bytes = rng.choice([1, 30, 2000]), rng.choice([0, 1, 200]), rng.choice([0, 100, 8192])
+    return Request(components, prompt=prompt, output=output, source_rtts=rtts, row_bytes=row_bytes, **more)
 
 
 def own_ends(kind: str, components: int) -> tuple[Span, ...]:

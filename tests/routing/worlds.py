@@ -57,7 +57,7 @@ def swarm(rng: random.Random, peers: int, components: int, *, holes: bool = Fals
     return [
         PeerView(
             name(number), (f"/ip4/10.0.0.{number % 250}",), tuple(sorted(mine)), decode=rng.uniform(0.001, 0.02), prefill=rng.uniform(0.0001, 0.002),
-            head_weight=rng.uniform(0.2, 4.0),
+            head_weight=rng.uniform(0.2, 4.0), upload=rng.choice([0.0, 2e5, 1e6, 2e7]),
             region=rng.choice(regions), rtts={name(other): rng.uniform(0.001, 0.3) for other in range(peers) if other != number and rng.random() < known},
         )
         for number, mine in enumerate(held)
@@ -99,6 +99,15 @@ def waits(view: PeerView, peers: Sequence[PeerView], request: Request, load: Loa
     return busy * (layers / sessions) * (w * g + c), w * g + w * g * g * u - w
 
 
+def sends(view: PeerView, request: Request) -> float:
+    """Seconds for all activations that pass to leave a peer."""
+    return request.row_bytes * (request.prompt + request.output) / view.upload if view.upload else 0.0
+
+
+def receives(view: PeerView, request: Request) -> float:
+    return sends(view, request) / 4
+
+
 def expected(owners: Sequence[str], peers: Sequence[PeerView], request: Request, load: Load | None = None, cuts: frozenset[int] = frozenset()) -> float:
     """Seconds for an answer when component c is run by owners[c]; the client's own components cost nothing. A hop begins where the owner changes, and at the
     first component and all `cuts` also where he does not."""
@@ -107,13 +116,15 @@ def expected(owners: Sequence[str], peers: Sequence[PeerView], request: Request,
     total = sum(work(views[owner], c, request) for c, owner in enumerate(owners) if not own[c])
     ways = [latencies.between(one, other) for one, other in zip(owners, [*owners[1:], owners[0]], strict=True) if one != other]
     approach = 0.0 if own[0] else 2 * latencies.between(request.source, owners[0])
-    waiting = 0.0
+    waiting = carried = 0.0
     for c, owner in enumerate(owners):
         if not own[c]:
             entry, layer = waits(views[owner], peers, request, load)
             worth = views[owner].head_weight if c == request.components - 1 else 0.05 if c == 0 else 1.0
             waiting += worth * layer + entry * (c == 0 or c in cuts or owner != owners[c - 1])
-    return total + (1 + request.output) * (sum(ways) + waiting) + approach
+            carried += receives(views[owner], request) * (c > 0 and (c in cuts or owner != owners[c - 1]))
+            carried += sends(views[owner], request) * (c + 1 < len(owners) and (c + 1 in cuts or owner != owners[c + 1]))
+    return total + (1 + request.output) * (sum(ways) + waiting) + carried + approach
 
 
 def covers(peers: Sequence[PeerView], request: Request, fixed: dict[int, str]) -> Iterator[tuple[str, ...]]:
@@ -134,7 +145,8 @@ def layer_dp(peers: Sequence[PeerView], request: Request, load: Load | None = No
     rounds = 1 + request.output
     wait = {view.peer: waits(view, peers, request, load) for view in peers}
     way = {(one.peer, other.peer): rounds * (latencies.between(one.peer, other.peer) + wait[other.peer][0]) for one in peers for other in peers}
-    move = way | {(view.peer, view.peer): 0.0 for view in peers}
+    move = {(one.peer, other.peer): way[one.peer, other.peer] + sends(one, request) + receives(other, request) for one in peers for other in peers}
+    move |= {(view.peer, view.peer): 0.0 for view in peers}
 
     def toll(view: PeerView, component: int) -> float:
         worth = view.head_weight if component == request.components - 1 else 0.05 if component == 0 else 1.0
