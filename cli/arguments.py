@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import configargparse
@@ -173,6 +174,20 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+ZONE = Path("/etc/localtime")
+"""On most systems a link to the file of the machine's time zone, such as /usr/share/zoneinfo/Europe/Berlin."""
+
+CONTINENTS = frozenset(("Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"))
+
+
+def region(asked: str | None, zone: str | None = None) -> str:
+    """Where this machine says it is: as asked, nowhere for "none", or else the continent of its time `zone`, as TZ or the system has it."""
+    if asked is not None:
+        return "" if asked == "none" else asked
+    zone = zone or os.environ.get("TZ", "").lstrip(":") or str(ZONE.resolve())
+    return next((part for part in Path(zone).parts if part in CONTINENTS), "")
 
 
 def size(text: str) -> int:

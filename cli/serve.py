@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, set_threads, short_name, size, upload
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, region, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
@@ -80,9 +80,10 @@ def parser() -> Parser:
     network.add_argument(
         "--region",
         type=short_name,
-        default="",
+        default=None,
         metavar="NAME",
-        help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it",
+        help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it, and places that a region "
+        "lacks are taken first; none says nothing (default: the continent of this machine's time zone)",
     )
     it.common()
     return it
@@ -133,7 +134,8 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
                 checkpoint.shape,
                 await asyncio.to_thread(held, wish, checkpoint, spans, shown),
                 name=args.public_name,
-                region=args.region,
+                region=region(args.region),
+                max_upload=args.max_upload,
                 coordinate=args.coordinator == "auto",
                 loader=loader,
             )

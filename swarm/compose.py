@@ -235,6 +235,7 @@ def serving_peer(
     *,
     name: str = "",
     region: str = "",
+    max_upload: float | None = None,
     coordinate: bool = True,
     loader: Loader | None = None,
 ) -> Peer:
@@ -248,7 +249,7 @@ def serving_peer(
         connection.directory,
         Engine(),
         held,
-        About(shape.name, shape.config_hash, connection.addrs, name, region),
+        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload),
         clock=time.monotonic,
         wall=time.time,
         verify=connection.verify,

@@ -34,6 +34,9 @@ class Links(Protocol):
     async def measure(self, peer: PeerId) -> float:
         """Round trip in seconds over the link (dialled if needed), the least of a few. Raises PeerLost."""
 
+    async def gauge(self, peer: PeerId) -> float:
+        """Bytes per second that we can send to a peer, at least about that; inf where it is too fast to tell. Sends some hundred kilobytes. Raises PeerLost."""
+
     async def close(self) -> None: ...
 
 

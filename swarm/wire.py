@@ -215,7 +215,10 @@ class Hello(Message, frozen=True, array_like=True, tag=1):
 
 
 class Ping(Message, frozen=True, array_like=True, tag=2):
+    """`padding` only takes time to send."""
+
     stamp: Count
+    padding: Annotated[bytes, Meta(max_length=2**16)] = b""
 
 
 class Pong(Message, frozen=True, array_like=True, tag=3):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from math import inf
 from typing import Any
 
 from hivemind.p2p import P2P, PeerID
@@ -40,6 +41,18 @@ MAX_ADDRS = 16
 
 COORDINATION = b"coordination"
 """The lane of what coordinators are told and say."""
+
+GAUGE = b"gauge"
+"""The lane of padded Pings: tokens of an answer take turns with them."""
+
+WAGON = 32 * 2**10
+"""Bytes of padding of one Ping: less than a fragment."""
+
+TRAIN, SLOW_START = 8, 4
+"""Pings of a train, and how many of them TCP's window may need to grow: 128 KiB is a window for 1 MB/s over 128 ms."""
+
+TOO_SHORT = 0.002
+"""Seconds for the rest of a train that clocks and event loops do not tell from none: above 60 MB/s."""
 
 TRIPS = 3
 """Pings of which the shortest counts: a busy moment makes a round trip longer, nothing makes it shorter."""
@@ -106,6 +119,28 @@ class LinkPool:
             await pair.ping(self._next_stamp())
             trips.append(time.perf_counter() - begin)
         return min(trips)
+
+    async def gauge(self, peer: PeerId) -> float:
+        """From how far apart the answers to a train of padded Pings come ("What do packet dispersion techniques measure?", Dovrolis et al. 2001): the distance to the
+        peer plays no part, and the first ones, which find TCP's window still small, do not count."""
+        if self._closed or peer == self._peer:
+            raise PeerLost(f"cannot gauge the way to {peer}")
+        pair = self._pair(peer)
+        await pair.ping(self._next_stamp())  # so that dialling is not measured
+        arrived: list[float] = []
+
+        async def wagon() -> None:
+            await pair.ping(self._next_stamp(), GAUGE, bytes(WAGON))
+            arrived.append(asyncio.get_running_loop().time())
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(TRAIN):
+                    tasks.create_task(wagon(), name="gauge")
+        except* PeerLost:
+            raise PeerLost(f"{peer} did not answer all pings") from None
+        seconds = arrived[-1] - arrived[SLOW_START - 1]
+        return (TRAIN - SLOW_START) * WAGON / seconds if seconds > TOO_SHORT else inf
 
     async def close(self) -> None:
         """Flush what is queued and say End on every link, for `timing.close` seconds at most."""

@@ -93,13 +93,13 @@ class Pair:
         elif self._dial is None:
             self._start_dial()
 
-    async def ping(self, stamp: int) -> None:
+    async def ping(self, stamp: int, lane: bytes | None = CONTROL, padding: bytes = b"") -> None:
         """One Ping there and its Pong back. Raises PeerLost."""
         timing = self._world.timing
         pong = self._pongs[stamp] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timing.dial + timing.handshake + timing.silence):
-                self.put(CONTROL, wire.encode(wire.Ping(stamp)))
+                self.put(lane, wire.encode(wire.Ping(stamp, padding)))
                 await pong
         except TimeoutError:
             raise PeerLost(f"{self.peer} did not answer a ping") from None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.core import PeerId, Span
@@ -33,6 +34,9 @@ MEASURED_PEERS = 20
 
 MEASURE_SOON = 4.0
 """Seconds while peers still come: a pair that nobody has measured is taken to be as far apart as usual, and is planned around."""
+
+GAUGE_EVERY, GAUGED = 600.0, 3
+"""Seconds between two times that we find out what we can send, and to how many others: what is slow may be their line."""
 
 TICK = 1.0
 
@@ -64,6 +68,8 @@ class About:
     addrs: tuple[str, ...]
     name: str = ""
     region: str = ""
+    max_upload: float | None = None
+    """Bytes per second that its owner allows it to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Peer:
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
         self._known = 0
+        self._upload, self._gauged = about.max_upload or 0.0, -GAUGE_EVERY
         self._aim: Span | None = None
         engine.results = self.room
         self._take(holding)
@@ -272,6 +279,7 @@ class Peer:
             busy=self.room.busy(AT_WORK),
             region=about.region,
             claim=self.coordinator.claim if self.coordinator is not None else None,
+            upload=self._upload,
         )
 
     async def _keep_announcing(self) -> None:
@@ -329,7 +337,20 @@ class Peer:
                 self._links.learn(peer, others[peer].addrs)
             measured = await asyncio.gather(*(self._measure(peer) for peer in chosen))
             self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
+            await self._gauge(sorted(self._rtts)[:GAUGED])
             await asyncio.sleep(MEASURE_SOON if self._known > before or not self._known else MEASURE_EVERY)
+
+    async def _gauge(self, peers: Sequence[PeerId]) -> None:
+        """What we can send, as far as it is slow enough to matter. Never while somebody waits for what we send."""
+        if not peers or self._clock() - self._gauged < GAUGE_EVERY or self.room.working(AT_WORK):
+            return
+        self._gauged, fastest = self._clock(), 0.0
+        for peer in peers:
+            with contextlib.suppress(PeerLost):
+                fastest = max(fastest, await self._links.gauge(peer))
+        allowed = self._about.max_upload or math.inf
+        if 0 < (upload := min(fastest, allowed)):
+            self._upload = upload if upload < math.inf else 0.0
 
     async def _measure(self, peer: PeerId) -> float | None:
         try:

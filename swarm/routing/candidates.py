@@ -187,8 +187,8 @@ class Candidates:
         return work_NP
 
     def _spare_ends(self, columns: np.ndarray, send_A: np.ndarray, receive_A: np.ndarray) -> None:
-        """Every hop was charged with receiving and sending activations as it is entered. One that begins with `embed` gets tokens, and one that ends with `head`
-        sends some. They are not given their share back, which might be more than their work; all others are made to pay it there, which comes to the same."""
+        """Every hop was charged with receiving and sending activations as it is entered, but one that begins with `embed` gets tokens, and one that ends with
+        `head` sends some. They are not given their share back, which might be more than their work: all others pay it there, which comes to the same."""
         for component, share_A in ((0, receive_A), (self.request.components - 1, send_A)):
             self.work_NP[component, columns] += share_A.max(initial=0.0) - share_A
 

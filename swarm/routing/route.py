@@ -68,8 +68,8 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One hop and what it is predicted to take, in seconds: `compute` for a token, `network` for the way of a token to the next hop (from the last hop: back
-    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute. `carry` is the part of `network` that is spent on
-    bytes instead of distance, and that each token of a prompt takes as well.
+    to the first), `prefill` for one token of a prompt, `work` for everything the request lets this hop compute. `carry` is the part of `network` that goes to
+    bytes instead of distance; each token of a prompt takes it as well.
 
     Where load is known: `queue` is what a token waits here for others, and `harm` what others wait for it; the one is felt, both are weighed."""
 

@@ -12,6 +12,7 @@ all once the link is lost; each side hears once that it lost a link. And what ma
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import zlib
 from collections import deque
@@ -255,6 +256,11 @@ class Links:
         began = self._network.loop.now
         await self._ping(peer)
         return self._network.loop.now - began
+
+    async def gauge(self, peer: PeerId) -> float:
+        """Lines on the stage take any amount at once."""
+        await self._ping(peer)
+        return math.inf
 
     async def close(self) -> None:
         """What is under way still arrives, and then the end of every link."""

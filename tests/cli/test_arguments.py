@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from swarm.cli import bootstrap, generate, serve
-from swarm.cli.arguments import Parser, addresses, number, short_name, size
+from swarm.cli.arguments import Parser, addresses, number, region, short_name, size
 from swarm.errors import InvalidConfig
 
 COMMANDS = ["serve", "generate", "bootstrap"]
@@ -158,3 +158,19 @@ def test_a_name_is_short_and_of_one_line():
     for text in ("x" * 65, "two\nlines"):
         with pytest.raises(argparse.ArgumentTypeError):
             short_name(text)
+
+
+@pytest.mark.parametrize(
+    "asked, zone, said",
+    [
+        (None, "Europe/Berlin", "Europe"),
+        (None, "/usr/share/zoneinfo/America/Argentina/Ushuaia", "America"),
+        (None, "/usr/share/zoneinfo/Etc/UTC", ""),
+        (None, "UTC", ""),
+        ("none", "Europe/Berlin", ""),
+        ("eu-west", "Asia/Tokyo", "eu-west"),
+        ("", "Asia/Tokyo", ""),
+    ],
+)
+def test_a_peer_says_which_continent_it_is_on_unless_told_otherwise(asked, zone, said):
+    assert region(asked, zone) == said

@@ -2,16 +2,17 @@
 
 import asyncio
 import struct
+from math import inf
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from swarm import wire
 from swarm.errors import PeerLost
-from swarm.net.frames import one_frame
+from swarm.net.frames import WRITE, one_frame
 from swarm.net.identity import Identity
-from swarm.net.link import Timing
-from swarm.net.links import PROTOCOL, LinkPool
+from swarm.net.link import BUFFER, Timing
+from swarm.net.links import PROTOCOL, WAGON, LinkPool
 from swarm.net.pair import MAX_OUTBOX, MAX_STREAMS
 from tests.net.helpers import Collector, step
 from tests.net.virtual import FakeP2P, Network, run
@@ -350,5 +351,46 @@ def test_closing_sends_what_was_queued_then_says_goodbye():
         await at_two.until(lambda seen: seen.lost)
         assert [message.start for _, message in at_two.messages] == list(range(20))
         assert at_two.lost == [one.peer] and at_one.lost == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("rate", [5e4, 1e5, inf])
+def test_what_a_slow_line_sends_is_gauged_and_a_fast_one_is_not_told_from_none(rate):
+    """However far the peer is; and an answer's tokens that are sent meanwhile take turns with it."""
+
+    async def main(seed: int) -> None:
+        network = Network(seed)
+        network.rate = rate
+        (one, _), (two, at_two) = await pools(network)
+        await one.measure(two.peer)
+        gauging = asyncio.ensure_future(one.gauge(two.peer))
+        await asyncio.sleep(1.0)
+        began = asyncio.get_running_loop().time()
+        one.send(two.peer, step(1))
+        await at_two.until(lambda seen: seen.messages)
+        assert asyncio.get_running_loop().time() - began < 0.3 + (WRITE + BUFFER + WAGON) / rate, "it waited for the whole train"
+        assert rate == inf or not gauging.done()
+        assert rate == pytest.approx(await gauging, rel=0.1)
+        await asyncio.gather(one.close(), two.close())
+
+    for seed in range(10):
+        run(main(seed))
+
+
+def test_a_train_that_is_not_answered_is_a_loss():
+    async def main() -> None:
+        network = Network(1)
+        (one, _), (two, _) = await pools(network)
+        await one.measure(two.peer)
+        two._receive = None
+        gauging = asyncio.ensure_future(one.gauge(two.peer))
+        await asyncio.sleep(0)
+        await two.close()
+        with pytest.raises(PeerLost):
+            await gauging
+        with pytest.raises(PeerLost):
+            await one.gauge(one.peer)
+        await one.close()
 
     run(main())

@@ -10,9 +10,15 @@ import asyncio
 import random
 import selectors
 from collections import deque
+from math import inf
 from types import SimpleNamespace
 
 from hivemind.p2p import P2PDaemonError, PeerID
+
+from swarm.net.link import BUFFER
+
+PIECE = 2**13
+"""Bytes that arrive together."""
 
 
 class _Instant(selectors.DefaultSelector):
@@ -55,17 +61,19 @@ class _Writer:
     """One side's way out. As p2pd has it: an end of file closes the other side as a whole, and bytes for a side that has closed reset the stream, which throws
     away what is under way the other way."""
 
-    def __init__(self, near: asyncio.StreamReader, delay: float) -> None:
-        self._near, self._delay = near, delay
+    def __init__(self, near: asyncio.StreamReader, delay: float, rate: float = inf) -> None:
+        self._near, self._delay, self._rate, self._sent = near, delay, rate, 0.0
         self.gone = False
         self.other: _Writer
         self.opened_by = ""
         self.transport = self
         self._under_way: deque = deque()
 
-    def _later(self, what, *args) -> None:
+    def _later(self, what, *args, size: int = 0) -> None:
+        loop = asyncio.get_running_loop()
+        self._sent = max(self._sent, loop.time()) + size / self._rate
         self._under_way.append((what, args))  # asyncio does not promise to call equal times in order
-        asyncio.get_running_loop().call_later(self._delay, self._arrive)
+        loop.call_at(self._sent + self._delay, self._arrive)
 
     def _arrive(self) -> None:
         if self._under_way:
@@ -73,8 +81,9 @@ class _Writer:
             what(*args)
 
     def write(self, data: bytes) -> None:
-        if not self.gone and data:
-            self._later(self._feed, bytes(data))
+        if not self.gone:
+            for at in range(0, len(data), PIECE):
+                self._later(self._feed, bytes(data[at : at + PIECE]), size=len(data[at : at + PIECE]))
 
     def _feed(self, data: bytes) -> None:
         if self.other.gone:
@@ -84,7 +93,7 @@ class _Writer:
             self.other._near.feed_data(data)
 
     async def drain(self) -> None:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(max(0.001, self._sent - asyncio.get_running_loop().time() - BUFFER / self._rate))
         if self.gone:
             raise ConnectionResetError
 
@@ -114,6 +123,8 @@ class Network:
         self.streams: list[tuple[_Writer, _Writer]] = []
         self.broken = 0.0
         """Share of dials that fail."""
+        self.rate = inf
+        """Bytes per second of every line."""
 
     def delay(self) -> float:
         return self.random.uniform(0.001, self.longest)
@@ -149,7 +160,7 @@ class FakeP2P:
             raise P2PDaemonError("nobody there")
         ours, theirs = asyncio.StreamReader(), asyncio.StreamReader()
         delay = network.delay()
-        writer, far = _Writer(ours, delay), _Writer(theirs, delay)
+        writer, far = _Writer(ours, delay, network.rate), _Writer(theirs, delay, network.rate)
         writer.other, far.other = far, writer
         writer.opened_by = far.opened_by = self.peer_id.to_base58()
         network.streams.append((writer, far))

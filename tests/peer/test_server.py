@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from itertools import groupby
+from math import inf
+
+import pytest
 
 from swarm.core import Span
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
-from swarm.peer.server import TICK, About, Peer
+from swarm.peer.server import GAUGE_EVERY, TICK, About, Peer
 from swarm.wire import RENEW_EVERY
 from tests.net.helpers import announcement
 from tests.net.virtual import run
@@ -22,6 +25,10 @@ class Links(Sent):
 
     async def measure(self, peer):
         return 0.01
+
+    async def gauge(self, peer):
+        self.gauged = [*getattr(self, "gauged", []), (peer, asyncio.get_running_loop().time())]
+        return {"a": 2e6, "b": 3e6}.get(peer, inf)
 
 
 class Engine(Jobs):
@@ -145,3 +152,21 @@ def test_it_moves_and_says_at_every_step_what_it_serves():
     assert [(status.state, status.aim) for status in changes] == [
         ("online", None), ("joining", Span(2, 4)), ("joining", Span(2, 4)), ("online", None), ("leaving", None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("others, limit, said", [("ab", None, 3e6), ("ab", 1e6, 1e6), ("abz", None, 0.0), ("abz", 5e6, 5e6), ("", None, 0.0), ("", 1e6, 1e6)])
+def test_it_says_what_it_can_send_as_far_as_that_is_known_and_slow(others, limit, said):
+    """By the best of three, since what is slow may be theirs; and not more than its owner allows."""
+
+    async def main():
+        loop, links = asyncio.get_running_loop(), Links()
+        directory = Directory([announcement(peer, revision="rev") for peer in others])
+        about = About("toy", "c0ffee", ("addr",), max_upload=limit)
+        peer = Peer(links, directory, Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=wall, verify=lambda *_: True)
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(1.5 * GAUGE_EVERY)
+        task.cancel()
+        return directory.announced[-1][1].upload, getattr(links, "gauged", [])
+
+    upload, gauged = run(main())
+    assert upload == said and [peer for peer, _ in gauged] == list(others) * 2
