@@ -154,7 +154,7 @@ class Stage:
         self.sessions = [0] * PEERS
         self.number = {view.peer: at for at, view in enumerate(self.views)}
         self.peers = [Peer(view) for view in self.views]
-        self.link = self.atlas.matrix([view.peer for view in self.views])
+        self.link = self.atlas.matrix(self.atlas.rows(view.peer for view in self.views))
         self.work = np.zeros(PEERS)
         """Seconds a token takes, of all who go through a peer: what hop-by-hop policies go by."""
         self.rng = random.Random(seed)

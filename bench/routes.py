@@ -38,6 +38,7 @@ def swarm(peers: int, measured: int | None, seed: int) -> list[PeerView]:
         noise = random.Random(min(a, b) * 100_003 + max(a, b)).lognormvariate(0, 0.1)
         return (max(REGION[home[a]], REGION[home[b]]) * (home[a] != home[b]) + height[a] + height[b]) * noise
 
+    uploads = random.Random(seed).choices((0.0, 1.25e6, 5e6, 25e6), k=peers)
     views = []
     for at, (layers, decode) in enumerate(speeds):
         if peers < 30:  # random spans of so few would leave holes: five places in line, each taken at least twice
@@ -48,7 +49,7 @@ def swarm(peers: int, measured: int | None, seed: int) -> list[PeerView]:
         known = others if measured is None else rng.sample(others, min(measured, len(others)))
         views.append(
             PeerView(f"peer{at:05}", spans=(Span(start, min(start + layers, LAYERS + 2)),), decode=decode, prefill=decode / 10, head_weight=1.2,
-                     region=f"region{home[at]}" if measured else "", rtts={f"peer{n:05}": rtt(at, n) for n in known})
+                     region=f"region{home[at]}" if measured else "", rtts={f"peer{n:05}": rtt(at, n) for n in known}, upload=uploads[at])
         )  # fmt: skip
     return views
 
@@ -63,7 +64,7 @@ def milliseconds(act: Callable[[], object], repeats: int) -> float:
 
 
 def measure(peers: int, measured: int | None, seed: int, repeats: int) -> dict[str, object]:
-    views, request = swarm(peers, measured, seed), Request(LAYERS + 2, prompt=128)
+    views, request = swarm(peers, measured, seed), Request(LAYERS + 2, prompt=128, row_bytes=16_384)
     atlas = Atlas(views)
     try:
         route = plan(atlas, request)

@@ -82,8 +82,8 @@ def parser() -> Parser:
         type=short_name,
         default=None,
         metavar="NAME",
-        help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it, and places that a region "
-        "lacks are taken first; none says nothing (default: the continent of this machine's time zone)",
+        help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it, and places "
+        "that a region lacks are taken first; none says nothing (default: the continent of this machine's time zone)",
     )
     it.common()
     return it

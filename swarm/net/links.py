@@ -121,8 +121,8 @@ class LinkPool:
         return min(trips)
 
     async def gauge(self, peer: PeerId) -> float:
-        """From how far apart the answers to a train of padded Pings come ("What do packet dispersion techniques measure?", Dovrolis et al. 2001): the distance to the
-        peer plays no part, and the first ones, which find TCP's window still small, do not count."""
+        """From how far apart the answers to a train of padded Pings come ("What do packet dispersion techniques measure?", Dovrolis et al. 2001): the distance
+        to the peer plays no part, and the first ones, which find TCP's window still small, do not count."""
         if self._closed or peer == self._peer:
             raise PeerLost(f"cannot gauge the way to {peer}")
         pair = self._pair(peer)

@@ -137,11 +137,14 @@ class Atlas:
         one_region, other_region = (int(self._region[self._rows[peer]]) if peer in self._rows else NO_REGION for peer in (one, other))
         return float(self._between_regions[one_region, other_region])
 
-    def matrix(self, peers: Sequence[PeerId]) -> np.ndarray:
-        """`between` for every pair of `peers`, which are distinct, as a square array."""
-        row_P = np.fromiter((self._rows.get(peer, -1) for peer in peers), int, len(peers))
+    def rows(self, peers: Iterable[PeerId]) -> np.ndarray:
+        """Their rows, −1 for those of whom nothing is known."""
+        return np.array([self._rows.get(peer, -1) for peer in peers], int)
+
+    def matrix(self, row_P: np.ndarray) -> np.ndarray:
+        """`between` for every pair of peers in these rows, which are distinct unless they are −1, as a square array."""
         place = np.full(len(self._rows) + 1, -1)
-        place[row_P] = np.arange(len(peers))
+        place[row_P] = np.arange(len(row_P))
         place[-1] = -1
         low, high, seconds = self._pairs
         one, other = place[low], place[high]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -71,10 +70,10 @@ def seconds(view: PeerView, component: int, request: Request) -> float:
     return weight * (request.prompt * view.prefill + request.output * view.decode)
 
 
-def carrying(upload: Any, size: float) -> tuple[Any, Any]:
-    """Seconds in which peers that can send `upload` bytes/s send `size` bytes, and receive them; nothing where nobody knows. Arrays or single numbers."""
-    known = np.where(np.asarray(upload) > 0, upload, inf)
-    return size / known, size / (DOWN * known)
+def carrying(upload_A: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds in which peers that can send `upload` bytes/s send `size` bytes, and receive them; nothing where nobody knows."""
+    send_A = np.divide(size, upload_A, out=np.zeros(len(upload_A)), where=upload_A > 0)
+    return send_A, send_A / DOWN
 
 
 class Candidates:
@@ -92,17 +91,33 @@ class Candidates:
         if len(able) > EXACT:
             kept = self._shortlist(able, held_AN, entry_A, layer_A)
             able, held_AN, entry_A, layer_A = able[kept], held_AN[kept], entry_A[kept], layer_A[kept]
-        peers = atlas.peers
-        self.nodes = sorted({*(peers[at] for at in able), *anchors})
-        self.number = {peer: at for at, peer in enumerate(self.nodes)}
-        columns = np.array([self.number[peers[at]] for at in able], int)
+        columns = self._number(able, anchors)
         self.entry_P = np.zeros(len(self.nodes))
         send_A, receive_A = carrying(self.atlas.facts("upload")[able], request.carried)
         self.entry_P[columns] = request.rounds * entry_A + send_A + receive_A
-        self.link_PP = self._distances()
         self.link_PP *= request.rounds
         self.work_NP = self._work(able, columns, wanted, held_AN[:, wanted].T, layer_A)
         self._spare_ends(columns, send_A, receive_A)
+
+    def number(self, peer: PeerId) -> int:
+        """The node that an anchor, or anybody able, is."""
+        return bisect_left(self.nodes, peer)
+
+    def _number(self, able: np.ndarray, anchors: Iterable[PeerId]) -> np.ndarray:
+        """Number nodes by peer id, those who are able and those who only stay; how far apart they are. Returns the nodes of the able. (Peers of the atlas are
+        sorted already, and there may be a thousand, of whom a repair has one millisecond to speak.)"""
+        peers, among = self.atlas.peers, set(able.tolist())
+        self.nodes, row_P, columns = [peers[at] for at in able.tolist()], self.atlas.order[able], np.arange(len(able))
+        for peer in sorted(set(anchors)):
+            at = bisect_left(peers, peer)
+            if at in among and peers[at] == peer:
+                continue
+            node = self.number(peer)
+            self.nodes.insert(node, peer)
+            row_P = np.insert(row_P, node, self.atlas.rows([peer]))
+            columns[np.searchsorted(able, at) :] += 1
+        self.link_PP = self._distances(row_P)
+        return columns
 
     def _able(self) -> np.ndarray:
         """As `obstacle` is None, for all of the atlas at once."""
@@ -161,11 +176,12 @@ class Candidates:
         ranked_A = np.arange(len(able)) - np.searchsorted(place_A[order], place_A[order])
         return np.sort(order[ranked_A < KEPT])
 
-    def _distances(self) -> np.ndarray:
+    def _distances(self, row_P: np.ndarray) -> np.ndarray:
         """Between nodes, and between nodes and the client if it is one of them."""
         request = self.request
-        table_PP = self.atlas.matrix(self.nodes)
-        if (client := self.number.get(request.source or "")) is not None:
+        table_PP = self.atlas.matrix(row_P)
+        client = self.number(request.source or "")
+        if self.nodes[client : client + 1] == [request.source]:
             table_PP[client] = table_PP[:, client] = self.atlas.distances(request.source, request.source_rtts, self.nodes)
         return table_PP
 

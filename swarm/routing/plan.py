@@ -11,7 +11,7 @@ from itertools import groupby
 from swarm.core import Hop, PeerId, Span, check_cover
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
-from swarm.routing.candidates import EMBED_WEIGHT, Candidates, carrying, missing, seconds
+from swarm.routing.candidates import DOWN, EMBED_WEIGHT, Candidates, missing, seconds
 from swarm.routing.cover import cheapest_chain, cheapest_ring
 from swarm.routing.load import Load
 from swarm.routing.route import Leg, Request, Route
@@ -36,7 +36,7 @@ def plan(peers: Peers, request: Request, load: Load | None = None) -> Route:
         return _price(own, candidates)
     work_KP = candidates.work_NP[free.start : free.stop]
     if own:
-        client = candidates.number[own[0].peer]
+        client = candidates.number(own[0].peer)
         path = cheapest_chain(work_KP, candidates.link_PP, candidates.entry_P, client, client)
     else:
         path = cheapest_ring(work_KP, candidates.link_PP, candidates.entry_P)
@@ -155,7 +155,7 @@ def _holes(kept: Sequence[Hop], components: int) -> Iterable[tuple[PeerId, list[
 
 
 def _fill(candidates: Candidates, before: PeerId, stages: list[int], after: PeerId) -> list[Hop]:
-    source, target = candidates.number[before], candidates.number[after]
+    source, target = candidates.number(before), candidates.number(after)
     seam = stages.index(0) if 0 in stages else 0
     path = cheapest_chain(candidates.work_NP[stages], candidates.link_PP, candidates.entry_P, source, target, seam)
     return _hops(stages, path, candidates)
@@ -206,10 +206,11 @@ def _carry(hop: Hop, following: Hop, candidates: Candidates) -> float:
     if hop.stop == request.components:
         return 0.0
 
-    def upload(of: Hop) -> float:
-        return views[of.peer].upload if of.peer in views and of.peer != request.source else 0.0
+    def sends(at: Hop) -> float:
+        upload = views[at.peer].upload if at.peer in views and at.peer != request.source else 0.0
+        return request.row_bytes / upload if upload else 0.0
 
-    return float(carrying(upload(hop), request.row_bytes)[0] + carrying(upload(following), request.row_bytes)[1])
+    return sends(hop) + sends(following) / DOWN
 
 
 def _predict(hop: Hop, view: PeerView, network: float, carry: float, candidates: Candidates) -> Leg:

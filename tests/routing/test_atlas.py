@@ -42,7 +42,7 @@ def test_peers_of_two_classes_are_never_on_one_map():
 
 
 def facts(atlas: Atlas, components: int, names: list[str]) -> list:
-    table = atlas.matrix(names)
+    table = atlas.matrix(atlas.rows(names))
     assert np.array_equal(table, table.T) and not table.diagonal().any()
     columns = [atlas.facts(column).tolist() for column in ("decode", "prefill", "head_weight", "free_tokens", "longest")]
     return [atlas.peers, columns, atlas.online.tolist(), atlas.holds(components).tolist(), atlas.default, table.tolist()]
@@ -66,7 +66,7 @@ def test_a_map_kept_up_is_the_map_drawn_anew(seed):
         shuffled = rng.sample(sorted(there.values(), key=lambda view: view.peer), len(there))
         assert facts(atlas, components, names) == facts(Atlas(shuffled), components, names)
         slow = Latencies(list(there.values()))
-        assert atlas.matrix(names).tolist() == [[pytest.approx(slow.between(one, other)) for other in names] for one in names]
+        assert atlas.matrix(atlas.rows(names)).tolist() == [[pytest.approx(slow.between(one, other)) for other in names] for one in names]
         assert all(atlas.between(one, other) == pytest.approx(slow.between(one, other)) for one in names for other in names)
         try:
             route = plan(atlas, Request(components))
