@@ -148,10 +148,12 @@ class Atlas:
         place[-1] = -1
         low, high, seconds = self._pairs
         one, other = place[low], place[high]
-        both = (one >= 0) & (other >= 0)
+        both = np.flatnonzero((one >= 0) & (other >= 0))
+        one, other, seconds = one[both], other[both], seconds[both]
         region_P = np.where(row_P >= 0, self._region[row_P], NO_REGION)
-        table = self._between_regions[:, region_P][region_P]
-        table[one[both], other[both]] = table[other[both], one[both]] = seconds[both]
+        table = np.take(self._between_regions[:, region_P], region_P, axis=0)
+        flat = table.reshape(-1)  # the same numbers, found with one index instead of two
+        flat[one * len(row_P) + other] = flat[other * len(row_P) + one] = seconds
         np.fill_diagonal(table, 0.0)
         return table
 
