@@ -122,8 +122,9 @@ class Engine:
         def drop() -> None:
             from swarm.model.memory import give_back
 
-            device, self._model = str(self.model.device), None
-            give_back(device)
+            if self._model is not None:
+                device, self._model = str(self._model.device), None
+                give_back(device)
 
         await asyncio.get_running_loop().run_in_executor(self._thread, drop)
 

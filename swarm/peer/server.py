@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.core import PeerId, Span
@@ -208,8 +208,11 @@ class Peer:
         return replace(PeerView.of(self._record()), spans=self.room.offer.spans, state="online")
 
     async def neighbours(self) -> list[PeerView]:
+        return self._others(await self._directory.read(self._about.config_hash))
+
+    def _others(self, records: Iterable[Announcement]) -> list[PeerView]:
         ours, views = (self.room.offer.revision, self.room.offer.numerics), []
-        for record in await self._directory.read(self._about.config_hash):
+        for record in records:
             with contextlib.suppress(ProtocolError):
                 views.append(PeerView.of(record))
         return [view for view in views if view.kind == ours and view.peer != self._links.peer]
@@ -247,12 +250,12 @@ class Peer:
         """Raises RemoteError."""
         async with self._announcing:  # one after the other, so that the directory gets them in order
             self._announced = self._clock()
+            self._sequence = max(self._sequence + 1, int(self._wall() * 1000))  # by the clock, so that it rises across restarts too
             await self._directory.announce(self._record())
 
     def _record(self) -> Announcement:
         about, offer, ledger, wall = self._about, self.room.offer, self.room.ledger, self._wall()
         spans = offer.spans if self._aim is None else (self._aim,)
-        self._sequence = max(self._sequence + 1, int(wall * 1000))  # by the clock, so that it rises across restarts too
         return Announcement(
             version=VERSION,
             peer=self._links.peer,
@@ -326,7 +329,7 @@ class Peer:
                 if self.coordinator is not None:
                     await self.coordinator.know(records)
                 if self._mover is not None:
-                    self._mover.heard(await self.neighbours())
+                    self._mover.heard([*self._others(records), self.view()])
             except RemoteError as error:
                 log.info("could not read the directory: %s", error)
                 records = []

@@ -139,6 +139,7 @@ def test_a_model_is_let_go_when_its_round_has_ended_and_another_is_run_then():
         gate.set()
         await unloading
         assert alive() is None, "two models would be in memory at once"
+        await engine.unload()  # as after another that could not be loaded
         engine.load(Model())
         engine.open(key("b"), order("b"))
         engine.submit(key("b"), job(1, 0, 7))

@@ -10,9 +10,10 @@ from math import inf
 import pytest
 
 from swarm.core import Span
+from swarm.errors import DoesNotFit
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
-from swarm.peer.server import GAUGE_EVERY, TICK, About, Peer
+from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
 from swarm.wire import RENEW_EVERY
 from tests.net.helpers import announcement
 from tests.net.virtual import run
@@ -170,3 +171,51 @@ def test_it_says_what_it_can_send_as_far_as_that_is_known_and_slow(others, limit
 
     upload, gauged = run(main())
     assert upload == said and [peer for peer, _ in gauged] == list(others) * 2
+
+
+def test_what_it_alone_serves_is_no_hole():
+    """Or it would read the directory every few seconds, for nothing."""
+
+    class Counted(Directory):
+        reads = 0
+
+        async def read(self, config_hash):
+            self.reads += 1
+            return await super().read(config_hash)
+
+    async def main():
+        loop, directory, engine = asyncio.get_running_loop(), Counted([announcement("c", revision="rev", spans=((2, 4),))]), Engine()
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
+            verify=lambda *_: True, think=at_once, loader=Loader(engine),
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(1200.0)
+        task.cancel()
+        return directory.reads
+
+    assert run(main()) < 1200 / MEASURE_EVERY + 30
+
+
+def test_where_the_new_place_cannot_be_loaded_it_serves_the_old_one_again():
+    others = [announcement(peer, spans=spans, revision="rev") for peer, spans in (("a", ((0, 2),)), ("b", ((0, 2),)), ("c", ((2, 4),)))]
+
+    class Broken(Loader):
+        async def load(self, span):
+            if span == Span(2, 4):
+                raise DoesNotFit("no room")
+            return await super().load(span)
+
+    async def main():
+        loop, directory, engine = asyncio.get_running_loop(), Directory(others), Engine()
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
+            verify=lambda *_: True, think=at_once, loader=Broken(engine),
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(600.0)
+        task.cancel()
+        return engine.model, directory.announced[-1][1]
+
+    model, last = run(main())
+    assert model == "weights of 0:2" and (last.state, last.spans) == ("online", ((0, 2),)) and last.span_version > 3

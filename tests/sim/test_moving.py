@@ -72,7 +72,7 @@ def test_a_lopsided_swarm_evens_out_and_no_answer_stops_for_it(monkeypatch):
         stage, verdict = acted(seed, [FIRST] * 5 + [SECOND], script)
         assert not verdict.excused and verdict.longest_gap < 2.0
         assert sum(server.moves for server in stage.servers.values()) <= 3, "they walk about"
-    assert sum(before for before, _ in ran) > 3 and not any(after for _, after in ran), ran
+    assert sum(before for before, _ in ran) >= 2 and not any(after for _, after in ran), ran
 
 
 @pytest.mark.parametrize("seed", range(3))
