@@ -135,7 +135,7 @@ class Planner:
             source=around.peer if around.own else None,
             source_rtts=around.rtts,
             exclude=exclude,
-            slower=around.slowness.factors(around.clock()),
+            slower=around.slowness.factors(around.clock(), around.table.views),
             own=around.own,
             shape=around.shape,
             scale=around.shape.scale(ITEM_SIZE.get(self._class[1])) if around.shape else 1.0,
