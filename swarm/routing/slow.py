@@ -84,8 +84,8 @@ class Watch:
         return self.now(hop) / self._predicted[hop] / self.others(hop) if self._predicted[hop] > 0 else 1.0
 
     def plainly(self, hop: int, *, known: bool = False) -> bool:
-        """Whether it was so slow that a few steps tell. Of one that is `known` to be slower, and was predicted to be, less is enough."""
-        return len(self._recent[hop]) >= FEW and self.slower(hop) > (NOTED if known else PLAIN)
+        """Whether it was so slow that a few steps tell. Of one that is `known` to be slower, and was predicted to be, anything is: it was half forgotten."""
+        return len(self._recent[hop]) >= FEW and self.slower(hop) > (1.0 if known else PLAIN)
 
     def others(self, hop: int) -> float:
         """By what factor all hops but one take longer than predicted: what to expect of one that nobody has tried."""

@@ -88,7 +88,7 @@ def test_a_few_steps_tell_of_one_that_is_plainly_slower():
 def test_of_one_that_is_known_to_be_slower_less_is_enough():
     watch = Watch([0.01, 0.01, 0.01])
     for _ in range(FEW):
-        watch.add([0.01, 0.013, 0.01])
+        watch.add([0.01, 0.0101, 0.01])
     assert watch.plainly(1, known=True) and not watch.plainly(1) and not watch.plainly(0, known=True)
 
 
