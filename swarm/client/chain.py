@@ -86,6 +86,8 @@ class Chain:
         """Whose newcomers are being fed while the chain goes on."""
         self._must_move = False
         self._watch: Watch | None = None
+        self._supposed: dict[PeerId, tuple[float, bool]] = {}
+        """What peers of this chain were predicted to take for a layer's step, and whether they were known to be slower than they announced."""
         self._settled = 0.0
 
     @property
@@ -191,6 +193,7 @@ class Chain:
     def end(self, length: int) -> None:
         """The turn is over with `length` tokens; what overshot is dropped, and the ring halts."""
         self._stopwatch.pause()
+        self._remember()
         if self._network.advisers is not None:
             self._network.advisers.progress(self._session, len(self.history) - self._planned_at, ended=True)
             if self._route is not None and (gap := self._stopwatch.usual_gap):
@@ -328,9 +331,33 @@ class Chain:
         if self._route is None or self._watch is None:
             return
         peer, now = self._route.hops[number].peer, self._network.clock()
-        self._network.slowness.note(peer, self._watch.slower(number), now)
+        self._note(number)
         if now >= self._settled and self._next_route is None:
             self._seek("slow", number, frozenset({peer}))
+
+    def _remember(self) -> None:
+        """What was learned of this chain's hops, also in answers so short that no alarm was raised: the next route is planned with it."""
+        for number, hop in enumerate(self._route.hops if self._route is not None and self._watch is not None else ()):
+            _, known = self._supposed.get(hop.peer, (0.0, False))
+            if self._watch is not None and self._watch.plainly(number, known=known):
+                self._note(number)
+
+    def _note(self, number: int) -> None:
+        if self._route is None or self._watch is None:
+            return
+        peer = self._route.hops[number].peer
+        supposed, _ = self._supposed.get(peer, (0.0, False))
+        view = self._network.table.views.get(peer)
+        if view is not None and supposed > 0:
+            self._network.slowness.note(peer, supposed * self._watch.slower(number), view.decode, self._network.clock())
+
+    def _suppose(self, route: Route) -> None:
+        """Watch a new chain, by the predictions that chose it."""
+        views = self._network.table.views
+        factors = self._network.slowness.factors(self._network.clock(), views)
+        known = (hop.peer for hop in route.hops if hop.peer in views)
+        self._supposed = {peer: (views[peer].decode * factors.get(peer, 1.0), peer in factors) for peer in known}
+        self._watch = Watch([leg.compute for leg in route.legs])
 
     def _pays(self, number: int, better: Route) -> bool:
         """Newcomers are expected to take longer than predicted by as much as the hops that we know."""
@@ -370,7 +397,8 @@ class Chain:
         if self._network.own:
             await self._network.prepare(route)
         if self._watch is None or self._route is None or route.hops != self._route.hops:
-            self._watch = Watch([leg.compute for leg in route.legs])
+            self._remember()
+            self._suppose(route)
         if route is not self._route:
             self._planned_at = len(self.history)
         self._route, self._next_route = route, None

@@ -136,7 +136,7 @@ class Planner:
             source=around.peer if around.own else None,
             source_rtts=around.rtts,
             exclude=exclude,
-            slower=around.slowness.factors(around.clock()),
+            slower=around.slowness.factors(around.clock(), around.table.views),
             own=around.own,
             shape=around.shape,
             scale=scale,

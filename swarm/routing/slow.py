@@ -7,10 +7,13 @@ steps, and bursts of them, pass; tests and thresholds on single times do not see
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, log
+from math import inf, log
 from statistics import median
+
+from swarm.core import PeerId
+from swarm.routing.table import PeerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,13 @@ REMEMBERED = 512
 
 RECENT = 8
 """Steps that say what a hop takes now."""
+
+FEW = 4
+"""Steps from which a hop's times are worth remembering when the answer is over, be it shorter than what the sums need."""
+
+PLAIN = 2.5
+"""Times what it announced, by the measure of the other hops, that a hop is then believed to be slower: by the median of a few steps, which single slow ones do
+not touch and bursts of doubled ones do not reach."""
 
 USUAL = 1.5
 """Times what it announced, by the measure of the other hops, that a hop may take without being suspected from the beginning."""
@@ -73,6 +83,10 @@ class Watch:
         """By what factor a hop takes longer than predicted, compared with the others."""
         return self.now(hop) / self._predicted[hop] / self.others(hop) if self._predicted[hop] > 0 else 1.0
 
+    def plainly(self, hop: int, *, known: bool = False) -> bool:
+        """Whether it was so slow that a few steps tell. Of one that is `known` to be slower, and was predicted to be, anything is: it was half forgotten."""
+        return len(self._recent[hop]) >= FEW and self.slower(hop) > (1.0 if known else PLAIN)
+
     def others(self, hop: int) -> float:
         """By what factor all hops but one take longer than predicted: what to expect of one that nobody has tried."""
         ratios = [self.now(other) / predicted for other, predicted in enumerate(self._predicted) if other != hop and predicted > 0]
@@ -103,23 +117,59 @@ def pays(gain: float, history: int, done: int, left: int, prefill: float) -> boo
     return gain * expected > WORTH * (HANDOVER + prefill * history)
 
 
+NOTED = 1.1
+"""Factor up to which nobody is called slower."""
+
+AGAIN = 5.0
+"""Seconds within which what is found of a peer counts as found once."""
+
+FORGOTTEN = 8.0
+"""Half-lives after which nothing is left: of a factor of twenty-five, less than 1.1."""
+
+STUBBORN = 5
+"""How often the time doubles for which a peer is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    seconds: float
+    """For a layer's step."""
+    when: float
+    times: int
+
+    @property
+    def half(self) -> float:
+        return Slowness.HALF * 2.0 ** min(self.times, STUBBORN)
+
+
 class Slowness:
-    """Who was slower than it announced, and by how much, as one client measured it. It is forgotten by half every HALF seconds, so that a peer which recovers
-    gets its traffic back slowly."""
+    """Who was slower than it announces, and by how much, as one client measured it.
+
+    What it takes too long is forgotten by half every HALF seconds, so that a peer which recovers gets its traffic back slowly. (The time, not its logarithm: a
+    hundredfold one would be tenfold by then, and tempting within seconds.) Whoever is found out again, as one is that goes on announcing what it never does, is
+    remembered for twice as long. What is remembered is what a peer takes: as soon as it says so itself, there is nothing to hold against it."""
 
     HALF = 120.0
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._seen: dict[PeerId, _Seen] = {}
 
-    def note(self, peer: str, factor: float, now: float) -> None:
-        """Raises ValueError for a factor that is none."""
-        if not 0 < factor < inf:
-            raise ValueError(f"no peer is {factor} times slower than another")
-        self._seen[peer] = (log(min(factor, MOST)), now)
+    def note(self, peer: PeerId, seconds: float, announced: float, now: float) -> None:
+        """What it takes for a layer's step, and what it announces at the moment. Raises ValueError for times that are none."""
+        if not 0 < seconds < inf or not announced > 0:
+            raise ValueError(f"no peer takes {seconds} s where it announces {announced}")
+        old = self._seen.pop(peer, None)
+        if seconds > NOTED * announced:
+            times = 0 if old is None else old.times + (now - old.when >= AGAIN)
+            self._seen[peer] = _Seen(min(seconds, MOST * announced), now, times)
 
-    def factors(self, now: float) -> dict[str, float]:
-        """Of those that are still remembered as more than a tenth slower, by peer."""
-        left = {peer: what * 0.5 ** ((now - when) / self.HALF) for peer, (what, when) in sorted(self._seen.items())}
-        self._seen = {peer: self._seen[peer] for peer, what in left.items() if what > log(1.1)}
-        return {peer: exp(left[peer]) for peer in self._seen}
+    def factors(self, now: float, views: Mapping[PeerId, PeerView]) -> dict[PeerId, float]:
+        """By how much those who are still remembered are slower than they announce now, by peer."""
+        self._seen = {peer: seen for peer, seen in self._seen.items() if now - seen.when < FORGOTTEN * seen.half}
+        factors = {peer: self._factor(self._seen[peer], views[peer].decode, now) for peer in sorted(self._seen.keys() & views.keys())}
+        return {peer: factor for peer, factor in factors.items() if factor > NOTED}
+
+    @staticmethod
+    def _factor(seen: _Seen, announced: float, now: float) -> float:
+        factor = min(max(seen.seconds / announced, 1.0), MOST)
+        return 1 + (factor - 1) * 0.5 ** ((now - seen.when) / seen.half)

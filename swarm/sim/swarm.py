@@ -171,11 +171,12 @@ class Stage:
 
     # --- what may happen ----------------------------------------------------------------------------------------------------------------------------------
 
-    def join(self, span: Span | None = None, *, slower: float = 1.0) -> Server:
-        """Somebody new: where it helps most by what the directory says, unless told. `slower` is how many times slower it is than it says."""
+    def join(self, span: Span | None = None, *, slower: float = 1.0, boast: float = 1.0) -> Server:
+        """Somebody new: where it helps most by what the directory says, unless told. `slower` is how many times slower it is than it says until it notices,
+        `boast` how many times faster it says it is, whatever it notices."""
         server = self._arrive(Server, f"peer{len(self.servers):03}")
         self.servers[server.peer] = server
-        server.task = self._start(server, self._serve(server, span, slower))
+        server.task = self._start(server, self._serve(server, span, slower, boast))
         return server
 
     def kill(self, actor: Actor, *, silently: bool = False) -> None:
@@ -353,14 +354,15 @@ class Stage:
     def _choose(self, views: Sequence[PeerView], room: int) -> Span:
         return choose_spans(views, self.scene.components, (1,) * self.scene.components, room, self.scene.layer[0])
 
-    async def _serve(self, server: Server, span: Span | None, slower: float) -> None:
+    async def _serve(self, server: Server, span: Span | None, slower: float, boast: float) -> None:
         directory, layer = Directory(self.table, server.links), self.random.uniform(*self.scene.layer)
         if span is None:
             room = self.random.randint(*self.scene.holds)
             span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)], room)
         server.engine = self.engine(layer * slower)
+        server.engine.boast = boast
         offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
-        held = Holding(server.engine.speed, offer, layer * 1.05, layer / 20, 1.0, self.scene.cache_tokens)
+        held = Holding(server.engine.speed, offer, layer * 1.05 / boast, layer / 20 / boast, 1.0, self.scene.cache_tokens)
         about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",))
         server.shell = Peer(
             server.links,

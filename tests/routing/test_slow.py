@@ -7,7 +7,8 @@ from math import exp
 
 import pytest
 
-from swarm.routing.slow import MOST, WARM, Slowness, Watch, pays
+from swarm.routing.slow import AGAIN, FEW, MOST, STUBBORN, WARM, Slowness, Watch, pays
+from swarm.routing.table import PeerView
 
 
 def noisy(seed: int, steps: int, slow_from: int | None = None, factor: float = 1.0, base: float = 0.01):
@@ -76,12 +77,50 @@ def test_moving_pays_if_it_saves_enough_of_what_is_left():
     assert not pays(-0.05, history=1, done=10, left=500, prefill=0.0)
 
 
+def test_a_few_steps_tell_of_one_that_is_plainly_slower():
+    watch = Watch([0.01, 0.0001, 0.01])
+    for step in range(FEW):
+        assert not watch.plainly(1), step
+        watch.add([0.01, 0.01, 0.011])
+    assert [watch.plainly(hop) for hop in range(3)] == [False, True, False]
+
+
+def test_of_one_that_is_known_to_be_slower_less_is_enough():
+    watch = Watch([0.01, 0.01, 0.01])
+    for _ in range(FEW):
+        watch.add([0.01, 0.0101, 0.01])
+    assert watch.plainly(1, known=True) and not watch.plainly(1) and not watch.plainly(0, known=True)
+
+
+def views(**announced: float) -> dict[str, PeerView]:
+    return {peer: PeerView(peer, decode=decode) for peer, decode in announced.items()}
+
+
 def test_slowness_is_forgotten_by_half_and_then_altogether():
+    slowness, others = Slowness(), views(p=0.01, q=0.01)
+    slowness.note("p", 0.04, 0.01, 0.0)
+    assert slowness.factors(0.0, others) == {"p": pytest.approx(4)} and slowness.factors(Slowness.HALF, others) == {"p": pytest.approx(2.5)}
+    assert slowness.factors(20 * Slowness.HALF, others) == {} and slowness.factors(0.0, others) == {}
+    slowness.note("liar", 1e30, 0.01, 0.0)
+    assert slowness.factors(0.0, views(liar=0.01))["liar"] == pytest.approx(MOST) and slowness.factors(0.0, views(p=0.01)) == {}
+    for seconds in (float("nan"), 0.0, float("inf")):
+        with pytest.raises(ValueError, match="takes"):
+            slowness.note("p", seconds, 0.01, 0.0)
+
+
+def test_who_is_found_out_again_is_remembered_for_longer_each_time_and_not_without_end():
+    slowness, liar, now = Slowness(), views(liar=0.0001), 0.0
+    for times in range(STUBBORN + 3):
+        for moment in (0.0, AGAIN / 4, AGAIN / 2):  # once: it is the same answer
+            slowness.note("liar", 0.01, 0.0001, now + moment)
+        half = Slowness.HALF * 2.0 ** min(times, STUBBORN)
+        now += AGAIN / 2 + half
+        assert slowness.factors(now, liar) == {"liar": pytest.approx(50.5)}
+
+
+def test_what_a_peer_says_itself_is_not_held_against_it_twice():
     slowness = Slowness()
-    slowness.note("p", 4.0, 0.0)
-    assert slowness.factors(0.0) == {"p": pytest.approx(4)} and slowness.factors(Slowness.HALF) == {"p": pytest.approx(2)}
-    assert slowness.factors(20 * Slowness.HALF) == {} and slowness.factors(0.0) == {}
-    slowness.note("liar", 1e30, 0.0)
-    assert slowness.factors(0.0)["liar"] == pytest.approx(MOST)
-    with pytest.raises(ValueError, match="slower"):
-        slowness.note("p", float("nan"), 0.0)
+    slowness.note("p", 0.04, 0.01, 0.0)
+    assert slowness.factors(0.0, views(p=0.02)) == {"p": pytest.approx(2)} and slowness.factors(0.0, views(p=0.04)) == {}
+    slowness.note("p", 0.04, 0.04, 1.0)
+    assert slowness.factors(1.0, views(p=0.01)) == {}, "it had said so"
