@@ -232,7 +232,7 @@ class Atlas:
                 self._ends, self._trips = _doubled(self._ends), _doubled(self._trips, nan)
             self._ends[pair] = ends
         self._trips[pair, int(row > other)] = seconds
-        if np.isnan(self._trips[pair]).all():
+        if isnan(seconds) and isnan(self._trips[pair, int(row < other)]):  # neither side knows it any more
             self._spare.append(self._pair_numbers.pop(ends))
 
     @cached_property
