@@ -75,7 +75,7 @@ def test_a_lopsided_swarm_evens_out_and_no_answer_stops_for_it(monkeypatch):
     assert sum(before for before, _ in ran) >= 2 and not any(after for _, after in ran), ran
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_nobody_serves_any_more_is_served_again_by_one_who_can_be_spared(seed):
     """The only host dies. Its announcement lives for 25 s; then somebody is called, announces, waits for news, and loads."""
     took = []
@@ -91,7 +91,7 @@ def test_what_nobody_serves_any_more_is_served_again_by_one_who_can_be_spared(se
     assert verdict.turns[-1].error is None
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whoever_alone_serves_something_stays(seed):
     """However much it is wanted elsewhere, and by however many who die and come back."""
 
@@ -121,5 +121,5 @@ def test_two_that_see_the_same_hole_do_not_both_leave_what_they_share():
         await asyncio.sleep(30.0)
         assert hosts(stage, FIRST) and hosts(stage, SECOND)
 
-    for seed in range(6):
+    for seed in range(3):
         acted(seed, [FIRST] * 2 + [SECOND], script)
