@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DictionaryDHTValue
 
 from swarm import wire
 from swarm.core import PeerId
@@ -51,8 +52,18 @@ class DhtDirectory:
             raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
         if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
             raise RemoteError("no peer took our announcement: none of the initial peers answers any more")
-        if not stored:
+        if not stored and not await self._held(key, record.peer, record.time + LIFETIME):
             raise RemoteError("no peer took our announcement; if this repeats, check that this machine's clock is right")
+
+    async def _held(self, key: str, subkey: PeerId, expiry: float) -> bool:
+        """Whether another peer holds what we announced. hivemind's store returns what the replica that answered last made of it, and one that has been handed
+        our record by a third peer, which has just met it, refuses it as not newer than its own."""
+        wanted, protocol = DHTID.generate(source=key), self._node.protocol
+        nearest = protocol.routing_table.get_nearest_neighbors(wanted, self._node.num_replicas)
+        answers = await asyncio.gather(*(protocol.call_find(peer, [wanted]) for _, peer in nearest))  # each has a deadline, RPC_DEADLINE
+        held = [answer[wanted][0] for answer in answers if answer]
+        entries = [found.value.get(subkey) for found in held if found is not None and isinstance(found.value, DictionaryDHTValue)]
+        return any(entry is not None and entry.expiration_time >= expiry for entry in entries)
 
     async def read(self, config_hash: str) -> list[wire.Announcement]:
         if self._membership.alone:

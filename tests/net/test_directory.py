@@ -83,6 +83,23 @@ def test_a_lonely_node_keeps_its_own_record():
     asyncio.run(main())
 
 
+def test_a_record_that_a_third_peer_brought_first_has_been_announced():
+    """hivemind hands what it holds to whoever it has just met. Our own copy is refused there then, as not newer."""
+
+    async def main():
+        async with nodes(2) as [writer, holder]:
+            record = announcement(writer.peer_id)
+            key, value = key_of(KEY, shard_of(writer.peer_id)), MSGPackSerializer.dumps(seal(record, writer.directory._identity))
+            storage = holder.directory._node.protocol.storage
+            assert storage.store_subkey(DHTID.generate(source=key), writer.peer_id, value, record.time + LIFETIME)
+            await writer.directory.announce(record)
+            storage.data.clear()
+            assert storage.store_subkey(DHTID.generate(source=key), "another", value, record.time + LIFETIME)
+            assert not await writer.directory._held(key, writer.peer_id, record.time + LIFETIME)
+
+    asyncio.run(main())
+
+
 def test_forged_and_broken_records_are_refused_and_harm_nobody_elses():
     """A stranger with hivemind's own tools: overwrites our subkey, replaces the dictionary, stores rubbish beside it, then answers searches with rubbish."""
 
