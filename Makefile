@@ -8,6 +8,9 @@ READY   = $(VENV)/.ready
 # setuptools warns of every editable installation that a folder called like the package may hide it; what there is to know about that is in the README.
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
+# Tests without a network and on virtual time: two of them at once. The others start processes of their own, and have the cores to themselves.
+PURE = $(wildcard tests/routing tests/machines tests/sim tests/test_*.py)
+
 export OMP_WAIT_POLICY = passive
 
 .PHONY: demo test test-slow lint setup clean
@@ -16,7 +19,8 @@ demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 $(PURE)
+	$(BIN)/python -m pytest $(PURE:%=--ignore=%)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

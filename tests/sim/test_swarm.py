@@ -59,7 +59,7 @@ def test_misfortunes_of_one_kind(name):
     assert len(planners) >= (3 if name == "coordinators go" else 1), "no coordinator planned for anybody"
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(200))
 def test_all_kinds_at_once(seed):
     checked(seed, repeated(scripts.churn, (3, 8), LONG))
 
