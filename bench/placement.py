@@ -50,7 +50,7 @@ class Setting:
 
 SETTINGS = (
     *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 24), (30, 4), (100, 1), (300, 1))),
-    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 5), (100, 3), (300, 1))),
+    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 5), (60, 5), (75, 5), (100, 3), (140, 3), (300, 1))),
 )
 
 
