@@ -48,9 +48,12 @@ class Setting:
         return self.layers + 2
 
 
+TIGHT = ((50, 5), (60, 5), (75, 5), (100, 3), (140, 3), (300, 1))
+"""Peers and seeds where memory is scarce: 1.7, 2.1, 2.6, 3.4, 4.8 and 10 hosts a layer."""
+
 SETTINGS = (
     *(Setting("80 layers", 80, peers, seeds) for peers, seeds in ((10, 24), (30, 4), (100, 1), (300, 1))),
-    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in ((50, 5), (60, 5), (75, 5), (100, 3), (140, 3), (300, 1))),
+    *(Setting("126 layers, a quarter of the memory", 126, peers, seeds, 0.25, 3.8) for peers, seeds in TIGHT),
 )
 
 
