@@ -50,6 +50,7 @@ class Wish:
     max_memory: int | None
     max_disk: int | None
     name: str
+    region: str
 
 
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
@@ -95,7 +96,7 @@ def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) 
 
     shape = checkpoint.shape
     step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
-    return choose_spans(views, shape.components, _costs(wish, checkpoint), _budget(wish, checkpoint), step)
+    return choose_spans(views, shape.components, _costs(wish, checkpoint), _budget(wish, checkpoint), step, wish.region)
 
 
 def _costs(wish: Wish, checkpoint: Checkpoint) -> list[int]:
@@ -263,4 +264,5 @@ def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connecti
         sequence=int(now * 1000),
         time=now,
         name=wish.name,
+        region=wish.region,
     )

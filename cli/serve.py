@@ -109,7 +109,8 @@ def _main(argv: Sequence[str] | None) -> int:
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, serving_peer
 
-    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
+    where = region(args.region)
+    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name, where)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
@@ -134,7 +135,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
                 checkpoint.shape,
                 await asyncio.to_thread(held, wish, checkpoint, spans, shown),
                 name=args.public_name,
-                region=region(args.region),
+                region=where,
                 max_upload=args.max_upload,
                 coordinate=args.coordinator == "auto",
                 loader=loader,

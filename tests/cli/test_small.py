@@ -429,7 +429,7 @@ class Nowhere:
 
 
 def _wish(model: str, **changes: object) -> Wish:
-    return Wish(**(dict(model=model, layers="auto", dtype=None, device="cpu", cache_tokens=64, max_memory=None, max_disk=None, name="") | changes))
+    return Wish(**(dict(model=model, layers="auto", dtype=None, device="cpu", cache_tokens=64, max_memory=None, max_disk=None, name="", region="") | changes))
 
 
 def _room_for(checkpoint, layers: int, tokens: int):
@@ -460,6 +460,23 @@ def test_auto_takes_what_nobody_serves_and_what_fits(model, monkeypatch):
     # who serves other weights or in another format cannot help us, so its layers are missing to us
     strangers = [joining((Span(3, 5),), "12D3KooWc", revision="other"), joining((Span(3, 5),), "12D3KooWd", numerics="bfloat16")]
     assert choose([*covered, *strangers]) == (Span(3, 5),)
+
+
+@pytest.mark.parametrize(("region", "chosen"), [("", 0), ("us", 0), ("eu", 3)])
+def test_auto_takes_what_its_own_region_lacks(model, monkeypatch, region, chosen):
+    checkpoint = part.open_checkpoint(_wish(model))
+    monkeypatch.setattr(part, "_free", lambda wish: _room_for(checkpoint, 2, 64))
+
+    def joining(number: int, span: Span, where: str):
+        import msgspec
+
+        record = part._joining(_wish(model, region=where), checkpoint, (span,), Nowhere([]))
+        assert record.region == where
+        return msgspec.structs.replace(record, peer=f"12D3KooW{number}", state="online")
+
+    records = [*(joining(number, Span(0, 8), "us") for number in range(100)), joining(100, Span(0, 3), "eu")]
+    (span,) = asyncio.run(part.choose(_wish(model, region=region), checkpoint, Nowhere(records)))
+    assert span.start == chosen
 
 
 def test_who_loads_says_so_meanwhile(model):
