@@ -21,7 +21,9 @@ def main() -> None:
     import torch
     from safetensors import safe_open
 
+    from swarm.model.native import native_product
     from swarm.model.products import LEAST, MEASURED, PRODUCTS, choose
+    from swarm.model.sources import cache_folder
 
     torch.set_num_threads(args.threads)
     with safe_open(random_llama() / "model.safetensors", "pt") as file:
@@ -29,19 +31,21 @@ def main() -> None:
         tensors = [file.get_tensor(name).to(getattr(torch, args.dtype)) for name in names]
     weights = [tensor for tensor in tensors if tensor.dim() == 2 and tensor.numel() >= LEAST]
     size = sum(weight.nbytes for weight in weights)
+    native = native_product(cache_folder())
+    products = (*PRODUCTS, native) if native else PRODUCTS
     figures: dict[str, object] = {}
     with torch.inference_mode():
         for rows in MEASURED:
             inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]).to(weight.dtype) for weight in weights}
-            rates: dict[str, list[float]] = {product.__name__: [] for product in PRODUCTS}
+            rates: dict[str, list[float]] = {product.__name__: [] for product in products}
             for _ in range(args.rounds):
-                for product in PRODUCTS:
+                for product in products:
                     began = time.perf_counter()
                     for weight in weights:
                         product(inputs[weight.shape[1]], weight)
                     rates[product.__name__].append(size / (time.perf_counter() - began) / 1e9)
             figures[f"{rows} rows, GB/s"] = ", ".join(f"{name} {median(seen):.1f}" for name, seen in rates.items())
-        chosen = choose(weights, time.perf_counter)
+        chosen = choose(weights, time.perf_counter, native)
     figures["chosen for 1, 2, 4, 8, 16 rows"] = ", ".join(chosen[rows].__name__ for rows in MEASURED)
     show(f"{args.dtype}, {args.threads} threads, {size / 2**20:.0f} MiB of weights", figures, args.json)
 

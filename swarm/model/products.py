@@ -1,10 +1,10 @@
 """Room: model. Matrix products for the few rows of a decoding step. Knows linear layers and this machine's BLAS; not models, spans or sessions.
 
 A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
-the product in the usual way, MKL reads float32 weights at half to two thirds of the speed that another spelling reaches (docs/performance.md). Which one wins
-depends on processor, library, dtype and threads, so it is measured once at start, on weights that are really held. What is known from such measurements is
-taken for granted until the opposite is clear, because peers that start together on one machine disturb each other's timings. Every spelling computes the same
-sums; only their order, and so the last bits, may differ.
+the product in the usual way, MKL reads float32 weights at half to two thirds of the speed that another spelling reaches, and code of our own, made for this
+processor, is faster still (`native.py`, docs/performance.md). Which one wins depends on processor, library, dtype and threads, so it is measured once at start,
+on weights that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers that start together on one
+machine disturb each other's timings. Every spelling computes the same sums; only their order, and so the last bits, may differ.
 
 Shapes: T = rows (tokens), I = inputs, O = outputs of a layer, P = pieces a matrix is cut into.
 """
@@ -65,7 +65,8 @@ def rows_by_pieces(x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
 PRODUCTS: tuple[Product, ...] = (usual, weights_first, weights_in_pieces, rows_by_pieces)
 
 EXPECTED: dict[int, Product] = {1: weights_in_pieces, 2: weights_first, 4: weights_first, 8: rows_by_pieces, 16: rows_by_pieces}
-"""What won for float32 with MKL on two threads of an AMD EPYC, by rows. Other dtypes have kernels of their own behind the usual product."""
+"""What won for float32 with MKL on two threads of an AMD EPYC, by rows, where there was no native product. Other dtypes have kernels of their own behind the
+usual one."""
 
 
 def _pieces(w_OI: torch.Tensor) -> int:
@@ -87,15 +88,17 @@ class TunedLinear(nn.Linear):
         return (out if self.bias is None else out + self.bias).view(*input.shape[:-1], self.out_features)
 
 
-def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
+def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Callable[[], Product | None] = lambda: None) -> None:
     """Time the products on some of the model's own weights and let its large linear layers use what wins, each dtype by itself (some families keep a few
-    layers in float32). Takes about a second; does nothing where the model has no large matrices, or does not live on a CPU."""
+    layers in float32). `native` makes one more product, if it can. Takes about a second; does nothing where the model has no large matrices, or does not live
+    on a CPU."""
     large: dict[torch.dtype, list[nn.Linear]] = {}
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LEAST and module.weight.device.type == "cpu":
             large.setdefault(module.weight.dtype, []).append(module)
+    made = native() if large else None
     for layers in large.values():
-        products = choose(_sample([layer.weight for layer in layers]), clock)
+        products = choose(_sample([layer.weight for layer in layers]), clock, made)
         if any(product is not usual for product in products):
             for layer in layers:
                 layer.__class__ = TunedLinear
@@ -115,22 +118,23 @@ def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @torch.inference_mode()
-def choose(weights: Sequence[torch.Tensor], clock: Callable[[], float]) -> tuple[Product, ...]:
+def choose(weights: Sequence[torch.Tensor], clock: Callable[[], float], native: Product | None = None) -> tuple[Product, ...]:
     """The best product for 0 (unused), 1, 2, … 16 rows of these weights, which are of one dtype."""
-    best = {rows: _fastest(weights, rows, clock) for rows in MEASURED}
+    best = {rows: _fastest(weights, rows, clock, native) for rows in MEASURED}
     return (usual, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
 
 
-def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], float]) -> Product:
+def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], float], native: Product | None) -> Product:
     """The shortest of a few rounds counts for each product: noise only makes longer."""
-    expected = PRODUCTS.index(EXPECTED[rows] if weights[0].dtype == torch.float32 else usual)
+    products = (*PRODUCTS, native) if native is not None else PRODUCTS
+    expected = products.index(native or (EXPECTED[rows] if weights[0].dtype == torch.float32 else usual))
     inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights}
-    times: list[float] = [float("inf")] * len(PRODUCTS)
+    times: list[float] = [float("inf")] * len(products)
     for _ in range(ROUNDS):
-        for at, product in enumerate(PRODUCTS):
+        for at, product in enumerate(products):
             began = clock()
             for weight in weights:
                 product(inputs[weight.shape[1]], weight)
             times[at] = min(times[at], clock() - began)
-    winner = min(range(len(PRODUCTS)), key=times.__getitem__)
-    return PRODUCTS[winner if times[expected] > GAIN * times[winner] else expected]
+    winner = min(range(len(products)), key=times.__getitem__)
+    return products[winner if times[expected] > GAIN * times[winner] else expected]

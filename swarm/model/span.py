@@ -21,8 +21,10 @@ from swarm.model.checkpoint import Checkpoint
 from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
 from swarm.model.names import is_output_matrix, is_token_embedding
+from swarm.model.native import native_product
 from swarm.model.products import tune
 from swarm.model.rotary import ReachRotary
+from swarm.model.sources import cache_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,7 +99,7 @@ class SpanModel:
             cast(torch.nn.Module, model).to(device)
         except (RuntimeError, AssertionError) as error:
             raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
-        tune(model)
+        tune(model, native=lambda: native_product(cache_folder()))
         return cls(model, dissect(model), spans, checkpoint.shape.max_length)
 
     @property

@@ -82,6 +82,26 @@ def test_small_layers_and_those_the_usual_way_serves_best_stay_what_they_are():
     assert type(small) is type(large) is nn.Linear
 
 
+def native(x_TI, w_OI):
+    return linear(x_TI, w_OI) + 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_made_for_this_machine_is_taken_unless_another_is_clearly_faster(dtype):
+    weights = [random(32, 32).to(dtype)]
+    assert set(choose(weights, Stopwatch(1.0, 1.0, 1.0, 1.0, GAIN * 0.99), native)) == {usual, native}
+    assert set(choose(weights, Stopwatch(1.0, 1.0, 1.0, 1.0, GAIN * 1.01), native)) == {usual}
+
+
+def test_it_is_made_only_where_there_are_large_matrices():
+    made = []
+    tune(nn.Sequential(nn.Linear(8, 8)), native=lambda: made.append(native))
+    assert not made
+    model = nn.Sequential(big(True))
+    tune(model, Stopwatch(1.0, 1.0, 1.0, 1.0, 0.1), native=lambda: native)
+    assert native in model[0].products
+
+
 def test_layers_of_several_dtypes_are_each_tuned_by_themselves():
     """Some families keep a router or a head in float32 beside bfloat16 layers."""
     model = nn.Sequential(big(False).to(torch.bfloat16), big(False))
