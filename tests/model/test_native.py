@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def test_a_row_comes_out_the_same_to_the_last_bit_whatever_stands_beside_it(prod
             torch.set_num_threads(threads)
             for rows in range(1, 17):
                 assert torch.equal(product(x_TI[:rows], w_OI), alone[:rows])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_products_of_several_threads_at_once_do_not_disturb_one_another(product):
+    """Helpers belong to whoever comes first; everybody else does without."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        inputs = [(random(rows, 256, dtype=torch.float32), random(4096, 256, dtype=torch.float32)) for rows in (1, 2, 5, 9)]
+        alone = [product(x_TI, w_OI) for x_TI, w_OI in inputs]
+
+        def often(which: int) -> bool:
+            return all(torch.equal(product(*inputs[which]), alone[which]) for _ in range(50))
+
+        with ThreadPoolExecutor(len(inputs)) as threads:
+            assert all(threads.map(often, range(len(inputs))))
     finally:
         torch.set_num_threads(before)
 
