@@ -233,7 +233,7 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
     for record in records:
         if record.peer != connection.links.peer:
             with contextlib.suppress(ProtocolError):
-                views.append(PeerView.of(record))
+                views.append(PeerView.of(record, checkpoint.shape.components))
     ours = (checkpoint.revision, wish.dtype or checkpoint.dtype)
     if views and not any(view.numerics == ours[1] for view in views):
         log.warning("every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype changes it", views[0].numerics, ours[1])

@@ -348,7 +348,7 @@ class Client:
         try:
             model = self._model.shape.config_hash
             records = await self._network.directory.read(model)
-            self.table.update(records)
+            self.table.update(records, self.components)
             if self.advisers is not None:
                 self.advisers.know(model, records, self.wall())
         except RemoteError as error:

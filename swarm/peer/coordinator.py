@@ -179,7 +179,7 @@ class Coordinator:
         """What the directory says now."""
         async with self._planning:
             gone = set(self.table.views)
-            self.table.update(records)
+            self.table.update(records, self._components)
             for view in self.table.views.values():
                 self._ledger.news(view)
             for peer in gone - set(self.table.views):

@@ -205,7 +205,7 @@ class Peer:
     # --- moving (what `moving.Resident` asks) -------------------------------------------------------------------------------------------------------------
 
     def view(self) -> PeerView:
-        return replace(PeerView.of(self._record()), spans=self.room.offer.spans, state="online")
+        return replace(PeerView.of(self._record(), self.room.offer.components), spans=self.room.offer.spans, state="online")
 
     async def neighbours(self) -> list[PeerView]:
         return self._others(await self._directory.read(self._about.config_hash))
@@ -214,7 +214,7 @@ class Peer:
         ours, views = (self.room.offer.revision, self.room.offer.numerics), []
         for record in records:
             with contextlib.suppress(ProtocolError):
-                views.append(PeerView.of(record))
+                views.append(PeerView.of(record, self.room.offer.components))
         return [view for view in views if view.kind == ours and view.peer != self._links.peer]
 
     async def aim(self, place: Span) -> None:

@@ -26,12 +26,12 @@ class PeerTable:
         """When each made the announcement we know, by its own clock."""
         self._shunned: dict[PeerId, tuple[float, float]] = {}
 
-    def update(self, records: Iterable[Announcement]) -> None:
-        """What the directory says now: who is not in it is gone."""
+    def update(self, records: Iterable[Announcement], components: int) -> None:
+        """What the directory says now of a model of so many components: who is not in it is gone."""
         views, spoke = [], {}
         for record in records:
             try:
-                views.append(PeerView.of(record))
+                views.append(PeerView.of(record, components))
             except ProtocolError:
                 continue
             spoke[record.peer] = record.time

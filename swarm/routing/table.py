@@ -40,14 +40,17 @@ class PeerView:
     upload: float = 0.0
 
     @classmethod
-    def of(cls, record: Announcement) -> PeerView:
-        """Raises ProtocolError for spans that the model does not have; ranges of single fields were checked when the record was decoded."""
+    def of(cls, record: Announcement, components: int) -> PeerView:
+        """Of a model of so many components, whatever the record says of it. Raises ProtocolError for spans that the model does not have; ranges of single fields
+        were checked when the record was decoded."""
+        if record.components != components:
+            raise ProtocolError(f"{record.peer} announces a model of {record.components} components where there are {components}")
         try:
             spans = merge_spans(Span(start, stop) for start, stop in record.spans)
         except ValueError as error:
             raise ProtocolError(f"{record.peer} announces nonsense: {error}") from error
-        if spans[-1].stop > record.components:
-            raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {record.components}")
+        if spans[-1].stop > components:
+            raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {components}")
         return cls(
             record.peer, record.addrs, spans, max(record.decode, FASTEST), record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
             record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,

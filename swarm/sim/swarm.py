@@ -358,7 +358,7 @@ class Stage:
         directory, layer = Directory(self.table, server.links), self.random.uniform(*self.scene.layer)
         if span is None:
             room = self.random.randint(*self.scene.holds)
-            span = self._choose([PeerView.of(record) for record in await directory.read(self.shape.config_hash)], room)
+            span = self._choose([PeerView.of(record, self.scene.components) for record in await directory.read(self.shape.config_hash)], room)
         server.engine = self.engine(layer * slower)
         server.engine.boast = boast
         offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)

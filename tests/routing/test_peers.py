@@ -33,16 +33,16 @@ def test_who_is_not_there_any_more_is_on_no_map_and_who_changed_is_on_another():
 
 def test_an_announcement_that_makes_no_sense_is_left_out_alone():
     table = PeerTable()
-    table.update([announcement(), announcement(peer="q", spans=((0, 99),))])
+    table.update([announcement(), announcement(peer="q", spans=((0, 99),))], 10)
     assert list(table.views) == ["p"]
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_who_failed_is_avoided_for_a_while_and_forgiven_first_if_it_has_spoken_since(again):
     table = PeerTable()
-    table.update([announcement()])
+    table.update([announcement()], 10)
     table.shun("p", now=100.0, wall=1000.0)
-    table.update([msgspec.structs.replace(announcement(), sequence=8, time=1000.5 if again else 999.5)])  # both are news
+    table.update([msgspec.structs.replace(announcement(), sequence=8, time=1000.5 if again else 999.5)], 10)  # both are news
     assert table.shunned(101.0) == {"p"}
     assert table.shunned(101.0, forgive=True) == (frozenset() if again else {"p"})
     assert table.shunned(100.0 + SHUNNED) == frozenset()
@@ -50,11 +50,11 @@ def test_who_failed_is_avoided_for_a_while_and_forgiven_first_if_it_has_spoken_s
 
 def test_what_a_peer_said_when_it_refused_counts_until_it_announces_something_newer():
     table = PeerTable()
-    table.update([announcement(span_version=5)])
+    table.update([announcement(span_version=5)], 10)
     assert not table.correct("p", Facts(((0, 3),), 4, 10), 10)
     assert not table.correct("q", Facts(((0, 3),), 9, 10), 10)
     assert table.correct("p", Facts(((0, 3),), 6, 10), 10) and not table.correct("p", Facts(((0, 3),), 6, 10), 10)
-    table.update([announcement(span_version=5)])
+    table.update([announcement(span_version=5)], 10)
     assert table.views["p"].spans == (Span(0, 3),) and table.views["p"].version == 6
-    table.update([announcement(span_version=7)])
+    table.update([announcement(span_version=7)], 10)
     assert table.views["p"].version == 7 and table.views["p"].spans != (Span(0, 3),)

@@ -17,7 +17,7 @@ def announcement(**changes) -> wire.Announcement:
 
 
 def test_a_view_is_an_announcement_reduced():
-    assert PeerView.of(announcement()) == PeerView(
+    assert PeerView.of(announcement(), 10) == PeerView(
         "p", ("/ip4/1.2.3.4/tcp/1",), (Span(0, 6), Span(8, 9)), 0.01, 0.002, 1.5, 4096, 1024, 2048, "online", {"q": 0.04}, "rev", "float32"
     )
 
@@ -25,8 +25,15 @@ def test_a_view_is_an_announcement_reduced():
 @pytest.mark.parametrize("spans", [((3, 3),), ((4, 2),), ((0, 11),)])
 def test_nonsense_is_the_strangers_fault(spans):
     with pytest.raises(ProtocolError):
-        PeerView.of(announcement(spans=spans))
+        PeerView.of(announcement(spans=spans), 10)
+
+
+@pytest.mark.parametrize("components", [9, 1000, 2**45])
+def test_how_many_components_there_are_is_not_for_others_to_say(components):
+    """Whoever plans would make room for all of them."""
+    with pytest.raises(ProtocolError):
+        PeerView.of(announcement(components=components, spans=((0, components),)), 10)
 
 
 def test_nobody_takes_no_time_at_all():
-    assert PeerView.of(announcement(decode=0.0)).decode == FASTEST
+    assert PeerView.of(announcement(decode=0.0), 10).decode == FASTEST
