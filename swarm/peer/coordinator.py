@@ -17,7 +17,7 @@ from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, RemoteError
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
 from swarm.ports import Directory, Links
-from swarm.routing.atlas import Atlas
+from swarm.routing.atlas import Atlas, Class
 from swarm.routing.load import Ledger, Load
 from swarm.routing.needs import Needs
 from swarm.routing.peers import PeerTable
@@ -74,7 +74,8 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._planning = asyncio.Lock()
         self._reading, self._look_again = False, False
-        self._ledger, self._needs = Ledger(), Needs(components)
+        self._ledger = Ledger()
+        self._needs: dict[Class, Needs] = {}
         self._placed: dict[SessionId, PeerId] = {}
         """Whose sessions are in the ledger."""
         self._asked: Counter[PeerId] = Counter()
@@ -188,14 +189,18 @@ class Coordinator:
         wall = self._wall()
         found = (Candidacy.of(record.peer, record.claim, record.sequence, wall) for record in records)
         self._hear([candidacy for candidacy in found if candidacy is not None])
-        if self.leads and self._needs.due(self._clock()):
-            self._spawn(self._call(), "needs")
+        self._needs = {kind: self._needs.get(kind) or Needs(self._components) for kind in self.table.atlases}
+        if self.leads and (due := [kind for kind, needs in self._needs.items() if needs.due(self._clock())]):
+            self._spawn(self._call(due), "needs")
 
-    async def _call(self) -> None:
-        """Tell somebody where it is needed more."""
+    async def _call(self, kinds: Iterable[Class]) -> None:
+        """Tell somebody of each class where it is needed more."""
         async with self._planning:
-            for atlas in self.table.atlases.values():
-                called = await self._think(self._needs.call, atlas.views.values(), self._clock())
+            for kind in kinds:
+                atlas, needs = self.table.atlases.get(kind), self._needs.get(kind)
+                if atlas is None or needs is None:
+                    continue
+                called = await self._think(needs.call, atlas.views.values(), self._clock())
                 if called is not None:
                     peer, place = called
                     log.info("%s would help more at components [%d, %d)", peer, place.start, place.stop)

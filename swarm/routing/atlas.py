@@ -21,6 +21,9 @@ hops win, and the same for all, so that it prefers nobody."""
 
 NO_REGION = -1
 
+MOST_REGIONS = 256
+"""Regions told apart. Names are whatever strangers announce; more than the world has are taken for none."""
+
 NOWHERE = 1024
 """Rows of peers that are mentioned and not there, beyond as many as are there, after which the map is drawn anew."""
 
@@ -59,13 +62,14 @@ class Atlas:
         self._online[row] = view.state == "online"
         if known is None or known.spans != view.spans:
             self._hold(row, view)
-        if self._region[row] != (code := self._regions.setdefault(view.region, len(self._regions))):
+        if self._region[row] != (code := self._code(view.region)):
             self._region[row] = code
             self._forget("_between_regions")
         if known is None:
             self._forget("peers", "order", "remoteness")
         if known is None or known.rtts != view.rtts:
             self._measure(row, known.rtts if known is not None else {}, view.rtts)
+        self._forget_the_gone()
 
     def drop(self, peer: PeerId) -> None:
         """A peer that is gone. What others measured of it stays theirs."""
@@ -75,13 +79,8 @@ class Atlas:
         self._online[row] = False
         self._region[row] = NO_REGION
         self._measure(row, view.rtts, {})
-        if len(self._rows) > 2 * len(self.views) + NOWHERE:
-            views = list(self.views.values())
-            self._draw_anew()
-            self.views = {}
-            for view in views:
-                self.put(view)
         self._forget("peers", "order", "remoteness")
+        self._forget_the_gone()
 
     # --- who is there -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -179,7 +178,9 @@ class Atlas:
         self._rows: dict[PeerId, int] = {}
         self._facts = np.zeros((16, len(_COLUMNS)))
         self._online = np.zeros(16, bool)
-        self._regions: dict[str, int] = {}
+        self._regions: dict[str, int] = {"": 0}
+        self._mentioned, self._news = 0, 0
+        """How many rows of peers that are not there are no reason to draw anew, and what has been put or dropped since that was done."""
         self._region = np.full(16, NO_REGION)
         self._holds = np.zeros((16, 0), bool)
         self._pair_numbers: dict[tuple[int, int], int] = {}
@@ -188,6 +189,24 @@ class Atlas:
         self._trips = np.full((16, 2), nan)
         """Half a round trip as the peer of the lower row measured it, and as that of the higher one did."""
         self._forget("peers", "order", "default", "remoteness", "_pairs", "_between_regions")
+
+    def _forget_the_gone(self) -> None:
+        """Draw the map anew where most of its rows are of peers that are not there, or its regions have run out; not again before as much has come again, since
+        whoever is there may mention any number of others."""
+        self._news += 1
+        crowded = len(self._rows) > 2 * len(self.views) + self._mentioned + NOWHERE
+        if crowded or (len(self._regions) >= MOST_REGIONS and self._news > 2 * len(self.views) + NOWHERE):
+            views, self.views = list(self.views.values()), {}
+            self._draw_anew()
+            self._mentioned = len(views) * NOWHERE  # none while it is being drawn
+            for view in views:
+                self.put(view)
+            self._mentioned, self._news = 2 * max(len(self._rows) - len(self.views), 0), 0
+
+    def _code(self, region: str) -> int:
+        if region not in self._regions and len(self._regions) >= MOST_REGIONS:
+            region = ""
+        return self._regions.setdefault(region, len(self._regions))
 
     def _forget(self, *names: str) -> None:
         """What was worked out once and is not true any more."""
@@ -242,7 +261,7 @@ class Atlas:
         low, high, seconds = self._pairs
         cell = np.concatenate([self._region[low] % count * count + self._region[high] % count, self._region[high] % count * count + self._region[low] % count])
         means = _means(cell, np.concatenate([seconds, seconds]), count * count, self.default).reshape(count, count)
-        unknown = [*([self._regions[""]] if "" in self._regions else []), NO_REGION]
+        unknown = [self._regions[""], NO_REGION]
         means[unknown] = means[:, unknown] = self.default
         return means
 

@@ -41,8 +41,8 @@ class PeerView:
 
     @classmethod
     def of(cls, record: Announcement, components: int) -> PeerView:
-        """Of a model of so many components, whatever the record says of it. Raises ProtocolError for spans that the model does not have; ranges of single fields
-        were checked when the record was decoded."""
+        """Of a model of so many components, whatever the record says of it. Raises ProtocolError for spans that the model does not have; ranges of single
+        fields were checked when the record was decoded."""
         if record.components != components:
             raise ProtocolError(f"{record.peer} announces a model of {record.components} components where there are {components}")
         try:

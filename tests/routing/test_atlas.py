@@ -11,7 +11,7 @@ import pytest
 from swarm.core import Span
 from swarm.errors import MissingLayers
 from swarm.routing import PeerView, Request, plan
-from swarm.routing.atlas import DEFAULT_LATENCY, NOWHERE, Atlas
+from swarm.routing.atlas import DEFAULT_LATENCY, MOST_REGIONS, NOWHERE, Atlas
 from tests.routing.worlds import Latencies, name, swarm
 
 
@@ -32,6 +32,33 @@ def test_what_the_client_measured_joins_what_peers_measured_of_it():
 
 def test_without_a_measurement_all_are_twenty_milliseconds_apart():
     assert Atlas([PeerView("a"), PeerView("b", rtts={"a": float("nan"), "c": float("inf"), "d": -1.0})]).between("a", "b") == DEFAULT_LATENCY == 0.020
+
+
+def test_a_peer_that_always_names_others_takes_no_more_room_for_it():
+    atlas = Atlas([PeerView("a", rtts={"b": 0.02}), PeerView("b")])
+    for number in range(200):
+        atlas.put(PeerView("c", rtts={f"{number} {other}": 0.1 for other in range(60)}))
+    assert len(atlas._rows) < 3 * NOWHERE
+    assert atlas.between("a", "b") == 0.01
+
+
+def test_a_peer_that_always_comes_from_elsewhere_takes_no_more_room_for_it():
+    atlas = Atlas([PeerView("a", region="eu", rtts={"b": 0.02}), PeerView("b", region="eu")])
+    for number in range(4 * NOWHERE):
+        atlas.put(PeerView("c", region=f"region {number}"))
+    assert len(atlas._regions) <= MOST_REGIONS + 1
+    atlas.put(PeerView("d", region="eu"))
+    assert atlas.between("a", "d") == 0.01
+    atlas.put(PeerView("e", region="us"))
+    for number in range(2 * NOWHERE):
+        atlas.put(PeerView("c", region=f"another {number}"))
+    assert "us" in atlas._regions, "honest newcomers are told apart again"
+
+
+def test_more_regions_than_there_can_be_are_none():
+    views = [PeerView(name(number), region=f"region {number}") for number in range(2 * MOST_REGIONS)]
+    atlas = Atlas(views)
+    assert len(atlas._regions) <= MOST_REGIONS + 1 and atlas.between(name(3), name(500)) == DEFAULT_LATENCY
 
 
 def test_peers_of_two_classes_are_never_on_one_map():
