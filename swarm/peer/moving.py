@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from swarm.core import Span, missing_spans, whole
-from swarm.errors import RemoteError, SwarmError
+from swarm.errors import DoesNotFit, RemoteError, SwarmError
 from swarm.peer.coordinator import Think
 from swarm.peer.holding import Loader
 from swarm.routing.placement import better_place, still_better
@@ -50,13 +50,13 @@ class Resident(Protocol):
         """Announce that it is about to serve `place`: no new session begins here, those that run go on. Raises RemoteError."""
 
     async def stay(self) -> None:
-        """Announce that it goes on where it is, and take sessions again. Raises RemoteError."""
+        """Say that it serves what it holds, and take sessions again. Where nobody hears it now, its next announcement says so."""
 
     async def empty(self, patience: float) -> bool:
         """Have every session move elsewhere. True if none is left that runs."""
 
     async def settle(self, place: Span, loader: Loader) -> None:
-        """Unload, load `place`, and serve it. Raises SwarmError, and then it holds nothing."""
+        """Unload, and load `place`. Raises SwarmError, and then it holds nothing."""
 
 
 class Mover:
@@ -70,13 +70,10 @@ class Mover:
         self._contented = False
 
     async def run(self) -> None:
-        """Look now and then, until cancelled, or until a place could not be loaded."""
+        """Look now and then, until cancelled, or until a place could not be loaded. Raises what `Resident.settle` does if then the old one cannot be either."""
         while not self._contented:
             await self._pause()
-            try:
-                await self.look()
-            except RemoteError as error:
-                log.info("could not look for a better place: %s", error)
+            await self.look()
 
     def heard(self, peers: Iterable[PeerView]) -> None:
         """News of who serves what: where something is served by nobody, the next look comes soon."""
@@ -91,25 +88,23 @@ class Mover:
     async def look(self) -> bool:
         """One look, and the move if there is one to make: fetch, announce, look again, hand sessions over, look once more, reload. True if it moved.
 
-        Until the very last step nothing is unloaded and everything can be taken back. Raises RemoteError.
+        Until the very last step nothing is unloaded and everything can be taken back.
         """
-        me, before = self._home.view(), await self._home.neighbours()
-        place = await self._wanted(before, me)
-        if place is None or not await self._fetched(place):
+        me = self._home.view()
+        try:
+            place, before = await self._found(me)
+        except RemoteError as error:
+            log.info("could not look for a better place: %s", error)
             return False
-        if place != await self._wanted(before := await self._home.neighbours(), me):  # fetching may have taken long
+        if place is None:
             return False
         log.debug("components [%d, %d) are needed more than [%d, %d)", place.start, place.stop, me.spans[0].start, me.spans[0].stop)
-        try:
-            await self._home.aim(place)
-            if await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0):
-                await self._settle(place, me.spans[0])
-                return True
-        except RemoteError as error:
-            log.info("could not hear of others: %s", error)
-        log.debug("staying at components [%d, %d)", me.spans[0].start, me.spans[0].stop)
+        if goes := await self._cleared(before, me, place):
+            await self._settle(place, me.spans[0])
+        else:
+            log.debug("staying at components [%d, %d)", me.spans[0].start, me.spans[0].stop)
         await self._home.stay()
-        return False
+        return goes
 
     # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -127,8 +122,29 @@ class Mover:
             self._next = time
             self._wake.set()
 
+    async def _found(self, me: PeerView) -> tuple[Span | None, list[PeerView]]:
+        """Where to go, its files at hand, if anywhere; and the others by whom that was seen."""
+        place = await self._wanted(await self._home.neighbours(), me)
+        if place is None or not await self._fetched(place):
+            return None, []
+        before = await self._home.neighbours()  # fetching may have taken long
+        return place if place == await self._wanted(before, me) else None, before
+
     async def _wanted(self, peers: list[PeerView], me: PeerView) -> Span | None:
-        return await self._think(better_place, peers, me, self._components, self._loader.costs, self._loader.budget(me.spans[0]))
+        try:
+            return await self._think(better_place, peers, me, self._components, self._loader.costs, self._loader.budget(me.spans[0]))
+        except DoesNotFit as error:
+            log.info("other programs have taken the memory to move in: %s", error)
+            return None
+
+    async def _cleared(self, before: list[PeerView], me: PeerView, place: Span) -> bool:
+        """Announce it, and see whether everything is still for it once others have heard, and again once all sessions are gone."""
+        try:
+            await self._home.aim(place)
+            return await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0)
+        except RemoteError as error:
+            log.info("could not hear of others: %s", error)
+            return False
 
     async def _right(self, before: list[PeerView], me: PeerView, place: Span, news: float) -> bool:
         """Whether it still is, once all that was announced meanwhile has arrived."""

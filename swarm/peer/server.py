@@ -224,7 +224,7 @@ class Peer:
     async def stay(self) -> None:
         self.room.leaving = False
         self._become("online")
-        await self.announce()
+        await self._renew()
 
     async def empty(self, patience: float) -> bool:
         self.room.leave()
@@ -242,7 +242,6 @@ class Peer:
         holding = await loader.load(place)
         self._take(holding)
         self.room.settle(replace(holding.offer, version=self.room.offer.version), _ledger(holding))
-        await self.stay()
 
     # --- what others are told -----------------------------------------------------------------------------------------------------------------------------
 
@@ -340,7 +339,7 @@ class Peer:
                 self._links.learn(peer, others[peer].addrs)
             measured = await asyncio.gather(*(self._measure(peer) for peer in chosen))
             self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
-            await self._gauge(sorted(self._rtts)[:GAUGED])
+            await self._gauge(self._random.sample(sorted(self._rtts), min(GAUGED, len(self._rtts))))
             await asyncio.sleep(MEASURE_SOON if self._known > before or not self._known else MEASURE_EVERY)
 
     async def _gauge(self, peers: Sequence[PeerId]) -> None:

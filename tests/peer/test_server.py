@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from swarm.core import Span
-from swarm.errors import DoesNotFit
+from swarm.errors import DoesNotFit, RemoteError
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
@@ -170,7 +170,26 @@ def test_it_says_what_it_can_send_as_far_as_that_is_known_and_slow(others, limit
         return directory.announced[-1][1].upload, getattr(links, "gauged", [])
 
     upload, gauged = run(main())
-    assert upload == said and [peer for peer, _ in gauged] == list(others) * 2
+    asked = [peer for peer, _ in gauged]
+    assert upload == said and sorted(asked[: len(others)]) == sorted(asked[len(others) :]) == sorted(others)
+
+
+def test_who_is_gauged_cannot_be_foretold():
+    """Or whoever makes up the right peer ids would say what a peer can send."""
+
+    async def main():
+        links = Links()
+        directory = Directory([announcement(peer, revision="rev") for peer in "abcdefgh"])
+        holding = Holding("weights", OFFER, 0.01, 0.001, 1.0, 100)
+        peer = Peer(
+            links, directory, Engine(), holding, About("toy", "c0ffee", ("addr",)), clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True
+        )
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(9.5 * GAUGE_EVERY)
+        task.cancel()
+        return {peer for peer, _ in links.gauged}
+
+    assert run(main()) == set("abcdefgh")
 
 
 def test_what_it_alone_serves_is_no_hole():
@@ -219,3 +238,30 @@ def test_where_the_new_place_cannot_be_loaded_it_serves_the_old_one_again():
 
     model, last = run(main())
     assert model == "weights of 0:2" and (last.state, last.spans) == ("online", ((0, 2),)) and last.span_version > 3
+
+
+def test_an_announcement_that_nobody_heard_is_no_reason_to_go_back():
+    others = [announcement(peer, spans=spans, revision="rev") for peer, spans in (("a", ((0, 2),)), ("b", ((0, 2),)), ("c", ((2, 4),)))]
+
+    class Deaf(Directory):
+        lost = 0
+
+        async def announce(self, record):
+            if record.state == "online" and record.spans == ((2, 4),) and not self.lost:
+                self.lost += 1
+                raise RemoteError("nobody hears us")
+            await super().announce(record)
+
+    async def main():
+        loop, directory, engine = asyncio.get_running_loop(), Deaf(others), Engine()
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
+            verify=lambda *_: True, think=at_once, loader=Loader(engine),
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(300.0)
+        task.cancel()
+        return directory.lost, engine.model, directory.announced[-1][1]
+
+    lost, model, last = run(main())
+    assert lost == 1 and model == "weights of 2:4" and (last.state, last.spans) == ("online", ((2, 4),))
