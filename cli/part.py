@@ -125,7 +125,8 @@ async def announced_as_joining(wish: Wish, checkpoint: Checkpoint, spans: Sequen
         yield
     finally:
         task.cancel()
-        await asyncio.wait({task})
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Part:
@@ -265,4 +266,5 @@ def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connecti
         time=now,
         name=wish.name,
         region=wish.region,
+        span_version=int(now * 1000),  # rises across restarts too: whoever remembers us as we were a moment ago must not prefer that
     )

@@ -271,8 +271,8 @@ class Polled(Coordination, frozen=True, array_like=True, tag=21):
 
 
 class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
-    """From a client to a coordinator or standby: a route for a session, or, where `old` is given, one with the holes filled that `exclude` leaves in it. Fields
-    as in `routing.route.Request`."""
+    """From a client to a coordinator or standby: a route for a session, or, where `old` is given, one with the holes filled that `exclude` leaves in it. With
+    `tentative` the session may stay where it is, and counts there. Other fields as in `routing.route.Request`."""
 
     number: Count
     session: Session
@@ -288,6 +288,7 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     old: Annotated[tuple[Hop, ...], Meta(max_length=2**10)] = ()
     slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=MOST_NAMED)] = {}
     row_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    tentative: bool = False
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):
@@ -320,7 +321,7 @@ class Unrouted(Coordination, frozen=True, array_like=True, tag=24):
 
 
 class Progress(Coordination, frozen=True, array_like=True, tag=25):
-    """From a client to whoever planned for a session: its answer has got so many `tokens` since, and still runs, or has `ended` and burdens nobody any more."""
+    """From a client to whoever placed a session: its answer has got so many `tokens` since, and still runs, or has `ended` and burdens nobody any more."""
 
     session: Session
     tokens: Count

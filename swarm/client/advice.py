@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import median
 
 from swarm.core import Hop, PeerId, SessionId
@@ -53,13 +54,15 @@ PROMISES, BROKEN = 5, 1.5
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask. `old` is the route whose holes are to be filled, None for a new one."""
+    """What to ask. `old` is the route whose holes are to be filled, None for a new one. `tentative` says that the session may stay where it is: nobody counts
+    it elsewhere for having asked."""
 
     session: SessionId
     kind: Class
     request: Request
     old: Route | None = None
     running: bool = False
+    tentative: bool = False
 
 
 class Stale(Exception):
@@ -87,7 +90,10 @@ class Advisers:
         self._avoided: dict[PeerId, float] = {}
         self._promises: dict[PeerId, deque[float]] = {}
         self._waiting: dict[int, tuple[PeerId, asyncio.Future[Message]]] = {}
-        self._planned: dict[SessionId, PeerId] = {}
+        self._planned: dict[SessionId, tuple[PeerId, int]] = {}
+        """Who placed a session, and how many tokens it had then."""
+        self._refuted: dict[PeerId, float] = {}
+        """Hops that say there is another coordinator, and when they said so."""
         self._number = 0
 
     # --- what the directory says ------------------------------------------------------------------------------------------------------------------------------
@@ -136,18 +142,53 @@ class Advisers:
             if asked == peer and not future.done():
                 future.cancel()
 
-    def stale(self, adviser: PeerId, term: int) -> bool:
-        """A hop refused a route of this adviser's, because it has known a higher term for a while. False if that is none."""
-        if not adviser or term <= self._term:
+    def stale(self, hop: PeerId, route: Route, term: int) -> bool:
+        """A hop refused an advised route, because it has known a higher term for a while. Its word is good for asking somebody else once; which term is the
+        highest we believe signed claims alone. False if it is not to be believed."""
+        now = self._clock()
+        self._refuted = {peer: when for peer, when in self._refuted.items() if now - when < SILENT}
+        if not route.planner or term <= route.term or hop in self._refuted:
             return False
-        self._term = term
-        self._avoid(adviser, SILENT, f"coordinates no more: term {term} is known")
+        self._refuted[hop] = now
+        self._avoid(route.planner, SILENT, f"coordinates no more, says {hop}: term {term} is known")
         return True
 
     # --- what planning asks -----------------------------------------------------------------------------------------------------------------------------------
 
     async def route(self, question: Question, atlas: Atlas) -> Route | None:
-        """The advice of the first who has some that is good; None if nobody has, and then the client must plan for itself."""
+        """The advice of the first who has some that is good; None if nobody has, and then the client must plan for itself. Whoever placed the session before
+        hears that it is elsewhere."""
+        route = await self._advised(question, atlas)
+        if not question.tentative:
+            session, length = question.session, question.request.prompt
+            if session in self._planned and (route is None or route.planner != self._planned[session][0]):
+                self.progress(session, length, ended=True)
+            if route is not None:
+                self._planned[session] = route.planner, length
+        return route
+
+    def progress(self, session: SessionId, length: int, *, ended: bool = False) -> None:
+        """Tell whoever placed a session how many tokens it has got since, now that it has `length`, and whether its answer still runs."""
+        if (planned := self._planned.get(session)) is not None:
+            adviser, before = planned
+            self._send(adviser, Progress(session, max(length - before, 0), ended))
+        if ended:
+            self._planned.pop(session, None)
+
+    def kept(self, route: Route, seconds: float) -> None:
+        """How an advised route turned out: seconds per token. Where our own prediction is as far off as the promise, the announcements were wrong, and not
+        whoever read them."""
+        if not route.planner:
+            return
+        promises, excused = self._promises.setdefault(route.planner, deque(maxlen=PROMISES)), min(seconds, route.seconds_per_token)
+        promises.append(excused / route.promise if route.promise > 0 else inf if excused > 0 else 1.0)
+        if len(promises) == PROMISES and median(promises) > BROKEN:
+            promises.clear()
+            self._avoid(route.planner, BAD, "promises too much")
+
+    # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _advised(self, question: Question, atlas: Atlas) -> Route | None:
         if max(len(question.request.exclude), len(question.request.slower)) > MOST_NAMED:
             return None
         tries = self.order(question.session, question.request.exclude)[: 1 if question.running else TRIES]
@@ -164,29 +205,8 @@ class Advisers:
                 except Stale as error:
                     self._avoid(adviser, SILENT, str(error))
                 else:
-                    self._planned[question.session] = adviser
                     return route
         return None
-
-    def progress(self, session: SessionId, tokens: int, *, ended: bool = False) -> None:
-        """Tell whoever planned for a session how many tokens its answer has got since, and whether it still runs."""
-        if (adviser := self._planned.get(session)) is not None:
-            self._send(adviser, Progress(session, tokens, ended))
-        if ended:
-            self._planned.pop(session, None)
-
-    def kept(self, route: Route, seconds: float) -> None:
-        """How an advised route turned out: seconds per token. Where our own prediction is as far off as the promise, the announcements were wrong, and not
-        whoever read them."""
-        if not route.planner or not route.promise > 0:
-            return
-        promises = self._promises.setdefault(route.planner, deque(maxlen=PROMISES))
-        promises.append(min(seconds, route.seconds_per_token) / route.promise)
-        if len(promises) == PROMISES and median(promises) > BROKEN:
-            promises.clear()
-            self._avoid(route.planner, BAD, "promises too much")
-
-    # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
     async def _ask(self, adviser: PeerId, question: Question) -> Message | None:
         """What it answers, None if nothing in time."""
@@ -218,6 +238,7 @@ class Advisers:
             old=old.hops if old is not None else (),
             slower=dict(request.slower),
             row_bytes=request.row_bytes,
+            tentative=question.tentative,
         )
 
     def _checked(self, adviser: PeerId, answer: Routed, asked: float, question: Question, atlas: Atlas) -> Route:

@@ -179,6 +179,7 @@ class Client:
             await session.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
+            await asyncio.wait({self._refreshing})
         await self._stack.aclose()
 
     # --- answers ----------------------------------------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,6 @@ class Chain:
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session = network, session
-        self._planned_at = 0
         self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
@@ -135,7 +134,7 @@ class Chain:
         if message.reason == "moved" and facts is not None:
             news = self._network.table.correct(hops[message.hop].peer, facts, self._network.components)
         if message.reason == "stale" and facts is not None and self._route is not None and self._network.advisers is not None:
-            news = self._network.advisers.stale(self._route.planner, facts.term)
+            news = self._network.advisers.stale(hops[message.hop].peer, self._route, facts.term)
         return message if news else msgspec.structs.replace(message, reason="refused")
 
     # --- what the session says --------------------------------------------------------------------------------------------------------------------------------
@@ -180,8 +179,7 @@ class Chain:
             raise
         finally:
             self._followed = False
-            if self._seeking is not None:
-                self._seeking.cancel()
+            await self._seek_no_more()
 
     def came_home(self) -> list[Deliver]:
         """Tokens that arrived while a way out was sought and are in the history, though `follow` did not live to say so."""
@@ -195,7 +193,7 @@ class Chain:
         self._stopwatch.pause()
         self._remember()
         if self._network.advisers is not None:
-            self._network.advisers.progress(self._session, len(self.history) - self._planned_at, ended=True)
+            self._network.advisers.progress(self._session, len(self.history), ended=True)
             if self._route is not None and (gap := self._stopwatch.usual_gap):
                 self._network.advisers.kept(self._route, gap)
         if self._machine.running or len(self.history) > length:
@@ -205,7 +203,7 @@ class Chain:
         """Renew the session's lease at its hops."""
         self._do(self._machine.keep())
         if self._followed and self._network.advisers is not None:
-            self._network.advisers.progress(self._session, len(self.history) - self._planned_at)
+            self._network.advisers.progress(self._session, len(self.history))
 
     def close(self) -> None:
         self._do(self._machine.close())
@@ -309,11 +307,17 @@ class Chain:
     async def _sought(self, better: _Better, avoid: frozenset[PeerId]) -> None:
         chain, route = self._machine.chain, self._route
         try:
-            found = await self._planner.find(route, len(self.history), self._machine.goal, patience=0, begun=True, avoid=avoid)
+            tentative = better.reason != "leaving"
+            found = await self._planner.find(route, len(self.history), self._machine.goal, patience=0, begun=True, avoid=avoid, tentative=tentative)
         except MissingLayers:
             log.info("hop %d is %s and nobody can take its place yet; staying with it", better.hop, better.reason)
         else:
             self._events.put_nowait((chain, replace(better, route=found)))
+
+    async def _seek_no_more(self) -> None:
+        if self._seeking is not None:
+            self._seeking.cancel()
+            await asyncio.wait({self._seeking})
 
     async def _leave(self, better: _Better) -> None:
         """Away from a peer that leaves in any case, from a slow one if it pays."""
@@ -399,8 +403,6 @@ class Chain:
         if self._watch is None or self._route is None or route.hops != self._route.hops:
             self._remember()
             self._suppose(route)
-        if route is not self._route:
-            self._planned_at = len(self.history)
         self._route, self._next_route = route, None
         self._stopwatch.opened()
         self._answers = False

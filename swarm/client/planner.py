@@ -71,15 +71,17 @@ class Planner:
         *,
         begun: bool = False,
         avoid: frozenset[PeerId] = frozenset(),
+        tentative: bool = False,
     ) -> Route:
         """A route for a session of `length` tokens that will grow to `goal`: `old` with its holes filled, or a new one; a coordinator's, or else our own.
 
-        Peers that failed us lately come last, those to `avoid` not at all. `patience` replaces the client's own. Raises `refusal`, or else MissingLayers, when
-        patience runs out, or PromptTooLong at once where no peer will ever take that many positions, unless the answer has `begun`: somebody else may come.
+        Peers that failed us lately come last, those to `avoid` not at all; `tentative` says that the session may stay on its `old` route. `patience` replaces
+        the client's own. Raises `refusal`, or else MissingLayers, when patience runs out, or PromptTooLong at once where no peer will ever take that many
+        positions, unless the answer has `begun`: somebody else may come.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
-        if (advised := await self._advised(old, length, goal, begun, avoid)) is not None:
+        if (advised := await self._advised(old, length, goal, begun, avoid, tentative)) is not None:
             return advised
         while True:
             for forgive in (False, True):
@@ -105,7 +107,7 @@ class Planner:
         request = replace(request, tokens_needed=0)  # the session's own share of the caches is taken already
         return lambda: explain(Atlas(views), request, route, announced(views)).lines()
 
-    async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId]) -> Route | None:
+    async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId], tentative: bool) -> Route | None:
         """What a coordinator says, if there is one, and it can be believed."""
         around = self._around
         if around.advisers is None:
@@ -114,7 +116,7 @@ class Planner:
         lost = self._lost(old, request.exclude, atlas)
         if old is not None and lost:
             request = replace(request, exclude=request.exclude | lost)
-        return await around.advisers.route(Question(self._session, self._class, request, old if lost else None, begun), atlas)
+        return await around.advisers.route(Question(self._session, self._class, request, old if lost else None, begun, tentative), atlas)
 
     def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
         request, atlas = self._request(length, goal, exclude), self._atlas()

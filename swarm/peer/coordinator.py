@@ -230,7 +230,7 @@ class Coordinator:
         if route is None:
             self._links.send(sender, Unrouted(message.number, "missing"))
             return
-        if self._placed.setdefault(message.session, sender) == sender:  # whoever knows the id of another's session must not move it
+        if not message.tentative and self._placed.setdefault(message.session, sender) == sender:  # whoever knows the id of another's session must not move it
             self._ledger.place(message.session, route, self._request(sender, message), self._clock())
         self._links.send(sender, self._signed(sender, message.number, route))
 
@@ -251,8 +251,8 @@ class Coordinator:
         return Request(
             components=self._components,
             tokens_needed=message.tokens_needed,
-            prompt=message.prompt,
-            output=message.output,
+            prompt=min(message.prompt, message.tokens_needed),  # or a lie about it would count with all that is asked later
+            output=min(message.output, message.tokens_needed),
             source=sender if message.own else None,
             source_rtts=message.rtts,
             exclude=frozenset(message.exclude),

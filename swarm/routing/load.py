@@ -31,6 +31,10 @@ WEIGHT_OF_NEWS = 0.05
 """Of one report in the running mean of the token cycle: about the last 20 count."""
 
 
+FASTEST = 4.0
+"""Times faster than usual that a session is believed to have got its tokens: one false report must not make all peers look busy."""
+
+
 Numbers = np.ndarray | float
 """One number for each of some peers, or one."""
 
@@ -190,9 +194,13 @@ class Ledger:
         if (placed := self._placed.get(but or b"")) is not None:
             for peer, layers in placed.shares.items():
                 shares[peer] = Share(shares[peer].sessions - 1, shares[peer].layers - layers)
-        return Load(shares, self._seconds / self._tokens if self._tokens else self._predicted, self._prompt / self._output if self._output else 1.0)
+        return Load(shares, self._cycle, self._prompt / self._output if self._output else 1.0)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _cycle(self) -> float | None:
+        return self._seconds / self._tokens if self._tokens else self._predicted
 
     def _count(self, placed: _Placed, sign: int) -> None:
         """In whole layers and tokens, so that what is taken away leaves nothing behind."""
@@ -215,9 +223,11 @@ class Ledger:
             self._shares.pop(peer, None)
 
     def _report(self, placed: _Placed, now: float, tokens: int) -> None:
-        if tokens > placed.tokens and now > placed.since:
-            self._seconds += WEIGHT_OF_NEWS * (now - placed.since - self._seconds)
-            self._tokens += WEIGHT_OF_NEWS * (tokens - placed.tokens - self._tokens)
+        seconds, got = now - placed.since, float(tokens - placed.tokens)
+        if got > 0 and seconds > 0:
+            got = min(got, FASTEST * seconds / self._cycle) if self._cycle else got
+            self._seconds += WEIGHT_OF_NEWS * (seconds - self._seconds)
+            self._tokens += WEIGHT_OF_NEWS * (got - self._tokens)
 
 
 def _layers(hop: Hop) -> int:

@@ -45,12 +45,12 @@ class Needs:
         views = list(peers)
         if any(view.state == "joining" for view in views):
             return None
+        there = {view.peer for view in views}
+        self._rests = {peer: until for peer, until in self._rests.items() if peer in there}
         able = [view for view in views if view.state == "online" and len(view.spans) == 1 and self._rests.get(view.peer, now) <= now]
         for view in sorted(able, key=lambda view: (self._rests.get(view.peer, 0.0), view.peer))[:TRIED]:
             place = better_place(views, view, self._components, (1,) * self._components, len(view.spans[0]))
             self._rests[view.peer] = now + (AGAIN if place is None else REASONS)
             if place is not None:
                 return view.peer, place
-        there = {view.peer for view in views}
-        self._rests = {peer: until for peer, until in self._rests.items() if peer in there}
         return None

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -485,10 +486,11 @@ def test_who_loads_says_so_meanwhile(model):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
-    wish, nowhere = _wish(model, name="me"), Nowhere([])
+    wish, nowhere, started = _wish(model, name="me"), Nowhere([]), time.time()
     checkpoint = part.open_checkpoint(wish)
     asyncio.run(load())
     (record,) = nowhere.announced
+    assert record.span_version >= 1000 * started, "or those who knew this peer before it was started anew would go on planning with what it held then"
     assert (record.state, record.spans, record.name, record.numerics) == ("joining", ((1, 3),), "me", "float32")
 
 

@@ -49,10 +49,10 @@ class Scene:
         if isinstance(message, RouteRequest) and (says := self.says.get(peer)) is not None:
             asyncio.get_running_loop().call_later(0.05, self.advisers.receive, peer, says(peer, message))
 
-    async def ask(self, *, session=S, running=False, old=None, **changes):
+    async def ask(self, *, session=S, running=False, old=None, tentative=False, **changes):
         self.sent.clear()
         request = Request(4, **changes)
-        return await self.advisers.route(Question(session, ("", ""), request, old, running), self.atlas)
+        return await self.advisers.route(Question(session, ("", ""), request, old, running, tentative), self.atlas)
 
     @property
     def asked(self) -> list[str]:
@@ -277,7 +277,7 @@ def test_of_two_claims_the_higher_term_counts():
 
 def test_who_promises_too_much_is_passed_over_but_not_for_the_lies_of_others():
     async def main():
-        for promise, seconds, trusted in ((0.001, 1.0, False), (0.001, 0.001, True), (0.06, 9.0, True)):
+        for promise, seconds, trusted in ((0.001, 1.0, False), (0.0, 1.0, False), (0.001, 0.001, True), (0.06, 9.0, True)):
             scene = Scene(standbys=())
             scene.says["c"] = advises(promise=promise)
             route = await scene.ask()
@@ -298,16 +298,47 @@ def test_work_that_is_divided_goes_to_standbys_by_session():
     run(main())
 
 
+def reports(scene) -> list:
+    return [(peer, message) for peer, message in scene.sent if isinstance(message, Progress)]
+
+
 def test_whoever_planned_hears_how_the_session_goes_and_when_it_is_over():
     async def main():
         scene = Scene()
         scene.says["c"] = advises()
-        await scene.ask()
-        scene.sent.clear()
-        scene.advisers.progress(S, 5)
+        await scene.ask(prompt=20)
+        scene.advisers.progress(S, 25)
         for _ in range(2):
-            scene.advisers.progress(S, 7, ended=True)
-        assert scene.sent == [("c", Progress(S, 5)), ("c", Progress(S, 7, True))]
+            scene.advisers.progress(S, 27, ended=True)
+        assert reports(scene) == [("c", Progress(S, 5)), ("c", Progress(S, 7, True))]
+
+    run(main())
+
+
+def test_a_session_that_may_stay_where_it_is_counts_there():
+    async def main():
+        scene = Scene()
+        scene.says |= {"c": advises(), "d": advises()}
+        await scene.ask(prompt=20)
+        scene.advisers._avoid("c", SILENT, "is asked by others")
+        assert (await scene.ask(prompt=30, tentative=True)).planner == "d" and scene.sent[0][1].tentative
+        scene.advisers.progress(S, 35)
+        assert reports(scene) == [("c", Progress(S, 15))]
+
+    run(main())
+
+
+def test_whoever_planned_hears_when_others_mend_the_route():
+    async def main():
+        for says in ({"d": advises()}, {}):
+            scene = Scene(standbys=("d",))
+            scene.says["c"] = advises()
+            await scene.ask(prompt=20)
+            scene.advisers._avoid("c", SILENT, "is silent")
+            scene.says = says
+            await scene.ask(prompt=30)
+            scene.advisers.progress(S, 35)
+            assert reports(scene) == [("c", Progress(S, 10, True)), *([("d", Progress(S, 5))] if says else [])]
 
     run(main())
 
@@ -317,7 +348,21 @@ def test_a_hop_that_knows_a_newer_term_is_believed_once():
         scene = Scene(standbys=())
         scene.says["c"] = advises()
         route = await scene.ask()
-        assert scene.advisers.stale(route.planner, 9) and not scene.advisers.stale(route.planner, 9)
+        assert not scene.advisers.stale("p", route, 3), "that is the one we know"
+        assert scene.advisers.stale("p", route, 9) and not scene.advisers.stale("p", route, 10)
         assert await scene.ask() is None
+        assert not scene.advisers.stale("q", plan(scene.atlas, Request(4)), 9), "nobody advised it"
+
+    run(main())
+
+
+def test_a_hop_that_makes_up_a_term_silences_nobody_for_long():
+    async def main():
+        scene = Scene()
+        scene.says |= {"c": advises(), "d": advises()}
+        assert scene.advisers.stale("p", await scene.ask(), 2**53)
+        assert (await scene.ask()).planner == "d"
+        await asyncio.sleep(SILENT)
+        assert (await scene.ask()).planner == "c"
 
     run(main())

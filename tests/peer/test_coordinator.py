@@ -112,12 +112,14 @@ def test_they_agree_on_one_and_on_another_when_it_is_gone():
 
 
 def test_it_calls_who_would_help_more_elsewhere():
-    """One at a time. (Another may have claimed at the same moment, and called somebody before it yielded.)"""
+    """One at a time, and nobody again soon, whatever becomes of those who serve something else. (Another may have claimed at the same moment, and called
+    somebody before it yielded.)"""
 
     async def main():
         world = World(spans=((0, 2),))
         await living(world, "abc")
         world.records["z"] = announcement("z", spans=((2, 4),), time=10.0**9 + 10)
+        world.records |= {peer: announcement(peer, revision="other", time=10.0**9 + 10) for peer in "xy"}
         await until(lambda: len(world.leaders()) == 1, 20)
         await asyncio.sleep(60.0)
         (leader,) = world.leaders()
@@ -265,7 +267,22 @@ def test_whoever_learns_the_id_of_anothers_session_cannot_move_or_end_it():
         member.receive("thief", Progress(S, 5, True))
         await asyncio.sleep(1)
         assert before and member._ledger.load(asyncio.get_running_loop().time()).shares == before
+        member.receive("client", question(2, tentative=True, exclude=tuple(before)))
+        await asyncio.sleep(1)
+        assert isinstance(answers(world)[-1], Routed) and member._ledger.load(asyncio.get_running_loop().time()).shares == before, "it may stay where it is"
         member.receive("client", Progress(S, 5, True))
         assert not member._ledger.load(asyncio.get_running_loop().time()).shares
 
     run(main())
+
+
+def test_a_prompt_that_cannot_be_weighs_no_more_than_one_that_can():
+    async def main():
+        world = World()
+        await living(world, "a")
+        await asyncio.sleep(1)
+        world.members["a"].receive("client", question(prompt=2**53, output=5))
+        await asyncio.sleep(1)
+        return world.members["a"]._ledger.load(asyncio.get_running_loop().time()).prompt_ratio
+
+    assert run(main()) == 10 / 5

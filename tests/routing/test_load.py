@@ -111,9 +111,21 @@ def test_the_cycle_is_predicted_until_it_is_reported():
     ledger.renew(key(1), 8.0, tokens=4)
     assert ledger.load(8.0).cycle == pytest.approx(2.0), "from its placing on, the prompt included"
     ledger.renew(key(1), 9.0, tokens=4)
-    ledger.release(key(1), 10.0, tokens=40)
+    ledger.release(key(1), 18.0, tokens=20)
     share = 1 - WEIGHT_OF_NEWS
-    assert ledger.load(10.0).cycle == pytest.approx((8 * share + 2) / (4 * share + 36)), "then what came since, long answers counting for more"
+    assert ledger.load(18.0).cycle == pytest.approx((8 * share + 10) / (4 * share + 16)), "then what came since, long answers counting for more"
+
+
+def test_one_report_that_cannot_be_does_not_make_all_peers_look_busy():
+    ledger, honest = Ledger(), Ledger()
+    for each in (ledger, honest):
+        each.place(key(1), ROUTE, REQUEST, 0.0)
+        each.place(key(2), ROUTE, REQUEST, 0.0)
+        for seconds in range(1, 101):
+            each.renew(key(1), float(seconds), tokens=5 * seconds)
+            each.renew(key(2), float(seconds), tokens=5 * seconds)
+    ledger.renew(key(2), 101.0, tokens=2**53)
+    assert honest.load(101.0).cycle == pytest.approx(0.2) and 0.15 < ledger.load(101.0).cycle < 0.2
 
 
 @pytest.mark.parametrize("seed", range(20))
