@@ -1,6 +1,6 @@
 // Products of a few rows with a large matrix, y[T,O] = x[T,I] w[O,I]^T, at the speed at which memory gives the weights: every weight is read once, in the order
-// in which it lies, and multiplied with all rows while it is in a register. A row's sums are always taken in the same order, so a row's result depends neither
-// on the other rows nor on the number of threads.
+// in which it lies, and multiplied with all rows while it is near. Weights are float32, bfloat16, or int8 with a scale for each output; sums are float32. A
+// row's sums are always taken in the same order, so a row's result depends neither on the other rows nor on the number of threads.
 //
 // Threads take pieces of the outputs as they come (Team). One that is late, because it slept or another process has its core, delays nobody: the others take
 // what it would have taken.
@@ -14,8 +14,9 @@
 #include <cstring>
 #include <mutex>
 #include <thread>
+#include <vector>
 
-#ifdef __AVX512BF16__
+#ifdef __FMA__
 #include <immintrin.h>
 #endif
 
@@ -24,13 +25,14 @@ namespace {
 #ifdef __AVX512F__
 constexpr int LANES = 16, OUTPUTS = 4;
 #else
-constexpr int LANES = 8, OUTPUTS = 2;
+constexpr int LANES = 8, OUTPUTS = 3;
 #endif
-constexpr int MOST_ROWS = 4;  // OUTPUTS x MOST_ROWS running sums fit into the registers
+constexpr int ROWS = 4;  // OUTPUTS x ROWS running sums fit into the registers
 
 using Floats = float __attribute__((vector_size(4 * LANES)));
-using Bits = uint32_t __attribute__((vector_size(4 * LANES)));
+using Ints = int32_t __attribute__((vector_size(4 * LANES)));
 using Halves = uint16_t __attribute__((vector_size(2 * LANES)));
+using Bytes = int8_t __attribute__((vector_size(LANES)));
 
 template <class Vector>
 inline Vector read(const void* from) {
@@ -39,29 +41,29 @@ inline Vector read(const void* from) {
     return vector;
 }
 
+// sums + w * x, rounded once. (Where GCC takes it for faster on a processor, it multiplies and adds in two steps; that depends on what stands around it, and so
+// results would.)
+inline Floats multiply_add(Floats w, Floats x, Floats sums) {
+#if defined __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)w, (__m512)x, (__m512)sums);
+#elif defined __FMA__
+    return (Floats)_mm256_fmadd_ps((__m256)w, (__m256)x, (__m256)sums);
+#else
+    return sums + w * x;
+#endif
+}
+
+// How numbers lie in memory.
 struct Float32 {
     using Number = float;
-    using Vector = Floats;
-    static constexpr int STEP = LANES;
-    static Vector load(const Number* from) { return read<Vector>(from); }
-    static Floats add(Floats sums, Vector w, Vector x) { return sums + w * x; }
+    static Floats load(const Number* from) { return read<Floats>(from); }
     static float widen(Number number) { return number; }
     static Number narrow(float number) { return number; }
 };
 
 struct BFloat16 {
     using Number = uint16_t;
-#ifdef __AVX512BF16__
-    using Vector = __m512bh;
-    static constexpr int STEP = 2 * LANES;
-    static Vector load(const Number* from) { return read<Vector>(from); }
-    static Floats add(Floats sums, Vector w, Vector x) { return (Floats)_mm512_dpbf16_ps((__m512)sums, w, x); }
-#else
-    using Vector = Floats;
-    static constexpr int STEP = LANES;
-    static Vector load(const Number* from) { return (Vector)(__builtin_convertvector(read<Halves>(from), Bits) << 16); }
-    static Floats add(Floats sums, Vector w, Vector x) { return sums + w * x; }
-#endif
+    static Floats load(const Number* from) { return (Floats)(__builtin_convertvector(read<Halves>(from), Ints) << 16); }
     static float widen(Number number) {
         const uint32_t bits = uint32_t(number) << 16;
         float wide;
@@ -76,6 +78,45 @@ struct BFloat16 {
     }
 };
 
+struct Int8 {
+    using Number = int8_t;
+    static Floats load(const Number* from) {
+#if defined __AVX512F__
+        return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(from)));
+#elif defined __FMA__ && defined __AVX2__
+        return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
+        return __builtin_convertvector(__builtin_convertvector(read<Bytes>(from), Ints), Floats);
+#endif
+    }
+    static float widen(Number number) { return number; }
+};
+
+// How weights are multiplied with inputs: widened to float32, both of them,
+template <class Weight>
+struct Widened {
+    using Weights = Weight;
+    using Inputs = Float32;
+    using Vector = Floats;
+    static constexpr int STEP = LANES;
+    static Vector weights(const typename Weights::Number* from) { return Weights::load(from); }
+    static Vector inputs(const float* from) { return read<Floats>(from); }
+    static Floats add(Floats sums, Vector w, Vector x) { return multiply_add(w, x, sums); }
+};
+
+// or by an instruction that multiplies pairs of bfloat16.
+#ifdef __AVX512BF16__
+struct Pairs {
+    using Weights = BFloat16;
+    using Inputs = BFloat16;
+    using Vector = __m512bh;
+    static constexpr int STEP = 2 * LANES;
+    static Vector weights(const uint16_t* from) { return read<Vector>(from); }
+    static Vector inputs(const uint16_t* from) { return read<Vector>(from); }
+    static Floats add(Floats sums, Vector w, Vector x) { return (Floats)_mm512_dpbf16_ps((__m512)sums, w, x); }
+};
+#endif
+
 inline float total(Floats sums) {
     float lanes[LANES];
     std::memcpy(lanes, &sums, sizeof lanes);
@@ -84,36 +125,47 @@ inline float total(Floats sums) {
     return lanes[0];
 }
 
-// ROWS rows with WIDE outputs.
-template <class Type, int ROWS, int WIDE>
-void tile(const typename Type::Number* x, const typename Type::Number* w, typename Type::Number* y, long inputs, long outputs) {
-    Floats sums[WIDE][ROWS] = {};
-    long at = 0;
-    for (; at + Type::STEP <= inputs; at += Type::STEP) {
-        typename Type::Vector rows[ROWS];
-        for (int row = 0; row < ROWS; row++) rows[row] = Type::load(x + row * inputs + at);
-        for (int out = 0; out < WIDE; out++) {
-            const auto* here = w + out * inputs + at;
-            const auto weights = Type::load(here);
-            __builtin_prefetch(here + WIDE * inputs, 0, 2);  // the same place of the next tile
-            for (int row = 0; row < ROWS; row++) sums[out][row] = Type::add(sums[out][row], weights, rows[row]);
-        }
-    }
-    for (int out = 0; out < WIDE; out++)
-        for (int row = 0; row < ROWS; row++) {
-            float result = total(sums[out][row]);
-            for (long rest = at; rest < inputs; rest++) result += Type::widen(w[out * inputs + rest]) * Type::widen(x[row * inputs + rest]);
-            y[row * outputs + out] = Type::narrow(result);
-        }
-}
+// `rows` rows of x with the first WIDE outputs of w; `scales` of outputs, none where all are 1.
+template <class Way, class Result>
+struct Tiles {
+    using Input = typename Way::Inputs::Number;
+    using Weight = typename Way::Weights::Number;
+    using Output = typename Result::Number;
 
-template <class Type, int WIDE>
-void all_rows(const typename Type::Number* x, const typename Type::Number* w, typename Type::Number* y, long rows, long inputs, long outputs) {
-    for (; rows >= MOST_ROWS; rows -= MOST_ROWS, x += MOST_ROWS * inputs, y += MOST_ROWS * outputs) tile<Type, MOST_ROWS, WIDE>(x, w, y, inputs, outputs);
-    if (rows == 3) tile<Type, 3, WIDE>(x, w, y, inputs, outputs);
-    if (rows == 2) tile<Type, 2, WIDE>(x, w, y, inputs, outputs);
-    if (rows == 1) tile<Type, 1, WIDE>(x, w, y, inputs, outputs);
-}
+    template <int WIDE>
+    static void all_rows(const Input* x, const Weight* w, const float* scales, Output* y, long rows, long inputs, long outputs) {
+        for (; rows >= ROWS; rows -= ROWS, x += ROWS * inputs, y += ROWS * outputs) tile<ROWS, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 3) tile<3, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 2) tile<2, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 1) tile<1, WIDE>(x, w, scales, y, inputs, outputs);
+    }
+
+    template <int HIGH, int WIDE>
+    static void tile(const Input* x, const Weight* w, const float* scales, Output* y, long inputs, long outputs) {
+        constexpr int LINE = std::max(64 / int(sizeof(Weight)), Way::STEP);
+        Floats sums[WIDE][HIGH] = {};
+        const auto step = [&](long at) {
+            typename Way::Vector weights[WIDE];
+            for (int out = 0; out < WIDE; out++) weights[out] = Way::weights(w + out * inputs + at);
+            for (int row = 0; row < HIGH; row++) {
+                const auto values = Way::inputs(x + row * inputs + at);
+                for (int out = 0; out < WIDE; out++) sums[out][row] = Way::add(sums[out][row], weights[out], values);
+            }
+        };
+        long at = 0;
+        for (; at + LINE <= inputs; at += LINE) {
+            for (int out = 0; out < WIDE; out++) __builtin_prefetch(w + (out + WIDE) * inputs + at, 0, 2);  // the same place of the next tile
+            for (int more = 0; more < LINE; more += Way::STEP) step(at + more);
+        }
+        for (; at + Way::STEP <= inputs; at += Way::STEP) step(at);
+        for (int out = 0; out < WIDE; out++)
+            for (int row = 0; row < HIGH; row++) {
+                float result = total(sums[out][row]);
+                for (long rest = at; rest < inputs; rest++) result += Way::Weights::widen(w[out * inputs + rest]) * Way::Inputs::widen(x[row * inputs + rest]);
+                y[row * outputs + out] = Result::narrow(scales ? result * scales[out] : result);
+            }
+    }
+};
 
 // The pieces [0, pieces) of one product: `work(what, piece)` computes one.
 struct Job {
@@ -204,18 +256,26 @@ Team& team() {
 
 constexpr long PIECES = 8;  // for each thread: enough that nobody waits long for the last one
 
-template <class Type>
+template <class Way, class Result>
 struct Product {
-    const typename Type::Number *x, *w;
-    typename Type::Number* y;
-    long rows, inputs, outputs, share;
+    using Tile = Tiles<Way, Result>;
+    const typename Tile::Input* x;
+    const typename Tile::Weight* w;
+    const float* scales;
+    typename Tile::Output* y;
+    long rows, inputs, outputs, share = 0;
 
     static void piece(const void* what, long number) {
         const auto& it = *static_cast<const Product*>(what);
         const long end = std::min((number + 1) * it.share, it.outputs);
         long out = number * it.share;
-        for (; out + OUTPUTS <= end; out += OUTPUTS) all_rows<Type, OUTPUTS>(it.x, it.w + out * it.inputs, it.y + out, it.rows, it.inputs, it.outputs);
-        for (; out < end; out++) all_rows<Type, 1>(it.x, it.w + out * it.inputs, it.y + out, it.rows, it.inputs, it.outputs);
+        for (; out + OUTPUTS <= end; out += OUTPUTS) it.template with<OUTPUTS>(out);
+        for (; out < end; out++) it.template with<1>(out);
+    }
+
+    template <int WIDE>
+    void with(long out) const {
+        Tile::template all_rows<WIDE>(x, w + out * inputs, scales ? scales + out : nullptr, y + out, rows, inputs, outputs);
     }
 
     void run(int threads) {
@@ -224,13 +284,31 @@ struct Product {
     }
 };
 
+// The same numbers in float32, until this thread asks again.
+const float* widened(const uint16_t* x, long count) {
+    thread_local std::vector<float> wide;
+    wide.resize(count);
+    std::transform(x, x + count, wide.begin(), BFloat16::widen);
+    return wide.data();
+}
+
 }  // namespace
 
 extern "C" {
 void product_float32(const float* x, const float* w, float* y, long rows, long inputs, long outputs, int threads) {
-    Product<Float32>{x, w, y, rows, inputs, outputs, 0}.run(threads);
+    Product<Widened<Float32>, Float32>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
 }
 void product_bfloat16(const uint16_t* x, const uint16_t* w, uint16_t* y, long rows, long inputs, long outputs, int threads) {
-    Product<BFloat16>{x, w, y, rows, inputs, outputs, 0}.run(threads);
+#ifdef __AVX512BF16__
+    Product<Pairs, BFloat16>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
+#else
+    Product<Widened<BFloat16>, BFloat16>{widened(x, rows * inputs), w, nullptr, y, rows, inputs, outputs}.run(threads);
+#endif
+}
+void product_int8_float32(const float* x, const int8_t* w, const float* scales, float* y, long rows, long inputs, long outputs, int threads) {
+    Product<Widened<Int8>, Float32>{x, w, scales, y, rows, inputs, outputs}.run(threads);
+}
+void product_int8_bfloat16(const uint16_t* x, const int8_t* w, const float* scales, uint16_t* y, long rows, long inputs, long outputs, int threads) {
+    Product<Widened<Int8>, BFloat16>{widened(x, rows * inputs), w, scales, y, rows, inputs, outputs}.run(threads);
 }
 }

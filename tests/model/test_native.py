@@ -125,7 +125,7 @@ def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeyp
     source = "swarm.model.native.SOURCE"
     from swarm.model.native import SOURCE
 
-    wrong.write_text(SOURCE.read_text().replace("return sums + w * x;", "return sums - w * x;"))
+    wrong.write_text(SOURCE.read_text().replace("return lanes[0];", "return -lanes[0];"))
     assert wrong.read_text() != SOURCE.read_text()
     monkeypatch.setattr(source, wrong)
     assert native_product(tmp_path / "cache") is None
