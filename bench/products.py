@@ -1,6 +1,7 @@
-"""How fast this machine reads weights, for each spelling of a matrix product and few rows: `python -m bench.products [--dtype float32] [--threads 2] [--json]`.
+"""How fast this machine reads weights, for each spelling of a matrix product: `python -m bench.products [--dtype float32] [--threads 2] [--json]`.
 
-Gigabytes of weights a second over all matrices of eight layers of the random Llama, which no cache holds; every product takes its turn in each round, medians.
+Gigabytes of weights a second over all matrices of eight layers of the random Llama, which no cache holds; of one layer where there are so many rows that they
+are multiplied for longer than they are read. Every product takes its turn in each round, medians.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def main() -> None:
     from safetensors import safe_open
 
     from swarm.model.native import native_product
-    from swarm.model.products import LEAST, MEASURED, PRODUCTS, choose
+    from swarm.model.products import FEW, LEAST, MEASURED, candidates, choose
     from swarm.model.sources import cache_folder
 
     torch.set_num_threads(args.threads)
@@ -30,24 +31,25 @@ def main() -> None:
         names = [name for name in file.keys() if any(f".layers.{layer}." in name for layer in range(args.layers))]
         tensors = [file.get_tensor(name).to(getattr(torch, args.dtype)) for name in names]
     weights = [tensor for tensor in tensors if tensor.dim() == 2 and tensor.numel() >= LEAST]
-    size = sum(weight.nbytes for weight in weights)
     native = native_product(cache_folder())
-    products = (*PRODUCTS, native) if native else PRODUCTS
+    one_layer = weights[: len(weights) // args.layers]
     figures: dict[str, object] = {}
     with torch.inference_mode():
         for rows in MEASURED:
+            read, products = weights if rows <= FEW else one_layer, candidates(weights[0].dtype, rows, native)
+            size = sum(weight.nbytes for weight in read)
             inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]).to(weight.dtype) for weight in weights}
             rates: dict[str, list[float]] = {product.__name__: [] for product in products}
             for _ in range(args.rounds):
                 for product in products:
                     began = time.perf_counter()
-                    for weight in weights:
+                    for weight in read:
                         product(inputs[weight.shape[1]], weight)
                     rates[product.__name__].append(size / (time.perf_counter() - began) / 1e9)
             figures[f"{rows} rows, GB/s"] = ", ".join(f"{name} {median(seen):.1f}" for name, seen in rates.items())
         chosen = choose(weights, time.perf_counter, native)
-    figures["chosen for 1, 2, 4, 8, 16 rows"] = ", ".join(chosen[rows].__name__ for rows in MEASURED)
-    show(f"{args.dtype}, {args.threads} threads, {size / 2**20:.0f} MiB of weights", figures, args.json)
+    figures[f"chosen for {', '.join(map(str, MEASURED))} rows"] = ", ".join(chosen[rows].__name__ for rows in MEASURED)
+    show(f"{args.dtype}, {args.threads} threads, {sum(weight.nbytes for weight in weights) / 2**20:.0f} MiB of weights", figures, args.json)
 
 
 if __name__ == "__main__":
