@@ -81,6 +81,10 @@ class SessionMessage(Message, frozen=True, array_like=True):
 # --- sessions ---------------------------------------------------------------------------------------------------------------------------------------------
 
 
+MOST_ORDERED = 2**17
+"""Bytes of an order: a route of some hundred hops with all their addresses."""
+
+
 class Order(msgspec.Struct, frozen=True, array_like=True):
     """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
     reach those who know them.
@@ -116,7 +120,7 @@ class Open(SessionMessage, frozen=True, array_like=True, tag=10):
     encoded Order, `signature` its client's Ed25519 signature over exactly these bytes. Hops behind number `upto` do not hear of it: those up to there are
     newcomers, who are fed while an older chain goes on."""
 
-    order: Annotated[bytes, Meta(max_length=2**20)]
+    order: Annotated[bytes, Meta(max_length=MOST_ORDERED)]
     signature: Annotated[bytes, Meta(max_length=64)] = b""
     upto: Index = 2**12
 
@@ -188,7 +192,7 @@ class Prepare(SessionMessage, frozen=True, array_like=True, tag=18):
     """Travels along the chain to the hop that would precede hop number `first` of another route: open it and the newcomers behind it, up to number `upto`, with
     this order, and feed them beside your successor. The chain goes on meanwhile; an OPEN that makes use of them comes later."""
 
-    order: Annotated[bytes, Meta(max_length=2**20)]
+    order: Annotated[bytes, Meta(max_length=MOST_ORDERED)]
     signature: Annotated[bytes, Meta(max_length=64)]
     first: Index
     upto: Index

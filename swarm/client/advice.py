@@ -108,7 +108,7 @@ class Advisers:
         self._model = config_hash
         self._candidates = [found[peer] for peer in sorted(found) if found[peer].role != "released"]
         self._addrs = {record.peer: record.addrs for record in records if record.peer in found}
-        self._term = max([self._term, *(candidacy.term for candidacy in self._candidates if candidacy.role == "claim")])
+        self._term = max((candidacy.term for candidacy in self._candidates if candidacy.role == "claim"), default=0)
         self._shards = next((record.claim.shards for record in records if record.claim is not None and record.peer == self.coordinator), 1)
 
     @property

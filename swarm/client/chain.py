@@ -21,7 +21,7 @@ from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.peers import SHUNNED
-from swarm.routing.route import Route
+from swarm.routing.route import Leg, Route
 from swarm.routing.slow import Watch, pays
 from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
 
@@ -33,6 +33,9 @@ FIRST_TOKEN = 30.0
 NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
 
+
+FEEDING = 20.0
+"""Seconds, beyond four times what is predicted, in which newcomers must be fed; some hop of theirs hangs if they are not."""
 
 SETTLED = 60.0
 """Seconds between two moves away from slow peers, so that an answer does not wander."""
@@ -56,11 +59,17 @@ class Network(Surroundings, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Better:
-    """A route without a hop that is "leaving" or "slow"."""
+    """A way without a hop of the route `old`, which is "leaving" or "slow": being sought, and with a `route` found."""
 
     reason: str
     hop: int
-    route: Route | None = None
+    old: Route
+    route: Route
+
+    @property
+    def must(self) -> bool:
+        """Whether staying is no choice."""
+        return self.reason == "leaving"
 
 
 class Chain:
@@ -81,9 +90,10 @@ class Chain:
         self._silences = 0
         self._trouble: dict[PeerId, tuple[float, float]] = {}
         """When a peer failed us first, and last."""
-        self._next_route: Route | None = None
+        self._next: _Better | None = None
         """Whose newcomers are being fed while the chain goes on."""
-        self._must_move = False
+        self._fed_by = 0.0
+        """When they are given up, if they are not fed by then."""
         self._watch: Watch | None = None
         self._supposed: dict[PeerId, tuple[float, bool]] = {}
         """What peers of this chain were predicted to take for a layer's step, and whether they were known to be slower than they announced."""
@@ -154,7 +164,7 @@ class Chain:
         try:
             await self._open_turn()
             while True:
-                effect = await self._next()
+                effect = await self._happens()
                 if isinstance(effect, Reroute):
                     await self._reroute(effect)
                     continue
@@ -172,6 +182,8 @@ class Chain:
                 yield effect
                 if effect.finish is not None:
                     return
+                if self._next is not None and self._network.clock() > self._fed_by:
+                    self._feed_no_longer(self._next)
                 if slow is not None:
                     self._notice_slow(slow)
         except RemoteError:
@@ -217,16 +229,17 @@ class Chain:
             self._sick = None
             await self._find_route()
         else:
-            await self._open(self._next_route or self._route)
+            await self._open(self._next.route if self._next is not None else self._route)
 
-    async def _next(self) -> Deliver | Reroute | Prepared | _Better:
-        """The next thing that concerns the current chain. Silence beyond reason counts as a break of the chain, the same hops to be tried again."""
+    async def _happens(self) -> Deliver | Reroute | Prepared | _Better:
+        """The next thing that concerns the current chain, or the session. Silence beyond reason counts as a break of the chain, the same hops to be tried
+        again."""
         patience = self._silence_allowed()
         try:
             async with asyncio.timeout(patience):
                 while True:
                     chain, effect = await self._events.get()
-                    if chain == self._machine.chain or isinstance(effect, Deliver):
+                    if chain == self._machine.chain or isinstance(effect, Deliver | _Better):
                         return effect  # type: ignore[return-value]
         except TimeoutError:
             return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
@@ -254,7 +267,7 @@ class Chain:
         if broken.peer == self._network.peer and (broken.reason != "lost" or self._route is None):
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "leaving":
-            self._seek("leaving", broken.hop, frozenset({broken.peer}))
+            self._seek("leaving", broken.hop)
             return
         failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
         if broken.reason in ("refused", "overloaded", "failed"):
@@ -296,23 +309,31 @@ class Chain:
 
     # --- better routes, while an answer runs ------------------------------------------------------------------------------------------------------------------
 
-    def _seek(self, reason: str, hop: int, avoid: frozenset[PeerId]) -> None:
-        """Look for a route without a peer, beside the answer that goes on; what is found comes as an event."""
+    def _seek(self, reason: str, hop: int) -> None:
+        """Look for a route without the peer of a hop, beside the answer that goes on; what is found comes as an event."""
+        if self._route is None:
+            return
         if self._seeking is not None and not self._seeking.done():
             if reason != "leaving":
                 return
             self._seeking.cancel()
-        self._seeking = asyncio.create_task(self._sought(_Better(reason, hop), avoid), name="seek")
+        self._seeking = asyncio.create_task(self._sought(_Better(reason, hop, self._route, self._route)), name="seek")
 
-    async def _sought(self, better: _Better, avoid: frozenset[PeerId]) -> None:
-        chain, route = self._machine.chain, self._route
+    async def _sought(self, better: _Better) -> None:
+        avoid, length, goal = frozenset({better.old.hops[better.hop].peer}), len(self.history), self._machine.goal
         try:
-            tentative = better.reason != "leaving"
-            found = await self._planner.find(route, len(self.history), self._machine.goal, patience=0, begun=True, avoid=avoid, tentative=tentative)
+            found = await self._planner.find(better.old, length, goal, patience=0, begun=True, avoid=avoid, tentative=not better.must)
         except MissingLayers:
             log.info("hop %d is %s and nobody can take its place yet; staying with it", better.hop, better.reason)
         else:
-            self._events.put_nowait((chain, replace(better, route=found)))
+            self._events.put_nowait((self._machine.chain, replace(better, route=found)))
+
+    def _seek_again(self, better: _Better) -> None:
+        """What was found is of no use; who leaves says so only once."""
+        leaving = better.old.hops[better.hop].peer
+        number = next((at for at, hop in enumerate(self._route.hops) if hop.peer == leaving), None) if self._route is not None else None
+        if better.must and number is not None:
+            self._seek(better.reason, number)
 
     async def _seek_no_more(self) -> None:
         if self._seeking is not None:
@@ -321,23 +342,22 @@ class Chain:
 
     async def _leave(self, better: _Better) -> None:
         """Away from a peer that leaves in any case, from a slow one if it pays."""
-        if better.route is None:
-            return
-        if better.reason == "leaving":
-            await self._make_before_break(better.route, must=True)
-        elif self._next_route is None and self._pays(better.hop, better.route):
+        if better.old is not self._route:  # rebuilt meanwhile
+            self._seek_again(better)
+        elif better.must:
+            await self._make_before_break(better)
+        elif self._next is None and self._pays(better):
             log.info("hop %d has become slow; feeding another peer to move there", better.hop)
             self._settled = self._network.clock() + SETTLED
-            await self._make_before_break(better.route, must=False)
+            await self._make_before_break(better)
 
     def _notice_slow(self, number: int) -> None:
         """A hop has become slow: remember it, and look for somebody faster."""
         if self._route is None or self._watch is None:
             return
-        peer, now = self._route.hops[number].peer, self._network.clock()
         self._note(number)
-        if now >= self._settled and self._next_route is None:
-            self._seek("slow", number, frozenset({peer}))
+        if self._network.clock() >= self._settled and self._next is None:
+            self._seek("slow", number)
 
     def _remember(self) -> None:
         """What was learned of this chain's hops, also in answers so short that no alarm was raised: the next route is planned with it."""
@@ -363,32 +383,47 @@ class Chain:
         self._supposed = {peer: (views[peer].decode * factors.get(peer, 1.0), peer in factors) for peer in known}
         self._watch = Watch([leg.compute for leg in route.legs])
 
-    def _pays(self, number: int, better: Route) -> bool:
+    def _pays(self, better: _Better) -> bool:
         """Newcomers are expected to take longer than predicted by as much as the hops that we know."""
-        old, watch, length = self._route, self._watch, len(self.history)
-        if old is None or watch is None:
+        number, watch, length = better.hop, self._watch, len(self.history)
+        if watch is None:
             return False
-        new = [leg for leg in better.legs if leg.hop not in old.hops]
-        replacement = watch.others(number) * sum(leg.compute for leg in new) + sum(better.network) - sum(old.network)
+        new = self._newcomers(better)
+        replacement = watch.others(number) * sum(leg.compute for leg in new) + sum(better.route.network) - sum(better.old.network)
         gain, prefill = watch.now(number) - replacement, sum(leg.prefill for leg in new)
         return pays(gain, length, length - self._began, self._machine.goal - length, prefill)
 
-    async def _make_before_break(self, route: Route, *, must: bool) -> None:
+    async def _make_before_break(self, better: _Better) -> None:
         """Change over without a pause: newcomers are fed while the chain goes on. Where that cannot be and it must be, change over and have them fed then."""
+        route = better.route
         self._network.learn(route)
-        self._must_move = must
         if effects := self._machine.prepare(self._dialled(route)):
-            self._next_route = route
+            self._next = better
+            self._fed_by = self._network.clock() + FEEDING + 4 * len(self.history) * sum(leg.prefill for leg in self._newcomers(better))
             self._do(effects)
-        elif must:
+        elif better.must:
             await self._open(route, term=route.term)
 
     async def _change_over(self, effect: Prepared) -> None:
-        route, self._next_route = self._next_route, None
+        better, self._next = self._next, None
+        if better is None:  # too late
+            return
         if effect.reason:
             log.info("those who were to take over could not be fed: %s", effect.reason)
-        if route is not None and (self._must_move or not effect.reason):
-            await self._open(route)
+        if better.must or not effect.reason:
+            await self._open(better.route)
+
+    def _feed_no_longer(self, better: _Better) -> None:
+        """Some newcomer hangs. Whoever is to be left still is: with others."""
+        log.info("those who were to take over are not fed in time; passing them over")
+        self._next, self._settled = None, self._network.clock()
+        for leg in self._newcomers(better):
+            self._shun(leg.hop.peer)
+        self._seek_again(better)
+
+    @staticmethod
+    def _newcomers(better: _Better) -> list[Leg]:
+        return [leg for leg in better.route.legs if leg.hop not in better.old.hops]
 
     async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self.history)
@@ -403,7 +438,7 @@ class Chain:
         if self._watch is None or self._route is None or route.hops != self._route.hops:
             self._remember()
             self._suppose(route)
-        self._route, self._next_route = route, None
+        self._route, self._next = route, None
         self._stopwatch.opened()
         self._answers = False
         self._do(self._machine.open(self._dialled(route), term))
@@ -422,4 +457,5 @@ class Chain:
                     self._shun(effect.peer)
                 if not self._followed:
                     self._sick = effect.reason
-            self._events.put_nowait((self._machine.chain, effect))
+            if self._followed or isinstance(effect, Deliver):  # or whoever is first could fill the memory of a session that rests
+                self._events.put_nowait((self._machine.chain, effect))

@@ -132,6 +132,8 @@ class Election:
         self._listened_until = now + 2 * timing.renew
         self._claim_at: float | None = None
         self._checked = False
+        self._told_at = -inf
+        """Until then we need not be told again that somebody else claims our office."""
         self._watch: _Watch | None = None
 
     # --- what anybody may ask ---------------------------------------------------------------------------------------------------------------------------------
@@ -140,6 +142,11 @@ class Election:
     def term(self) -> int:
         """The highest anybody has claimed."""
         return self._term
+
+    def reign(self, now: float) -> int:
+        """The term of whoever coordinates, 0 where nobody does."""
+        leader = self.coordinator(now)
+        return self._mine.term if leader == self.peer else self._heard[leader].record.term if leader is not None else 0
 
     @property
     def leads(self) -> bool:
@@ -204,8 +211,13 @@ class Election:
         return self._suspect(peer, now)
 
     def pinged(self, claim: Candidacy | None, now: float) -> list[ElectionEffect]:
-        """Somebody asks whether we coordinate (`leads`), and perhaps says that it does."""
-        return self.records([claim], now) if claim is not None else []
+        """Somebody asks whether we coordinate (`leads`), and perhaps says that it does. Its word alone takes the office from nobody: if that is true the
+        directory says so too, now or in a moment, when what it has just written has arrived."""
+        if claim is None or claim.role != "claim" or not self.leads or height(claim, self.key) <= height(self._mine, self.key) or now < self._told_at:
+            return []
+        self._told_at = now + self.timing.stagger
+        self._read_at = min(self._read_at, self._told_at)
+        return [Look()]
 
     def score(self, score: tuple[int, ...]) -> None:
         """Our own changed; others hear of it with the next renewal."""

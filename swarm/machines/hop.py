@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, slab_size
 from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
 from swarm.machines.journal import Journal
@@ -64,6 +64,9 @@ class HopSession:
         self.sent = 0
         self.acked = 0
         self.lease_ends = float("inf")
+        self.reserved = 0
+        """Positions that its cache has room for, or may come to have."""
+        self._longest = 0
         self._rewindable = rewindable
         self._order: Order | None = None
         self._opened: Open | None = None
@@ -120,9 +123,18 @@ class HopSession:
         """Whether it was opened for a chain that is not there yet."""
         return self._opened is not None and self._opened.upto < len(self.route)
 
+    def reserves(self, order: Order) -> int:
+        """Positions to be reserved once it follows this order: a lower limit does not shrink what has grown under an earlier one."""
+        return max(order.limit, min(slab_size(self._longest), self.reserved))
+
     def feeds(self, chain: int, to: int) -> bool:
         """Whether frames of newcomers that this hop feeds are addressed so."""
         return self._branch is not None and self._branch.addressed(chain, to)
+
+    @property
+    def _end(self) -> int:
+        """Positions from here on are not taken: they are beyond what is reserved, or nobody can have drawn them yet."""
+        return min(self.accepted + self.limits.window, self.order.limit)
 
     @property
     def _prev(self) -> tuple[PeerId, int]:
@@ -143,6 +155,7 @@ class HopSession:
             return [self._have(resend=True)]
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
         farewell = self._dismiss(order) + self._dismiss_branch(order)
+        self.reserved = self.reserves(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
@@ -217,7 +230,7 @@ class HopSession:
             return []
         self._renew(now)
         effects: list[Effect] = [Send(self.order.client, _readdressed(message, CLIENT))]
-        for position, token in enumerate(message.tokens, message.start):
+        for position, token in enumerate(message.tokens[: max(self._end - message.start, 0)], message.start):
             if position < self.accepted and self.tokens[position] != token:
                 effects += self.retract(position)
             if position >= self.accepted:
@@ -250,10 +263,12 @@ class HopSession:
         return [*self._dismiss(order), *self._dismiss_branch(order), Forget("replaced")]
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
-        """Bad news from further down; it travels to the client."""
+        """Bad news of hops further down; it travels to the client. Of the first one too: the last may lose it, to whom tokens go home."""
         if self._branch is not None and self.feeds(message.chain, message.to) and sender == self._branch.peer:
             return self._give_up(self._branch, message.reason)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
+            return []
+        if message.hop <= self.index and (message.hop, message.reason) != (0, "lost"):
             return []
         return [self._to_prev(_readdressed(message, self.index - 1))]
 
@@ -361,6 +376,7 @@ class HopSession:
             part = tuple(tokens[at : at + self.limits.chunk])
             start = self.accepted
             self.tokens.extend(part)
+            self._longest = max(self._longest, self.accepted)
             self._serial += 1
             self._pending.append(_Pending(self._serial, start, len(part), micros))
             rows = hidden[at : at + len(part)] if hidden is not None else None
@@ -402,7 +418,7 @@ class HopSession:
     def _take_held(self) -> list[Effect]:
         """Start the positions whose tokens came home and whose credit is there."""
         effects: list[Effect] = []
-        while not self._halted and not self._deserted and self.accepted < self._until and self.accepted in self._held:
+        while not self._halted and not self._deserted and self.accepted < min(self._until, self.order.limit) and self.accepted in self._held:
             effects += self._append((self._held.pop(self.accepted),), None, ())
         self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
         return effects

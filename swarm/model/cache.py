@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import torch
 
-FIRST_SLAB = 64
-"""Positions of the smallest slab: a short question and its answer without copying, 80 KB a layer for 5 heads of 64 in bfloat16."""
+from swarm.core import slab_size
 
 
 class KVCache:
@@ -66,11 +65,7 @@ class KVCache:
     def _grow(self, layer: int, filled: int, need: int, k_KnD: torch.Tensor, v_KnE: torch.Tensor) -> torch.Tensor:
         if not self.start <= layer + 1 < self.stop:
             raise ValueError(f"layer {layer} is not in components [{self.start}, {self.stop}) of this cache")
-        capacity = FIRST_SLAB
-        while capacity < need:
-            capacity *= 2
-        if self.limit is not None and need <= self.limit:  # a later turn may have outgrown the first one's limit
-            capacity = min(capacity, self.limit)
+        capacity = slab_size(need, self.limit)
         for slabs, new in ((self._keys, k_KnD), (self._values, v_KnE)):
             slab = new.new_empty((new.shape[0], capacity, new.shape[2]))
             if layer in slabs:

@@ -33,6 +33,9 @@ WAITING = 64
 WAITING_EACH = 4
 """Of one asker."""
 
+PLACED_EACH = 256
+"""Sessions of one client in the ledger. More are planned for, and count where their peers announce them."""
+
 BUSY = 0.5
 """Share of the time spent planning above which a coordinator divides the work with one more standby."""
 
@@ -118,8 +121,8 @@ class Coordinator:
     def receive(self, sender: PeerId, message: Message) -> None:
         """A message to us as coordinator. Anything else is none of this module's business."""
         if isinstance(message, Poll) and message.config_hash == self._model:
-            if (candidacy := Candidacy.of(sender, message.claim, message.sequence, self._wall())) is not None:
-                self._hear([candidacy])
+            self._do(self._election.pinged(Candidacy.of(sender, message.claim, message.sequence, self._wall()), self._clock()))
+            self._wake.set()
             self._links.send(sender, Polled(message.number, self.leads))
         elif isinstance(message, Polled) and message.number <= self._polls:
             self._do(self._election.pong(sender, message.leads, self._clock()))
@@ -138,7 +141,7 @@ class Coordinator:
                 if (effect.record.role == "claim") != (self.claim.role == "claim"):
                     log.info("now %s of this model, term %d", "coordinator" if effect.record.role == "claim" else "no coordinator", effect.record.term)
                 self.claim = Claim(effect.record.role, effect.record.term, effect.record.score, self.claim.shards)
-                self._heard(self._election.term)
+                self._tell_term()
                 if announce:
                     self._spawn(self._announce(), "announce")
             elif isinstance(effect, Look):
@@ -148,8 +151,12 @@ class Coordinator:
 
     def _hear(self, records: Iterable[Candidacy]) -> None:
         self._do(self._election.records(records, self._clock()))
-        self._heard(self._election.term)
+        self._tell_term()
         self._wake.set()
+
+    def _tell_term(self) -> None:
+        if term := self._election.reign(self._clock()):
+            self._heard(term)
 
     def _poll(self, ping: Ping) -> None:
         self._polls += 1
@@ -230,13 +237,22 @@ class Coordinator:
         if route is None:
             self._links.send(sender, Unrouted(message.number, "missing"))
             return
-        if not message.tentative and self._placed.setdefault(message.session, sender) == sender:  # whoever knows the id of another's session must not move it
+        if not message.tentative and self._may_place(sender, message.session):
+            self._placed[message.session] = sender
             self._ledger.place(message.session, route, self._request(sender, message), self._clock())
         self._links.send(sender, self._signed(sender, message.number, route))
+
+    def _may_place(self, client: PeerId, session: SessionId) -> bool:
+        """Whoever knows the id of another's session must not move it, and nobody may fill the ledger."""
+        if session in self._placed:
+            return self._placed[session] == client
+        return sum(owner == client for owner in self._placed.values()) < PLACED_EACH
 
     def _route(self, sender: PeerId, message: RouteRequest, load: Load) -> Route | None:
         """Runs beside the event loop: reads the table, which nobody changes meanwhile, and touches nothing else."""
         atlas = self.table.atlases.get((message.revision, message.numerics), Atlas())
+        if any(hop.peer in atlas.views and atlas.views[hop.peer].max_length < message.tokens_needed for hop in message.old):
+            return None  # nobody runs that
         try:
             request = self._request(sender, message)
             if message.old:

@@ -41,6 +41,10 @@ from swarm.wire import (
 log = logging.getLogger(__name__)
 
 
+MOST_SESSIONS, MOST_EACH = 1024, 256
+"""Sessions at once, and of one client: each holds its order, whatever little it reserves."""
+
+
 class HopKey(NamedTuple):
     """A session's hop at this peer. The span, not the hop's number, is the key: a repair may put more hops before it without costing it its cache."""
 
@@ -137,8 +141,8 @@ class HopRoom:
         return Facts(spans, self.offer.version, max(self.ledger.free_tokens, 0), self._term)
 
     def heard(self, term: int) -> None:
-        """Somebody coordinates under this term: routes of earlier ones may be begun for as long as routes live."""
-        if term > self._term:
+        """Somebody coordinates under this term (it falls where all candidates began anew): routes of lower ones may be begun for as long as routes live."""
+        if term != self._term:
             self._term, self._term_since = term, self._clock()
 
     # --- from the network -------------------------------------------------------------------------------------------------------------------------------------
@@ -284,9 +288,16 @@ class HopRoom:
             return "leaving", "the peer is leaving"
         if order.limit > self.offer.max_length:
             return "refused", f"the peer takes at most {self.offer.max_length} positions"
+        if not hops and len(self._hops) >= MOST_SESSIONS:
+            return "overloaded", "the peer has as many sessions as it takes"
+        if not hops and sum(order.client == self._client(session) for session in self._hops) >= MOST_EACH:
+            return "overloaded", f"the peer has {MOST_EACH} sessions of this client, as many as it takes"
         if not self.ledger.can_reserve(order.session, *self._claim(message, order, key)):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
         return None
+
+    def _client(self, session: SessionId) -> PeerId:
+        return next(iter(self._hops[session].values())).order.client
 
     @staticmethod
     def _key(message: Open, order: Order) -> HopKey:
@@ -306,8 +317,10 @@ class HopRoom:
         """What the session needs here once the hop follows the order: positions and their weight. Hops that have not heard of the order yet keep what they
         have until then."""
         gone = self._retired(message, order)
-        limits = {other: hop.order.limit for other, hop in self._hops.get(order.session, {}).items() if other not in gone} | {key: order.limit}
-        return max(limits.values()), self._weight(limits)
+        hops = self._hops.get(order.session, {})
+        reserved = {other: hop.reserved for other, hop in hops.items() if other not in gone}
+        reserved[key] = hops[key].reserves(order) if key in hops else order.limit
+        return max(reserved.values()), self._weight(reserved)
 
     def _weight(self, keys: Iterable[HopKey]) -> float:
         return self.offer.weight([Span(key.start, key.stop) for key in keys])
@@ -356,7 +369,7 @@ class HopRoom:
         if hops.pop(key, None) is not None:
             self._engine.free(key)
         if hops:
-            self.ledger.reserve(key.session, max(hop.order.limit for hop in hops.values()), self._weight(hops))
+            self.ledger.reserve(key.session, max(hop.reserved for hop in hops.values()), self._weight(hops))
         else:
             self.ledger.release(key.session)
             self._hops.pop(key.session, None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from swarm.core import PeerId, Span
 from swarm.errors import PeerLost, ProtocolError, RemoteError
+from swarm.machines.election import Candidacy, height
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
@@ -327,6 +328,8 @@ class Peer:
                 records = await self._directory.read(self._about.config_hash)
                 if self.coordinator is not None:
                     await self.coordinator.know(records)
+                else:
+                    self._hear(records)
                 if self._mover is not None:
                     self._mover.heard([*self._others(records), self.view()])
             except RemoteError as error:
@@ -341,6 +344,13 @@ class Peer:
             self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
             await self._gauge(self._random.sample(sorted(self._rtts), min(GAUGED, len(self._rtts))))
             await asyncio.sleep(MEASURE_SOON if self._known > before or not self._known else MEASURE_EVERY)
+
+    def _hear(self, records: Iterable[Announcement]) -> None:
+        """Who takes no part in the election knows the term from the directory."""
+        found = (Candidacy.of(record.peer, record.claim, record.sequence, self._wall()) for record in records)
+        claims = [candidacy for candidacy in found if candidacy is not None and candidacy.role == "claim"]
+        if claims:
+            self.room.heard(max(claims, key=lambda claim: height(claim, self._about.config_hash)).term)
 
     async def _gauge(self, peers: Sequence[PeerId]) -> None:
         """What we can send, as far as it is slow enough to matter. Never while somebody waits for what we send."""

@@ -24,19 +24,24 @@ class PeerTable:
         self.atlases: dict[Class, Atlas] = {}
         self.spoke: dict[PeerId, float] = {}
         """When each made the announcement we know, by its own clock."""
+        self._told: dict[PeerId, float] = {}
+        """When each made the announcement that a hop has contradicted since."""
         self._shunned: dict[PeerId, tuple[float, float]] = {}
 
     def update(self, records: Iterable[Announcement], components: int) -> None:
-        """What the directory says now of a model of so many components: who is not in it is gone."""
+        """What the directory says now of a model of so many components: who is not in it is gone. What a peer says itself counts more than what was said of it
+        before; those announcements that were contradicted since do not."""
         views, spoke = [], {}
         for record in records:
             try:
-                views.append(PeerView.of(record, components))
+                view = PeerView.of(record, components)
             except ProtocolError:
                 continue
+            views.append(self.views.get(view.peer, view) if record.time == self._told.get(view.peer) else view)
             spoke[record.peer] = record.time
-        self.show(view if (known := self.views.get(view.peer)) is None or known.version <= view.version else known for view in views)
+        self.show(views)
         self.spoke = spoke
+        self._told = {peer: time for peer, time in self._told.items() if spoke.get(peer) == time}
 
     def show(self, views: Iterable[PeerView]) -> None:
         now = {view.peer: view for view in views}
@@ -50,7 +55,8 @@ class PeerTable:
         self.atlases = {kind: atlas for kind, atlas in self.atlases.items() if len(atlas)}
 
     def correct(self, peer: PeerId, facts: Facts, components: int) -> bool:
-        """What a peer said of itself when it refused, until it announces something newer. False if we knew that already, or it is nonsense."""
+        """What a peer said of itself when it refused, until it announces itself again: others on the way may have made it up. False if we knew that already, or
+        it is nonsense."""
         view = self.views.get(peer)
         try:
             spans = merge_spans(Span(start, stop) for start, stop in facts.spans)
@@ -63,6 +69,8 @@ class PeerTable:
             return False
         self.views[peer] = new
         self.atlases[view.kind].put(new)
+        if peer in self.spoke:
+            self._told[peer] = self.spoke[peer]
         return True
 
     def shun(self, peer: PeerId, now: float, wall: float) -> None:

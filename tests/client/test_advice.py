@@ -343,6 +343,18 @@ def test_whoever_planned_hears_when_others_mend_the_route():
     run(main())
 
 
+def test_where_all_coordinators_begin_anew_so_do_terms():
+    async def main():
+        scene = Scene(term=9)
+        scene.says["c"] = advises(term=1)
+        assert await scene.ask() is None
+        await asyncio.sleep(SILENT)
+        scene.advisers.know("c0ffee", [announcement("c", claim=Claim("claim", 1, (1,)))], 10.0**9)
+        assert (await scene.ask()).planner == "c"
+
+    run(main())
+
+
 def test_a_hop_that_knows_a_newer_term_is_believed_once():
     async def main():
         scene = Scene(standbys=())

@@ -580,3 +580,18 @@ def test_facts_that_are_nonsense_or_leave_a_hole_end_with_the_layers_nobody_serv
 
     with pytest.raises((MissingLayers, Refused)):
         run(main())
+
+
+def test_a_session_that_rests_does_not_grow_by_what_its_first_hop_says():
+    async def main():
+        host = Host()
+        async with host.new_session() as session:
+            await session.generate(PROMPT, max_new_tokens=5)
+            chain = session._chain
+            for _ in range(100):
+                session.receive(PEER, Broken(session.id, chain._machine.chain, CLIENT, 0, "unknown", ""))
+            assert chain._events.empty()
+            host._began = len(session.tokens) + len(PROMPT)
+            return await session.generate(PROMPT, max_new_tokens=5)
+
+    assert run(main()) == "hello"

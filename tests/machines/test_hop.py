@@ -237,6 +237,35 @@ def test_bad_news_and_lost_successors_travel_back():
     assert hop.broken("a", Broken(S, 1, 1, 2, "overloaded", "full")) == []
 
 
+@pytest.mark.parametrize(("hop", "reason", "told"), [(0, "lost", True), (0, "moved", False), (1, "failed", False), (2, "moved", True)])
+def test_a_successor_speaks_of_those_behind_us_alone(hop, reason, told):
+    """It may make up what it likes of them; but of nobody before it, save that the head has lost the first one, which it cannot be asked."""
+    assert bool(opened(1).broken("c", Broken(S, 1, 1, hop, reason))) == told
+
+
+def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_holds_nothing_that_nobody_can_have_drawn():
+    first = opened(0, limit=5, until=2**53)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, tuple(range(1000))), 0)
+    assert first.accepted == 5 and len([effect for effect in effects if isinstance(effect, Compute)]) == 2 and not first._held
+    wide = opened(0, HopLimits(window=8), limit=10**6)
+    wide.drawn("c", Drawn(S, 1, 0, 0, 1, tuple(range(1000))), 0)
+    wide.drawn("c", Drawn(S, 1, 0, 0, 5000, tuple(range(1000))), 0)
+    assert set(wide._held) == set(range(1, 8))
+
+
+def test_what_has_grown_under_an_earlier_limit_stays_reserved():
+    hop = opened(1, limit=100)
+    run(hop, hop.step("a", Step(S, 1, 1, 0, 0, tuple(range(90)), rows(*[1.0] * 90)), 0))
+    for chain, limit, reserved in ((2, 0, 100), (3, 120, 120), (4, 0, 120)):
+        hop.open(*order(1, chain=chain, starts=((1, 0), (chain, 0)), limit=limit), now=0)
+        assert hop.reserved == reserved
+    fresh = opened(1, limit=100)
+    run(fresh, fresh.step("a", Step(S, 1, 1, 0, 0, (1, 2), rows(1, 1)), 0))
+    fresh.open(*order(1, chain=2, starts=((2, 2),), limit=10), now=0)
+    assert fresh.reserved == 64, "the smallest cache that grows at all"
+
+
 def test_leases_are_renewed_along_the_chain_and_run_out():
     hop = opened(1)
     assert hop.tick(29.9) == []

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.model.cache import FIRST_SLAB, KVCache
+from swarm.core import FIRST_SLAB
+from swarm.model.cache import KVCache
 
 moves = st.lists(
     st.one_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from swarm.core import Hop
-from swarm.peer.coordinator import WAITING_EACH, WINDOW, Coordinator
+from swarm.peer.coordinator import PLACED_EACH, WAITING_EACH, WINDOW, Coordinator
 from swarm.wire import Announcement, Claim, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
 from tests.net.helpers import announcement
 from tests.net.virtual import run
@@ -158,6 +158,37 @@ def test_the_swarm_survives_a_claim_of_a_term_nobody_can_reach():
     run(main())
 
 
+@pytest.mark.parametrize("role", ["claim", "candidate", "released"])
+def test_a_term_that_somebody_merely_tells_us_is_nobodys_reign(role):
+    """Or one message would make a peer refuse the routes of the true coordinator for ever."""
+
+    async def main():
+        world = World()
+        await living(world, "abc")
+        await until(lambda: len(world.leaders()) == 1, 20)
+        for member in world.members.values():
+            member.receive("x", Poll(1, MODEL, Claim(role, 10**9 + 3000, (9,)), 10**9))
+        await asyncio.sleep(60.0)
+        assert max(world.terms) == 1 and len(world.leaders()) == 1
+
+    run(main())
+
+
+def test_where_all_begin_anew_so_do_terms():
+    async def main():
+        world = World()
+        world.records["old"] = announcement("old", sequence=1, time=10.0**9, claim=Claim("claim", 7, (9,)))
+        await living(world, "a")
+        await asyncio.sleep(3.0)
+        assert world.terms[-1] == 7
+        del world.records["old"]
+        world.members["a"]._election._term = 0  # as of one that never heard of it
+        await until(lambda: world.leaders() == ["a"], 60)
+        assert world.terms[-1] == 1
+
+    run(main())
+
+
 def question(number: int = 1, **changes) -> RouteRequest:
     fields = dict(number=number, session=S, config_hash=MODEL, revision="r", numerics="float32", tokens_needed=10, prompt=5, output=5)
     return RouteRequest(**(fields | changes))
@@ -247,9 +278,17 @@ def test_it_says_whether_it_leads_and_gives_way_to_a_higher_claim():
         await living(world, "a")
         await until(lambda: world.leaders() == ["a"], 20)
         world.members["a"].receive("s", Poll(7, MODEL))
-        world.members["a"].receive("s", Poll(8, MODEL, Claim("claim", 9, (0,)), 10**6))
+        higher = Claim("claim", 9, (0,))
+        world.members["a"].receive("s", Poll(8, MODEL, higher, 10**6))
+        await asyncio.sleep(5.0)
+        world.members["a"].receive("s", Poll(9, MODEL, higher, 10**6))
+        assert world.leaders() == ["a"], "the directory knows of no such claim"
+        world.records["s"] = announcement("s", sequence=10**6, time=10.0**9 + asyncio.get_running_loop().time(), claim=higher)
+        world.members["a"].receive("s", Poll(10, MODEL, higher, 10**6))
+        await until(lambda: world.leaders() == [], 3.0)
+        world.members["a"].receive("s", Poll(11, MODEL))
         polled = [message for _, to, message in world.sent if to == "s" and isinstance(message, Polled)]
-        assert [(message.number, message.leads) for message in polled] == [(7, True), (8, False)]
+        assert [(message.number, message.leads) for message in polled] == [(7, True), (8, True), (9, True), (10, True), (11, False)]
 
     run(main())
 
@@ -286,3 +325,31 @@ def test_a_prompt_that_cannot_be_weighs_no_more_than_one_that_can():
         return world.members["a"]._ledger.load(asyncio.get_running_loop().time()).prompt_ratio
 
     assert run(main()) == 10 / 5
+
+
+def test_what_no_peer_can_hold_is_not_planned_around_a_route_that_is_whole():
+    async def main():
+        world = World()
+        await living(world, "ab")
+        await asyncio.sleep(1)
+        world.members["a"].receive("client", question(prompt=2**53, tokens_needed=2**53, output=1, old=(Hop("b", 0, 4),)))
+        await asyncio.sleep(1)
+        assert [type(answer) for answer in answers(world)] == [Unrouted]
+
+    run(main())
+
+
+def test_one_client_cannot_fill_the_ledger():
+    async def main():
+        world = World()
+        await living(world, "a")
+        await asyncio.sleep(1)
+        member = world.members["a"]
+        for number in range(PLACED_EACH + 3):
+            member.receive("client", question(number, session=number.to_bytes(16, "big")))
+            await asyncio.sleep(0.01)
+        member.receive("other", question(0, session=b"other" * 3 + b"."))
+        await asyncio.sleep(1)
+        assert len(answers(world)) == PLACED_EACH + 3 and len(member._ledger) == PLACED_EACH + 1
+
+    run(main())

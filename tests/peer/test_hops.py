@@ -335,3 +335,24 @@ def test_what_runs_counts_as_load_and_what_rests_does_not():
     assert setting.room.busy(2.0) == 2
     setting.now = 3.0
     assert setting.room.busy(2.0) == 0
+
+
+def test_a_client_cannot_hold_more_than_it_has_reserved_by_ordering_less():
+    setting = Setting()
+    setting.answer("before", changed(limit=100))
+    ones = Blob("float32", 1, memoryview(bytes(4 * 90)))
+    setting.answer("before", Step(S, 1, 1, 0, 0, tuple(range(90)), ones))
+    setting.answer("before", changed(chain=2, starts=((1, 90), (2, 90)), limit=0))
+    assert setting.ledger.free_tokens == 100
+
+
+def test_sessions_that_reserve_nothing_are_counted_too(monkeypatch):
+    monkeypatch.setattr("swarm.peer.hops.MOST_EACH", 3)
+    monkeypatch.setattr("swarm.peer.hops.MOST_SESSIONS", 5)
+    setting, reasons = Setting(), []
+    for number, client in enumerate(["one"] * 4 + ["two"] * 3):
+        order = changed(session=bytes([number]) * 16, limit=0, client=client)
+        reasons += [message.reason for _, message in setting.answer("before", order) if isinstance(message, Broken)]
+    assert setting.room.sessions == 5 and reasons == ["overloaded"] * 2
+    again = changed(session=bytes([0]) * 16, limit=0, client="one", chain=2, starts=((2, 0),))
+    assert any(isinstance(message, Have) for _, message in setting.answer("before", again)), "a session that is here goes on"

@@ -14,7 +14,7 @@ from swarm.errors import DoesNotFit, RemoteError
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
-from swarm.wire import RENEW_EVERY
+from swarm.wire import RENEW_EVERY, Claim
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 from tests.peer.test_hops import Engine as Jobs
@@ -265,3 +265,20 @@ def test_an_announcement_that_nobody_heard_is_no_reason_to_go_back():
 
     lost, model, last = run(main())
     assert lost == 1 and model == "weights of 2:4" and (last.state, last.spans) == ("online", ((2, 4),))
+
+
+def test_who_stays_out_of_the_election_knows_who_coordinates_all_the_same():
+    """Or its hops could not tell a route of a coordinator that was replaced."""
+
+    async def main():
+        others = [announcement("a", claim=Claim("claim", 4, (1,))), announcement("b", claim=Claim("claim", 5, (0,))), announcement("c")]
+        peer = Peer(
+            Links(), Directory(others), Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
+            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(2.0)
+        task.cancel()
+        return peer.room.facts().term
+
+    assert run(main()) == 5
