@@ -251,8 +251,6 @@ class Coordinator:
     def _route(self, sender: PeerId, message: RouteRequest, load: Load) -> Route | None:
         """Runs beside the event loop: reads the table, which nobody changes meanwhile, and touches nothing else."""
         atlas = self.table.atlases.get((message.revision, message.numerics), Atlas())
-        if any(hop.peer in atlas.views and atlas.views[hop.peer].max_length < message.tokens_needed for hop in message.old):
-            return None  # nobody runs that
         try:
             request = self._request(sender, message)
             if message.old:
@@ -267,8 +265,8 @@ class Coordinator:
         return Request(
             components=self._components,
             tokens_needed=message.tokens_needed,
-            prompt=min(message.prompt, message.tokens_needed),  # or a lie about it would count with all that is asked later
-            output=min(message.output, message.tokens_needed),
+            prompt=message.prompt,
+            output=message.output,
             source=sender if message.own else None,
             source_rtts=message.rtts,
             exclude=frozenset(message.exclude),

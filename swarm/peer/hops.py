@@ -45,6 +45,10 @@ MOST_SESSIONS, MOST_EACH = 1024, 256
 """Sessions at once, and of one client: each holds its order, whatever little it reserves."""
 
 
+TERM_FORGOTTEN = 60.0
+"""Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
+
+
 class HopKey(NamedTuple):
     """A session's hop at this peer. The span, not the hop's number, is the key: a repair may put more hops before it without costing it its cache."""
 
@@ -119,7 +123,7 @@ class HopRoom:
         self._veil, self._only = veil, only
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
         self._worked: dict[SessionId, float] = {}
-        self._term, self._term_since = 0, 0.0
+        self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
 
     @property
     def sessions(self) -> int:
@@ -141,9 +145,13 @@ class HopRoom:
         return Facts(spans, self.offer.version, max(self.ledger.free_tokens, 0), self._term)
 
     def heard(self, term: int) -> None:
-        """Somebody coordinates under this term (it falls where all candidates began anew): routes of lower ones may be begun for as long as routes live."""
-        if term != self._term:
-            self._term, self._term_since = term, self._clock()
+        """Somebody coordinates under this term: routes of lower ones may be begun for as long as routes live. Where all candidates began anew it falls, once
+        nothing has been heard of the higher one for longer than claims live."""
+        now = self._clock()
+        if term > self._term or (term < self._term and now - self._term_heard > TERM_FORGOTTEN):
+            self._term, self._term_since = term, now
+        if term == self._term:
+            self._term_heard = now
 
     # --- from the network -------------------------------------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from swarm.core import Hop, PeerId, SessionId
-from swarm.routing.route import Request, Route
+from swarm.routing.route import USUAL_OUTPUT, Request, Route
 from swarm.routing.table import PeerView
 
 LEASE = 30.0
@@ -31,8 +31,9 @@ WEIGHT_OF_NEWS = 0.05
 """Of one report in the running mean of the token cycle: about the last 20 count."""
 
 
-FASTEST = 4.0
-"""Times faster than usual that a session is believed to have got its tokens: one false report must not make all peers look busy."""
+UNUSUAL = 4.0
+"""Times more than usual that is believed of a session: how fast it got its tokens, how long its prompt and answer are. One false report must not make all peers
+look busy."""
 
 
 Numbers = np.ndarray | float
@@ -103,8 +104,6 @@ IDLE = Share(0, 0)
 class _Placed:
     shares: Mapping[PeerId, int]
     """Layers by peer."""
-    prompt: int
-    output: int
     since: float
     """When it was placed, or when it last said how many tokens it had."""
     tokens: int
@@ -131,7 +130,8 @@ class Ledger:
         self._others: dict[PeerId, Share] = {}
         """Sessions placed by others, and the layers that each of them is taken to run if none of ours says better: all the peer holds."""
         self._shares: dict[PeerId, Share] = {}
-        self._prompt = self._output = 0
+        self._prompt = self._output = float(USUAL_OUTPUT)
+        """Running means of what sessions ask for."""
         self._predicted: float | None = None
         self._seconds = self._tokens = 0.0
         """Running means of what sessions report: their ratio is the cycle, in which a long answer counts for more than a short one."""
@@ -149,7 +149,8 @@ class Ledger:
         for hop in route.hops:
             if hop.peer != request.source or hop.span not in request.own:
                 shares[hop.peer] = shares.get(hop.peer, 0) + _layers(hop)
-        self._placed[session] = _Placed(shares, request.prompt, max(request.output, 1), now, 0, now + LEASE)
+        self._expect(request.prompt, max(request.output, 1))
+        self._placed[session] = _Placed(shares, now, 0, now + LEASE)
         self._count(self._placed[session], +1)
         self._predicted = _blended(self._predicted, route.seconds_per_token)
 
@@ -194,7 +195,7 @@ class Ledger:
         if (placed := self._placed.get(but or b"")) is not None:
             for peer, layers in placed.shares.items():
                 shares[peer] = Share(shares[peer].sessions - 1, shares[peer].layers - layers)
-        return Load(shares, self._cycle, self._prompt / self._output if self._output else 1.0)
+        return Load(shares, self._cycle, self._prompt / self._output)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -203,15 +204,13 @@ class Ledger:
         return self._seconds / self._tokens if self._tokens else self._predicted
 
     def _count(self, placed: _Placed, sign: int) -> None:
-        """In whole layers and tokens, so that what is taken away leaves nothing behind."""
+        """In whole layers, so that what is taken away leaves nothing behind."""
         for peer, layers in placed.shares.items():
             own = self._own.get(peer, IDLE)
             self._own[peer] = Share(own.sessions + sign, own.layers + sign * layers)
             if not self._own[peer].sessions:
                 del self._own[peer]
             self._sum_up(peer)
-        self._prompt += sign * placed.prompt
-        self._output += sign * placed.output
 
     def _sum_up(self, peer: PeerId) -> None:
         own, others = self._own.get(peer, IDLE), self._others.get(peer, IDLE)
@@ -225,9 +224,13 @@ class Ledger:
     def _report(self, placed: _Placed, now: float, tokens: int) -> None:
         seconds, got = now - placed.since, float(tokens - placed.tokens)
         if got > 0 and seconds > 0:
-            got = min(got, FASTEST * seconds / self._cycle) if self._cycle else got
+            got = min(got, UNUSUAL * seconds / self._cycle) if self._cycle else got
             self._seconds += WEIGHT_OF_NEWS * (seconds - self._seconds)
             self._tokens += WEIGHT_OF_NEWS * (got - self._tokens)
+
+    def _expect(self, prompt: int, output: int) -> None:
+        self._prompt += WEIGHT_OF_NEWS * (min(prompt, UNUSUAL * self._prompt) - self._prompt)
+        self._output += WEIGHT_OF_NEWS * (min(output, UNUSUAL * self._output) - self._output)
 
 
 def _layers(hop: Hop) -> int:

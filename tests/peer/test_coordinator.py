@@ -315,30 +315,6 @@ def test_whoever_learns_the_id_of_anothers_session_cannot_move_or_end_it():
     run(main())
 
 
-def test_a_prompt_that_cannot_be_weighs_no_more_than_one_that_can():
-    async def main():
-        world = World()
-        await living(world, "a")
-        await asyncio.sleep(1)
-        world.members["a"].receive("client", question(prompt=2**53, output=5))
-        await asyncio.sleep(1)
-        return world.members["a"]._ledger.load(asyncio.get_running_loop().time()).prompt_ratio
-
-    assert run(main()) == 10 / 5
-
-
-def test_what_no_peer_can_hold_is_not_planned_around_a_route_that_is_whole():
-    async def main():
-        world = World()
-        await living(world, "ab")
-        await asyncio.sleep(1)
-        world.members["a"].receive("client", question(prompt=2**53, tokens_needed=2**53, output=1, old=(Hop("b", 0, 4),)))
-        await asyncio.sleep(1)
-        assert [type(answer) for answer in answers(world)] == [Unrouted]
-
-    run(main())
-
-
 def test_one_client_cannot_fill_the_ledger():
     async def main():
         world = World()

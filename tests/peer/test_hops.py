@@ -329,6 +329,17 @@ def test_a_route_of_a_coordinator_that_was_replaced_is_obeyed_for_as_long_as_rou
         setting.answer("before", Close(order.session, 1, 1))
 
 
+def test_a_term_falls_where_all_begin_anew_and_not_while_two_are_claimed():
+    setting = Setting()
+    setting.room.heard(7)
+    for setting.now in range(1, 100):
+        setting.room.heard(1 if setting.now % 20 else 7)
+        assert setting.room.facts().term == 7
+    for setting.now in range(100, 200):
+        setting.room.heard(1)
+    assert setting.room.facts().term == 1
+
+
 def test_what_runs_counts_as_load_and_what_rests_does_not():
     setting = Setting()
     setting.answer("before", ORDER)

@@ -37,7 +37,7 @@ def test_placed_sessions_count_until_they_are_released():
     ledger.place(key(1), ROUTE, REQUEST, 0.0)
     ledger.place(key(2), route_of(Hop("b", 0, 6)), replace(REQUEST, prompt=10), 1.0)
     assert ledger.load(1.0).shares == {"a": Share(1, 3), "b": Share(2, 7)}
-    assert ledger.load(1.0).prompt_ratio == 2.0
+    assert 1.0 < ledger.load(1.0).prompt_ratio < 2.0
     ledger.release(key(1), 2.0)
     ledger.release(key(1), 2.0)
     assert ledger.load(2.0).shares == {"b": Share(1, 5)} and len(ledger) == 1
@@ -114,6 +114,19 @@ def test_the_cycle_is_predicted_until_it_is_reported():
     ledger.release(key(1), 18.0, tokens=20)
     share = 1 - WEIGHT_OF_NEWS
     assert ledger.load(18.0).cycle == pytest.approx((8 * share + 10) / (4 * share + 16)), "then what came since, long answers counting for more"
+
+
+@pytest.mark.parametrize("lie", [dict(prompt=2**53, output=1), dict(prompt=2**53, output=2**53), dict(prompt=1, output=2**53)])
+def test_one_prompt_that_cannot_be_does_not_make_all_peers_look_busy_nor_idle(lie):
+    ledger = Ledger()
+    for number in range(200):
+        ledger.place(key(number), ROUTE, Request(6, prompt=600, output=200), 0.0)
+    assert ledger.load(0.0).prompt_ratio == pytest.approx(3.0, rel=0.01)
+    ledger.place(key(200), ROUTE, Request(6, **lie), 0.0)
+    assert 2.4 < ledger.load(0.0).prompt_ratio < 3.7
+    first = Ledger()
+    first.place(key(0), ROUTE, Request(6, **lie), 0.0)
+    assert 0.8 < first.load(0.0).prompt_ratio < 1.25
 
 
 def test_one_report_that_cannot_be_does_not_make_all_peers_look_busy():
