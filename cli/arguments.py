@@ -142,7 +142,7 @@ def check_addresses(initial_peers: Sequence[str], announce: Sequence[str] = ()) 
         if not _can_be_dialled(text.split("/")) or text.count("/p2p/") != 1 or not is_peer_id(text.partition("/p2p/")[2]):
             raise MalformedAddress(text)
     for text in announce:
-        if not _can_be_dialled(text.split("/")):
+        if not _can_be_dialled(text.split("/")) or "/p2p/" in text:
             raise MalformedAddress(text, announced=True)
 
 
@@ -166,7 +166,8 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
         if not low <= value <= high:
-            bounds = f"at least {low:.15g}" if high == math.inf else f"{low:.15g} to {high:.15g}"
+            form = "d" if kind is int and high < math.inf else ".15g"
+            bounds = f"at least {low:.15g}" if high == math.inf else f"{low:{form}} to {high:{form}}"
             raise argparse.ArgumentTypeError(f"{text} is out of range, which is {bounds}")
         return value
 

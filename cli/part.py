@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from swarm.cli.screen import Screen
 from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, parse_layers
-from swarm.errors import InvalidConfig, ProtocolError, RemoteError
+from swarm.errors import InvalidConfig, ModelNotFound, ProtocolError, RemoteError
 from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def check_early(model: str, layers: str) -> None:
     """What can be said of a model and `--layers` before the model is opened. Raises ModelNotFound, NotAModel, MalformedLayers, LayersOutOfRange."""
     from swarm.model.sources import layers_of
 
+    if not model.strip():
+        raise ModelNotFound("the model's name is empty; give a hub id such as Qwen/Qwen3-8B, or a folder")
     check_layers(layers)
     check_layers(layers, layers_of(model))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ from swarm.errors import OR_RESUME, SwarmError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 CLEANUP = 2.0
 """Seconds that a second Ctrl-C leaves for saying goodbye to the network; then the process ends whatever it is doing."""
@@ -122,6 +125,9 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
         return 1
     except Exception as error:
         error = _innermost(error)
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(f"{prog}: cannot write: {error.strerror}; free some space and start again", file=sys.stderr)
+            return 1
         if debug:
             traceback.print_exception(error)
         if isinstance(error, SwarmError):

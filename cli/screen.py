@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 EVERY = 60.0
 """Seconds between two lines about the same thing where nobody can see a live one. Half of what `swarm.local` bears of silence before a peer is ready."""
@@ -21,8 +22,18 @@ LOOK = 0.2
 """Seconds between two looks at what is waited for."""
 
 
+PIECES = 1000
+"""Pieces of text that a terminal may lag behind."""
+
+SETTLING = 1.0
+"""Seconds that it has to show the last of them."""
+
+
 class Screen(Protocol):
     handler: logging.Handler | None
+
+    def settle(self) -> None:
+        """Wait a moment for what was said to be seen: the process ends."""
 
     def say(self, text: str = "") -> None: ...
 
@@ -70,6 +81,9 @@ class PlainScreen:
     def say(self, text: str = "") -> None:
         print(text, file=self._stream, flush=True)
 
+    def settle(self) -> None:
+        pass
+
     @contextlib.contextmanager
     def progress(self, what: Callable[[float], str]) -> Iterator[Callable[[float], None]]:
         """Each thing is said once, and what takes long again now and then: by a thread, since one file of some gigabytes reports nothing on its way."""
@@ -108,17 +122,56 @@ class PlainScreen:
         yield show
 
 
+class Behind:
+    """A stream to which others write without waiting: a thread hands on what comes. A terminal that stands still (Ctrl-S, a connection that is dead) holds up
+    nobody, and misses what it cannot take. Everything else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._pieces: queue.Queue[str] = queue.Queue(PIECES)
+        threading.Thread(target=self._hand_on, name="terminal", daemon=True).start()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(queue.Full):
+            self._pieces.put_nowait(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def settle(self, seconds: float) -> None:
+        """Until all is handed on, but no longer than that."""
+        until = time.monotonic() + seconds
+        while self._pieces.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _hand_on(self) -> None:
+        while True:
+            text = self._pieces.get()
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                self._stream.write(text)
+                self._stream.flush()
+            self._pieces.task_done()
+
+
 class RichScreen:
     def __init__(self, stream: Any) -> None:
         from rich.console import Console
         from rich.logging import RichHandler
 
-        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._stream = Behind(stream)
+        self.console = Console(file=cast(Any, self._stream), highlight=False, soft_wrap=True)
         self.handler: logging.Handler | None = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
         self.handler.setFormatter(logging.Formatter("%(message)s"))
 
     def say(self, text: str = "") -> None:
         self.console.print(text, markup=False)
+
+    def settle(self) -> None:
+        self._stream.settle(SETTLING)
 
     @contextlib.contextmanager
     def progress(self, what: Callable[[float], str]) -> Iterator[Callable[[float], None]]:

@@ -103,7 +103,14 @@ def _main(argv: Sequence[str] | None) -> int:
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:
         say_once("serve", SERVING, shown.say)
-    return run(lambda stop: _serve(args, shown, stop), leave_at_once=True)
+    return run(lambda stop: _settled(args, shown, stop), leave_at_once=True)
+
+
+async def _settled(args: Any, shown: Screen, stop: Stop) -> int:
+    try:
+        return await _serve(args, shown, stop)
+    finally:
+        shown.settle()
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
@@ -176,7 +183,8 @@ class Post:
             self.shown.say(f"serving layers {self.layers(now.spans)} from now on" if moved else f"staying with layers {self.layers(now.spans)} after all")
 
     def _who(self, peer: str | None) -> str:
-        return "none yet" if peer is None else "this peer" if peer == self.connection.links.peer else short_id(peer)
+        """With as much of its id as tells it apart: the line is to fit into 80 columns."""
+        return "none yet" if peer is None else "this peer" if peer == self.connection.links.peer else f"…{short_id(peer)[-6:]}"
 
     async def watch(self) -> None:
         """A status line for as long as we serve, and a word when we move."""
@@ -191,10 +199,10 @@ class Post:
                         ("state", status.state if status.aim is None else f"moving to {self.layers([status.aim])}"),
                         ("layers", self.layers(status.spans)),
                         ("sessions", str(status.sessions)),
-                        ("tokens served", f"{status.tokens:,}"),
+                        ("served", f"{status.tokens:,}"),
                         ("tokens/s", f"{rate.update(status.tokens, time.monotonic()):.1f}"),
                         ("free cache", f"{status.free_tokens:,}"),
-                        ("known peers", str(status.peers)),
+                        ("peers", str(status.peers)),
                         ("coordinator", self._who(status.coordinator)),
                     ]
                 )

@@ -189,7 +189,7 @@ class ModelShape:
 
 def readable(size: float) -> str:
     """An amount of memory as people are told it."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB" if size > 0 else "0 MB"
 
 
 def short_id(peer: PeerId) -> str:
@@ -243,6 +243,9 @@ def parse_layers(text: str, layers: int) -> tuple[Span, ...]:
     return merge_spans(spans)
 
 
+ENDLESS = 10**100
+"""Layers of a model of which nothing is known yet."""
+
 AUTO = "auto"
 """What `--layers` accepts instead of layers: let the peer choose."""
 
@@ -252,7 +255,7 @@ def check_layers(text: str, layers: int | None = None) -> None:
     if text == AUTO:
         return
     try:
-        parse_layers(text, layers or 2**31)
+        parse_layers(text, layers or ENDLESS)
     except MalformedLayers as error:
         raise MalformedLayers(text) from error
 

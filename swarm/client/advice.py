@@ -259,7 +259,7 @@ class Advisers:
         route = appraise(atlas, question.request, hops, announced(atlas.views.values()), kept)
         if self._chance() * AUDIT < 1:
             self._audit(route, question, atlas)
-        return replace(route, planner=adviser, term=advice.term, promise=advice.seconds_per_token)
+        return replace(route, planner=adviser, term=advice.term, promise=advice.seconds_per_token, standby=adviser != self.coordinator)
 
     def _dialled(self, hop: Hop, atlas: Atlas) -> Hop:
         """With the addresses that its peer announced, whatever the coordinator says they are. Raises Stale."""

@@ -102,8 +102,11 @@ class Planner:
             looks += 1
 
     def reasons(self, route: Route, length: int, goal: int) -> Callable[[], Sequence[str]]:
-        """Why a route is as it is, by what is announced now. Asked for later, and perhaps by another thread, so it looks at a copy."""
-        request, views = self._request(length, goal, frozenset()), list(self._atlas().views.values())
+        """Why a route is as it is, by what is announced now; who has just failed is no alternative. Asked for later, and perhaps by another thread, so it looks
+        at a copy."""
+        around = self._around
+        failed = around.table.shunned(around.clock()) - {hop.peer for hop in route.hops}
+        request, views = self._request(length, goal, failed), list(self._atlas().views.values())
         request = replace(request, tokens_needed=0)  # the session's own share of the caches is taken already
         return lambda: explain(Atlas(views), request, route, announced(views)).lines()
 

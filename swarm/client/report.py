@@ -32,8 +32,8 @@ class HopReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """`planner` is the coordinator that planned the route, in its `term`; "" and 0 where the client planned it itself. `why` tells, by what is announced now,
-    what each hop costs and who would be the next best; it plans a few routes for that."""
+    """`planner` is the coordinator, or one of its `standby`s, that planned the route, in this `term`; "" and 0 where the client planned it itself. `why` tells,
+    by what is announced now, what each hop costs and who would be the next best; it plans a few routes for that."""
 
     hops: tuple[HopReport, ...]
     network_milliseconds: float
@@ -41,6 +41,7 @@ class RouteReport:
     reroutes: int
     planner: PeerId = ""
     term: int = 0
+    standby: bool = False
     why: Callable[[], Sequence[str]] = field(default=tuple, repr=False, compare=False)
 
     def explain(self) -> str:
@@ -48,7 +49,8 @@ class RouteReport:
         wide = max(len(hop.layers) for hop in self.hops)
         lines = [f"hop {at}  {short_id(hop.peer_id)}  layers {hop.layers:<{wide}}  {hop.milliseconds:7.2f} ms {hop.kind}" for at, hop in enumerate(self.hops)]
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
-        lines.append(f"planned by coordinator {short_id(self.planner)}, term {self.term}" if self.planner else "planned here: no coordinator was asked")
+        office = "standby" if self.standby else "coordinator"
+        lines.append(f"planned by {office} {short_id(self.planner)}, term {self.term}" if self.planner else "planned here: no coordinator was asked")
         if self.reroutes:
             lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
         reasons = self.why()
@@ -102,4 +104,4 @@ class Stopwatch:
         )
         computing = sum(hop.milliseconds for hop in hops) / 1000
         cycle = self.usual_gap or route.seconds_per_token
-        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term, why)
+        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term, route.standby, why)

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
 
+LEAVING = 0.5
+"""Seconds for a turn to end that nobody reads any more, before another one is refused."""
+
 OVERDUE = f"the time allowed for this answer is over; allow more time{OR_RESUME}"
 
 
@@ -101,6 +104,7 @@ class Session:
         self._chain = Chain(host, session, revision, numerics)
         self._draw_seed = draw_seed
         self._turn_running = False
+        self._rests = asyncio.Event()
         self._closed = False
         self._aborted: SwarmError | None = None
         self._driver: asyncio.Task[None] | None = None
@@ -160,6 +164,7 @@ class Session:
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
         when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
         """
+        await self._rested()
         asked = self._asked(prompt, chat)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
         sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, **drawing)
@@ -193,12 +198,14 @@ class Session:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
         sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, logprobs=logprobs, **drawing)
+        await self._rested()
         async with contextlib.aclosing(self._turn(self._appended(self._ids(tokens)), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
 
     async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncGenerator[str, None]:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
+        await self._rested()
         if self._last is None:
             raise UsageError("there is nothing to resume: no answer broke off")
         sampling, reading, left = self._last
@@ -314,6 +321,7 @@ class Session:
         ended = withdrawn = False
         chat_before = self._chat
         self._turn_running = True
+        self._rests.clear()
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
             self._chat = None if prompt.messages is None else Chat(prompt.messages, began)
@@ -343,6 +351,14 @@ class Session:
                 self._chat = chat_before
             elif self._chat is not None:
                 self._chat = replace(self._chat, stopped=stopped)
+            self._rests.set()
+
+    async def _rested(self) -> None:
+        """A turn whose reader left it without closing it (`break` in an `async for`) ends as soon as the loop gets to that."""
+        if self._turn_running:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVING):
+                    await self._rests.wait()
 
     async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""

@@ -88,7 +88,7 @@ class Node:
             raise IdentityInUse(identity.peer_id)
         for text in announce_addrs or ():
             if dialable(text, identity.peer_id) is None:
-                raise MalformedAddress(text)
+                raise MalformedAddress(text, announced=True)
         set_logging(debug)
         harden()
         if listen:

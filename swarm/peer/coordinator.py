@@ -139,7 +139,7 @@ class Coordinator:
         for effect in effects:
             if isinstance(effect, Say):
                 if (effect.record.role == "claim") != (self.claim.role == "claim"):
-                    log.info("now %s of this model, term %d", "coordinator" if effect.record.role == "claim" else "no coordinator", effect.record.term)
+                    log.info("%s of this model, term %d", "now coordinator" if effect.record.role == "claim" else "no longer coordinator", effect.record.term)
                 self.claim = Claim(effect.record.role, effect.record.term, effect.record.score, self.claim.shards)
                 self._tell_term()
                 if announce:

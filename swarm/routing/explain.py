@@ -28,6 +28,8 @@ class Reason:
 class Explanation:
     route: Route
     """Priced by what is known now."""
+    output: int
+    """Tokens of the answer that it is priced for."""
     reasons: tuple[Reason, ...]
 
     def lines(self) -> list[str]:
@@ -50,8 +52,10 @@ class Explanation:
         kept = {leg.hop for leg in self.route.legs}
         layers = self.route.components - 2
         others = [f"{short_id(hop.peer)} {format_layers([hop.span], layers)}" for hop in reason.alternative.hops if hop not in kept]
-        share = f" ({100 * reason.loss / self.route.cost:+.1f} %)" if self.route.cost else ""
-        return f"without it {reason.loss:+.3f} s for the answer{share}: {', '.join(others)}"
+        share = f", {100 * abs(reason.loss) / self.route.cost:.1f} %" if self.route.cost else ""
+        if reason.loss < 0:
+            return f"better by now, by {-reason.loss:.3f} s for {self.output} tokens{share}: {', '.join(others)}"
+        return f"without it {reason.loss:.3f} s more for {self.output} tokens{share}: {', '.join(others)}"
 
     def _ring(self) -> str:
         total, harm = self.route.seconds_per_token, sum(leg.harm for leg in self.route.legs)
@@ -65,7 +69,7 @@ def explain(peers: Peers, request: Request, route: Route, load: Load | None = No
     of the route. `load` is without the session itself, which does not wait for itself (`Ledger.load`)."""
     atlas = atlas_of(peers)
     route = price(atlas, request, route.hops, load, route)
-    return Explanation(route, tuple(_reasons(atlas, request, route, load)))
+    return Explanation(route, request.output, tuple(_reasons(atlas, request, route, load)))
 
 
 def _reasons(atlas: Atlas, request: Request, route: Route, load: Load | None) -> Iterator[Reason]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -29,7 +30,7 @@ from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
-from swarm.cli.screen import PlainScreen, RichScreen, screen, waiting
+from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving
 from swarm.client.session import OVERDUE
 from swarm.core import Span
@@ -143,8 +144,33 @@ def test_a_terminal_shows_the_same_words():
         progress(0.5)
     with shown.live() as show:
         show([("state", "online"), ("sessions", "2")])
+    shown.settle()
     said = stream.getvalue()
     assert all(words in said for words in ("a [plain] word", "loading layers 0:3", "online", "sessions"))
+
+
+def test_a_terminal_that_stands_still_holds_up_nobody():
+    """As after Ctrl-S: whoever writes goes on, what the terminal cannot take is lost, and so is nothing that it can."""
+
+    class Standing(io.StringIO):
+        moves = threading.Event()
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            self.moves.wait()
+            return super().write(text)
+
+    stream = Standing()
+    shown = RichScreen(stream)
+    for number in range(2 * PIECES):
+        shown.say(f"line {number}")
+    assert not stream.getvalue()
+    stream.moves.set()
+    shown.settle()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "line 0" and PIECES // 3 < len(lines) < 2 * PIECES
 
 
 class Busy:
@@ -526,3 +552,11 @@ def test_a_move_may_take_what_there_was_at_first_or_less_where_others_took_it(mo
     assert loading.budget(Span(0, 2)) == pytest.approx(first - 0.9 * 10**5, abs=2)
     bounded = part.Loading(_wish(model, max_memory=1000), checkpoint, None)
     assert bounded.budget(Span(0, 2)) <= 1000
+
+
+def test_a_full_disk_is_not_called_our_bug(capsys):
+    def fail(argv):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert reporting("swarm-x", [], fail) == 1
+    assert capsys.readouterr().err == "swarm-x: cannot write: No space left on device; free some space and start again\n"

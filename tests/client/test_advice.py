@@ -78,7 +78,7 @@ def test_the_coordinators_route_is_taken_with_our_own_predictions_and_addresses(
         scene.says["c"] = advises((Hop("p", 0, 2, ("false",), 7), GOOD[1]), promise=0.5)
         route = await scene.ask()
         ours = plan(scene.atlas, Request(4))
-        assert scene.asked == ["c"] and (route.planner, route.term, route.promise) == ("c", 3, 0.5)
+        assert scene.asked == ["c"] and (route.planner, route.term, route.promise, route.standby) == ("c", 3, 0.5, False)
         assert route.hops == ours.hops and route.cost == ours.cost and route.hops[0].addrs == ("addr-p",)
 
     run(main())
@@ -96,7 +96,7 @@ def test_after_a_silent_coordinator_its_standbys_are_asked_best_first_and_it_is_
     async def main():
         scene = Scene()
         scene.says["d"] = advises()
-        assert (await scene.ask()).planner == "d" and scene.asked == ["c", "d"] and scene.clock() == pytest.approx(ANSWER + 0.05)
+        assert (route := await scene.ask()).planner == "d" and route.standby and scene.asked == ["c", "d"] and scene.clock() == pytest.approx(ANSWER + 0.05)
         assert (await scene.ask()).planner == "d" and scene.asked == ["d"]
         await asyncio.sleep(SILENT)
         await scene.ask()

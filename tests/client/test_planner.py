@@ -103,3 +103,18 @@ def test_a_peer_that_failed_and_has_spoken_since_is_better_than_none():
         return [hop.peer for hop in (await Planner(around, b"s" * 16, "", "").find(None, 10, 100, patience=0)).hops]
 
     assert run(main()) == ["a"]
+
+
+def test_who_has_just_failed_is_no_alternative():
+    async def main() -> str:
+        around = Around([PeerView(name, spans=(Span(0, 4),), decode=decode) for name, decode in (("fast", 0.01), ("spare", 0.02), ("slow", 0.03))])
+        around.wall = lambda: 0.0
+        planner = Planner(around, b"s" * 16, "", "")
+        await around.refresh()
+        around.table.shun("fast", around.clock(), 0.0)
+        route = await planner.find(None, 10, 100)
+        assert [hop.peer for hop in route.hops] == ["spare"]
+        return "\n".join(planner.reasons(route, 10, 100)())
+
+    reasons = run(main())
+    assert "slow" in reasons and "fast" not in reasons

@@ -595,3 +595,32 @@ def test_a_session_that_rests_does_not_grow_by_what_its_first_hop_says():
             return await session.generate(PROMPT, max_new_tokens=5)
 
     assert run(main()) == "hello"
+
+
+@pytest.mark.parametrize("how", ["stream", "stream_tokens"])
+def test_a_loop_that_was_left_makes_way_for_the_next_question(how):
+    async def main():
+        host = Host()
+        async with host.new_session() as session:
+            async for _ in getattr(session, how)(PROMPT if how == "stream" else list(PROMPT.encode()), max_new_tokens=20):
+                break
+            host._began = len(session.tokens) + len(PROMPT)
+            seen = [piece async for piece in session.stream(PROMPT, max_new_tokens=5)]
+            left = len(session.tokens)
+            return "".join(seen), left
+
+    answer, length = run(main())
+    assert len(answer) == 5 and length == 2 * len(PROMPT) + 1 + 5
+
+
+def test_two_questions_at_once_are_still_refused():
+    async def main():
+        host = Host()
+        async with host.new_session() as session:
+            pieces = session.stream(PROMPT, max_new_tokens=20)
+            await anext(pieces)
+            with pytest.raises(UsageError, match="one turn at a time"):
+                await session.generate(PROMPT, max_new_tokens=5)
+            await pieces.aclose()
+
+    run(main())
