@@ -329,3 +329,47 @@ def test_one_client_cannot_fill_the_ledger():
         assert len(answers(world)) == PLACED_EACH + 3 and len(member._ledger) == PLACED_EACH + 1
 
     run(main())
+
+
+def routed(world: World) -> list[str]:
+    """The peers of the last answer."""
+    return [hop.peer for hop in decode_advice(answers(world)[-1].advice).hops]
+
+
+def planning(*peers: tuple[str, dict], **changes) -> list[list[str]]:
+    """What "a" answers to the same question twice, from two sessions, where these are there beside it and whoever serves nothing useful."""
+    chains = []
+
+    async def main():
+        world = World(spans=((0, 1),))
+        await living(world, "a")
+        for peer, facts in peers:
+            world.records[peer] = announcement(peer, time=10.0**9 + 50, **facts)
+        await asyncio.sleep(12)
+        for number in (1, 2):
+            world.members["a"].receive("client", question(number, session=bytes([number]) * 16, **changes))
+            await asyncio.sleep(0.2)
+            chains.append(routed(world))
+
+    run(main())
+    return chains
+
+
+def test_the_second_of_two_sessions_goes_where_the_first_does_not():
+    assert sorted(planning(("p", {}), ("q", {}))) == [["p"], ["q"]]
+
+
+def test_sessions_that_a_peer_announces_count_too():
+    busy = dict(sessions=5, busy=20)
+    assert planning(("p", busy), ("q", dict(decode=0.0105)))[0] == ["q"]
+    assert planning(("p", {}), ("q", dict(decode=0.0105)))[0] == ["p"]
+
+
+def test_it_plans_with_what_the_client_measured_and_with_what_it_carries():
+    ends = dict(own=((0, 1), (3, 4)))
+    middle = dict(spans=((1, 3),))
+    assert planning(("p", {}), ("q", dict(decode=0.011)), slower={"p": 3.0})[0] == ["q"]
+    assert planning(("p", middle), ("q", middle), rtts={"p": 0.5, "q": 0.001}, **ends)[0][1] == "q"
+    assert planning(("p", middle), ("q", middle), rtts={"q": 0.5, "p": 0.001}, **ends)[0][1] == "p"
+    halves = [("p", dict(spans=((0, 2),), upload=1e4)), ("q", dict(spans=((0, 2),), decode=0.011)), ("r", dict(spans=((2, 4),)))]
+    assert planning(*halves)[0][0] == "p" and planning(*halves, row_bytes=2**20)[0][0] == "q"

@@ -14,7 +14,7 @@ from swarm.errors import DoesNotFit, RemoteError
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
-from swarm.wire import RENEW_EVERY, Claim
+from swarm.wire import RENEW_EVERY, Claim, Needed
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 from tests.peer.test_hops import Engine as Jobs
@@ -282,3 +282,79 @@ def test_who_stays_out_of_the_election_knows_who_coordinates_all_the_same():
         return peer.room.facts().term
 
     assert run(main()) == 5
+
+
+def test_a_call_of_the_coordinator_makes_it_look_and_a_drain_ends_its_office():
+    async def main():
+        loop, engine = asyncio.get_running_loop(), Engine()
+        others = [announcement(peer, spans=((0, 2),), revision="rev") for peer in "ab"] + [announcement("c", spans=((2, 4),), revision="rev")]
+        directory = Directory(others)
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
+            verify=lambda *_: True, think=at_once, loader=Loader(engine), sign=lambda data: b"signed",
+        )  # fmt: skip
+        peer._mover._next = 10.0**6  # of itself it would look now and then
+        peer._mover.look = at_last = Looked()
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(1.0)
+        peer._mover._next = 10.0**6
+        peer._receive("leader", Needed("other", 2, 4))
+        await asyncio.sleep(1.0)
+        assert not at_last.times
+        peer._receive("leader", Needed("c0ffee", 2, 4))
+        await asyncio.sleep(1.0)
+        assert len(at_last.times) == 1
+        await asyncio.sleep(30.0)
+        assert directory.announced[-1][1].claim.role == "claim"
+        await peer.drain(1.0)
+        task.cancel()
+        return directory.announced[-1][1]
+
+    assert run(main()).claim.role == "released"
+
+
+class Looked:
+    def __init__(self) -> None:
+        self.times = []
+
+    async def __call__(self) -> bool:
+        self.times.append(asyncio.get_running_loop().time())
+        return False
+
+
+def test_rounds_that_were_computed_change_what_it_announces():
+    async def main():
+        directory, engine = Directory(), Engine()
+        peer = Peer(
+            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
+            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
+        )  # fmt: skip
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(1.0)
+        before = directory.announced[-1][1].decode
+        for _ in range(200):
+            engine.timed(Span(0, 2), 1, 0.5)
+        await asyncio.sleep(RENEW_EVERY)
+        task.cancel()
+        return before, directory.announced[-1][1].decode
+
+    before, after = run(main())
+    assert before == pytest.approx(0.01) and after > 10 * before
+
+
+def test_how_fit_it_is_changes_seldom():
+    """Or every candidate would find another one better every second."""
+
+    async def main():
+        peer = Peer(
+            Links(), Directory(), Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
+            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
+        )  # fmt: skip
+        scores = []
+        for _ in range(120):
+            await asyncio.sleep(60.0)
+            scores.append(peer._fitness)
+        return scores
+
+    scores = run(main())
+    assert len(set(scores)) == 4 and scores == sorted(scores)
