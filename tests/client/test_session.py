@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from swarm.client.session import Session
 from swarm.core import CLIENT, Span
 from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
 from swarm.routing.peers import PeerTable
+from swarm.routing.plan import plan
 from swarm.routing.slow import Slowness
 from swarm.routing.table import PeerView
 from swarm.wire import Broken, Drawn, Facts, Grant, Have, Open, SessionMessage, Step, decode_order
@@ -624,3 +626,89 @@ def test_two_questions_at_once_are_still_refused():
             await pieces.aclose()
 
     run(main())
+
+
+class Advisers:
+    """Whoever plans for the client: its own plan, as advice of "chief" in term 3; and what it is told."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.told, self.questions = host, [], []
+
+    async def route(self, question, atlas):
+        self.questions.append(question)
+        return replace(plan(atlas, question.request), planner="chief", term=3, promise=0.5)
+
+    def progress(self, session, length, *, ended=False):
+        self.told.append(("progress", length, ended))
+
+    def kept(self, route, seconds):
+        self.told.append(("kept", route.planner, seconds > 0))
+
+    def stale(self, hop, route, term):
+        self.told.append(("stale", hop, route.planner, term))
+        return self.host.believes
+
+
+def advised(believes: bool = True) -> Host:
+    host = Host()
+    host.advisers, host.believes = Advisers(host), believes
+    return host
+
+
+def test_whoever_planned_hears_how_far_the_answer_is_when_it_ends_and_how_it_went():
+    async def main():
+        host = advised()
+        times = itertools.count(1)
+        host._say = lambda message: asyncio.get_running_loop().call_later(0.1 * next(times), host.session.receive, PEER, message)
+        async with host.new_session() as session:
+            pieces = session.stream(PROMPT, max_new_tokens=8)
+            await anext(pieces)
+            session.keep()
+            async for _ in pieces:
+                pass
+            route = session.route
+        return host.advisers.told, route
+
+    told, route = run(main())
+    length = len(PROMPT)
+    assert told[0][0] == "progress" and length < told[0][1] <= length + 8 and not told[0][2]
+    assert ("progress", length + 8, True) in told and ("kept", "chief", True) in told
+    assert (route.planner, route.term) == ("chief", 3) and "planned by coordinator chief" in route.explain()
+    assert "predicted from what peers announce" in route.explain() and "nobody else serves" in route.explain()
+
+
+def test_a_session_that_rests_tells_nobody_that_it_runs():
+    async def main():
+        host = advised()
+        async with host.new_session() as session:
+            await session.generate(PROMPT, max_new_tokens=5)
+            host.advisers.told.clear()
+            session.keep()
+        return host.advisers.told
+
+    assert not run(main())
+
+
+@pytest.mark.parametrize("believes", [True, False])
+def test_a_hop_that_knows_another_coordinator_says_so_and_the_route_is_asked_for_anew_or_the_hop_is_left(believes):
+    async def main():
+        host, refusals = advised(believes), [None]
+        host.patience = 1.0
+        obey = host.send
+
+        def send(peer, message):
+            if isinstance(message, Open) and refusals and refusals.pop() is None:
+                host._say(Broken(message.session, message.chain, CLIENT, 0, "stale", "scripted", Facts(((0, COMPONENTS),), 0, 1000, 9)))
+            else:
+                obey(peer, message)
+
+        host.send = send
+        async with host.new_session() as session:
+            answer = await session.generate(PROMPT, max_new_tokens=5)
+        return answer, host.advisers.told[0], len(host.advisers.questions), PEER in host.table.shunned(host.clock())
+
+    if believes:
+        assert run(main()) == ("hello", ("stale", PEER, "chief", 9), 2, False)
+    else:
+        with pytest.raises((MissingLayers, Refused)):
+            run(main())
