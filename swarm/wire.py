@@ -89,7 +89,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
     reach those who know them.
 
-    `term` is that of the coordinator that planned the route just now, 0 for a route of the client's own, or one it has used before.
+    `term` is that of the coordinator that planned the route just now, 0 for a route of the client's own, or one it has used before. From `expires` on, in
+    seconds of the wall clock, nobody begins with it; 0 is never.
 
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
@@ -109,6 +110,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
     reply: Text = "loop"
     term: Count = 0
+    expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""
@@ -236,6 +238,9 @@ class End(Message, frozen=True, array_like=True, tag=4):
 
 
 # --- coordination -----------------------------------------------------------------------------------------------------------------------------------------
+
+ORDER_LIFETIME = 60.0
+"""Seconds in which an order may be begun with: what clocks may be apart, and half a minute to reach the last hop."""
 
 ROUTE_LIFETIME = 10.0
 """Seconds after which a planned route is not begun with any more, by the clock of whoever asked for it."""

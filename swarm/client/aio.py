@@ -349,7 +349,8 @@ class Client:
         try:
             model = self._model.shape.config_hash
             records = await self._network.directory.read(model)
-            self.table.update(records, self.components)
+            for why in self.table.update(records, self.components):
+                log.warning("an announcement is passed over: %s", why)
             if self.advisers is not None:
                 self.advisers.know(model, records, self.wall())
         except RemoteError as error:

@@ -23,7 +23,7 @@ from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.peers import SHUNNED
 from swarm.routing.route import Leg, Route
 from swarm.routing.slow import Watch, pays
-from swarm.wire import Broken, Drawn, Have, Ready, SessionMessage
+from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, SessionMessage
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Chain:
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session = network, session
-        self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach)
+        self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None

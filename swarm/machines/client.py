@@ -39,9 +39,20 @@ class _Preparation:
 
 class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
-    says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike."""
+    says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
+    good (`wire.Order`)."""
 
-    def __init__(self, session: SessionId, me: PeerId, revision: str, numerics: str, *, credit: int = 64, reach: Callable[[int], int] = lambda goal: 1) -> None:
+    def __init__(
+        self,
+        session: SessionId,
+        me: PeerId,
+        revision: str,
+        numerics: str,
+        *,
+        credit: int = 64,
+        reach: Callable[[int], int] = lambda goal: 1,
+        expires: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.session = session
         self.me = me
         self.history: list[int] = []
@@ -52,7 +63,7 @@ class ClientSession:
         self._revision, self._numerics, self._credit = revision, numerics, credit
         self._sampling = Sampling()
         self._valid = 0
-        self._reach_of, self._reach = reach, 1
+        self._reach_of, self._reach, self._expires = reach, 1, expires
         self._starts: list[tuple[int, int]] = []
         self._highest = 0
         self._preparation: _Preparation | None = None
@@ -191,6 +202,7 @@ class ClientSession:
                 sampling=self._sampling,
                 route=tuple(route),
                 term=term,
+                expires=self._expires(),
             )
         )
 

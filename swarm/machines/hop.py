@@ -36,6 +36,8 @@ class HopLimits:
     ack_every: int = 32
     """A stream of single tokens is acknowledged this seldom; acknowledgements only move the window."""
     journal_bytes: int = 256 * 2**20
+    resends: int = 256
+    """How often a successor may ask to be sent something again in one chain. Once for each draft is usual; a small frame that asks makes large ones."""
     lease: float = 30.0
     """Seconds of silence after which a hop forgets a session. The client renews every 10 s, so three renewals must be lost."""
 
@@ -76,6 +78,7 @@ class HopSession:
         self._serial = 0
         self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
         self._next_ready = False
+        self._resent = 0
         self._asked = False
         self._until = 0
         self._held: dict[int, int] = {}
@@ -159,6 +162,7 @@ class HopSession:
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
+        self._resent = 0
         self._deserted = False
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False
@@ -220,6 +224,9 @@ class HopSession:
         if not message.resend:
             self.acked = max(self.acked, min(message.length, self.sent))
             return self._forward()
+        self._resent += 1
+        if self._resent > self.limits.resends:
+            return [self._report(self.index + 1, "failed", "it asks for the same again and again")] if self._resent == self.limits.resends + 1 else []
         self._next_ready = True
         self.acked = self.sent = message.length
         return self._forward()

@@ -187,7 +187,8 @@ class Coordinator:
         """What the directory says now."""
         async with self._planning:
             gone = set(self.table.views)
-            self.table.update(records, self._components)
+            for why in self.table.update(records, self._components):
+                log.warning("an announcement is passed over: %s", why)
             for view in self.table.views.values():
                 self._ledger.news(view)
             for peer in gone - set(self.table.views):

@@ -114,13 +114,15 @@ class HopRoom:
         limits: HopLimits = HopLimits(),
         veil: Callable[[SessionId, int, int], int] | None = None,
         only: PeerId | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody."""
+        """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody. By `wall` orders grow old, never
+        without it."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
-        self._veil, self._only = veil, only
+        self._veil, self._only, self._wall = veil, only, wall
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
@@ -286,6 +288,8 @@ class HopRoom:
             return "refused", "the peer does not hold these layers"
         if 0 < order.term < self._term and self._clock() - self._term_since > ROUTE_LIFETIME and key not in hops:
             return "stale", "another peer coordinates since"
+        if self._wall is not None and 0 < order.expires < self._wall() and key not in hops:
+            return "refused", "the order is too old, or a clock is wrong"
         if order.reply != "loop":
             return "refused", f"the peer does not know the reply kind {order.reply!r}"
         if not self._verify(order.client, message.order, message.signature):

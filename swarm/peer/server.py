@@ -114,7 +114,7 @@ class Peer:
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
-        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits)
+        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall)
         self._sequence, self._announced, self._announcing = 0, clock(), asyncio.Lock()
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}

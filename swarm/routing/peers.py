@@ -24,24 +24,28 @@ class PeerTable:
         self.atlases: dict[Class, Atlas] = {}
         self.spoke: dict[PeerId, float] = {}
         """When each made the announcement we know, by its own clock."""
+        self.passed_over: dict[PeerId, str] = {}
+        """Whose announcements make no sense, and why."""
         self._told: dict[PeerId, float] = {}
         """When each made the announcement that a hop has contradicted since."""
         self._shunned: dict[PeerId, tuple[float, float]] = {}
 
-    def update(self, records: Iterable[Announcement], components: int) -> None:
+    def update(self, records: Iterable[Announcement], components: int) -> list[str]:
         """What the directory says now of a model of so many components: who is not in it is gone. What a peer says itself counts more than what was said of it
-        before; those announcements that were contradicted since do not."""
-        views, spoke = [], {}
+        before; those announcements that were contradicted since do not. Returns why some are passed over that were not before: for the log."""
+        views, spoke, before, self.passed_over = [], {}, self.passed_over, {}
         for record in records:
             try:
                 view = PeerView.of(record, components)
-            except ProtocolError:
+            except ProtocolError as error:
+                self.passed_over[record.peer] = str(error)
                 continue
             views.append(self.views.get(view.peer, view) if record.time == self._told.get(view.peer) else view)
             spoke[record.peer] = record.time
         self.show(views)
         self.spoke = spoke
         self._told = {peer: time for peer, time in self._told.items() if spoke.get(peer) == time}
+        return [why for peer, why in self.passed_over.items() if before.get(peer) != why]
 
     def show(self, views: Iterable[PeerView]) -> None:
         now = {view.peer: view for view in views}

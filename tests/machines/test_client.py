@@ -135,3 +135,10 @@ def test_a_token_that_came_last_is_fed_again_with_the_next_turn():
     client.begin((5, 6), Sampling(), 4)
     (send,) = client.open(ROUTE)
     assert decode_order(send.message.order).starts == ((1, 0), (2, 4))
+
+
+def test_an_order_says_until_when_it_is_good():
+    client = ClientSession(S, "me", "rev", "float32", expires=lambda: 1060.0)
+    client.begin([1], Sampling(), 5)
+    (opened,) = client.open([Hop("a", 0, 4)])
+    assert decode_order(opened.message.order).expires == 1060.0

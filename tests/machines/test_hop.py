@@ -345,3 +345,13 @@ def test_a_ring_whose_client_is_gone_halts_until_it_is_heard_of_again():
     hop.open(*order(0, chain=2, starts=((1, 0), (2, 3)), emit_from=4), now=0)
     run(hop, hop.step("client", Step(S, 2, 0, 0, 3, (7,)), 0))
     assert [effect.tokens for effect in hop.drawn("c", Drawn(S, 2, 0, 0, 4, (8,)), 0) if isinstance(effect, Compute)] == [(8,)]
+
+
+def test_a_successor_that_asks_for_the_same_again_and_again_is_given_up():
+    hop = settled(1, chain=1)
+    asked = [sent(hop.have("c", Have(S, 1, 1, 0, 0, True)), Step) for _ in range(hop.limits.resends - 1)]
+    assert all(asked)
+    assert [message.reason for message in sent(hop.have("c", Have(S, 1, 1, 0, 0, True)), Broken)] == ["failed"]
+    assert hop.have("c", Have(S, 1, 1, 0, 0, True)) == []
+    hop.open(*order(1, chain=2, starts=((1, 0), (2, 3))), now=0)
+    assert sent(hop.have("c", Have(S, 2, 1, 0, 0, True)), Step), "another chain, another chance"

@@ -44,7 +44,7 @@ class Model:
 
     def run(self, start, stop, rows):
         self.entered.set()
-        self.gate.wait(10)
+        self.gate.wait(60)
         self.limits += [row.cache.limit for row in rows]
         self.batches.append([list(row.tokens) for row in rows])
         if any(13 in row.tokens for row in rows):
@@ -87,7 +87,7 @@ def scenario(play):
         engine.results = results
         running = asyncio.create_task(engine.run())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await play(engine, models.pop(), results.seen)
             assert not running.done()
         finally:

@@ -62,6 +62,7 @@ class Setting:
             clock=lambda: self.now,
             verify=lambda peer, data, signature: signature == b"good",
             only=only,
+            wall=lambda: 1000.0 + self.now,
         )
 
     def answer(self, sender, message):
@@ -367,3 +368,15 @@ def test_sessions_that_reserve_nothing_are_counted_too(monkeypatch):
     assert setting.room.sessions == 5 and reasons == ["overloaded"] * 2
     again = changed(session=bytes([0]) * 16, limit=0, client="one", chain=2, starts=((2, 0),))
     assert any(isinstance(message, Have) for _, message in setting.answer("before", again)), "a session that is here goes on"
+
+
+@pytest.mark.parametrize("expires, begun", [(0.0, True), (1000.5, True), (999.5, False)])
+def test_an_order_that_is_over_begins_nothing_and_what_runs_goes_on(expires, begun):
+    """Or whoever has seen one could have cache reserved with it for ever."""
+    setting = Setting()
+    order = changed(expires=expires)
+    sent = setting.answer("before", order)
+    assert [message.reason for _, message in sent if isinstance(message, Broken)] == ([] if begun else ["refused"])
+    if begun:
+        setting.now = 10.0
+        assert any(isinstance(message, Have) for _, message in setting.answer("before", order))

@@ -33,8 +33,12 @@ def test_who_is_not_there_any_more_is_on_no_map_and_who_changed_is_on_another():
 
 def test_an_announcement_that_makes_no_sense_is_left_out_alone():
     table = PeerTable()
-    table.update([announcement(), announcement(peer="q", spans=((0, 99),))], 10)
-    assert list(table.views) == ["p"]
+    records = [announcement(), announcement(peer="q", spans=((0, 99),)), announcement(peer="r", components=9)]
+    first, again = table.update(records, 10), table.update(records, 10)
+    assert list(table.views) == ["p"] and again == [], "said once"
+    assert [("q announces component 98" in why, "r announces a model of 9" in why) for why in first] == [(True, False), (False, True)]
+    table.update(records[:1], 10)
+    assert len(table.update(records, 10)) == 2, "and once more when they come back"
 
 
 @pytest.mark.parametrize("again", [False, True])
