@@ -29,6 +29,9 @@ EXAMPLES = """\
 """
 
 
+CLASSES = ("float32", "bfloat16", "float16", "float32-int8", "bfloat16-int8", "float16-int8")
+
+
 def parser() -> Parser:
     it = Parser("swarm-generate", "Ask a swarm, and show the answer as it comes.", EXAMPLES)
     it.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads it from standard input, without its last line break")
@@ -36,7 +39,11 @@ def parser() -> Parser:
     whom.add_argument("--model", help="hub id such as Qwen/Qwen3-8B, or a folder with at least configuration and tokenizer (default: the demo model)")
     whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
-    whom.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="ask only peers that compute in this format (default: the fastest)")
+    whom.add_argument(
+        "--dtype", choices=CLASSES, metavar="FORMAT",
+        help=f"ask only peers that compute in this format: {', '.join(CLASSES)}; -int8 are those that round the weights, who are asked unnamed only where "
+        "nobody else serves all layers (default: the fastest)",
+    )  # fmt: skip
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
     how.add_argument(

@@ -51,6 +51,21 @@ class Wish:
     max_disk: int | None
     name: str
     region: str
+    quantize: str | None = None
+
+    def dtype_of(self, checkpoint: Checkpoint) -> str:
+        """In which it computes."""
+        return self.dtype or checkpoint.dtype
+
+    def numerics(self, checkpoint: Checkpoint) -> str:
+        """The class in which it will serve."""
+        return self.dtype_of(checkpoint) + (f"-{self.quantize}" if self.quantize else "")
+
+    def shape(self, checkpoint: Checkpoint) -> ModelShape:
+        """The checkpoint's as it will be held; times `_scale` it is what memory takes."""
+        from swarm.model.memory import ITEM_SIZE
+
+        return checkpoint.shape.rounded(ITEM_SIZE.get(self.dtype_of(checkpoint), 4)) if self.quantize else checkpoint.shape
 
 
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
@@ -96,14 +111,14 @@ def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) 
     """Raises DoesNotFit where not even one layer does."""
     from swarm.routing.placement import choose_spans
 
-    shape = checkpoint.shape
+    shape = wish.shape(checkpoint)
     step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
     return choose_spans(views, shape.components, _costs(wish, checkpoint), _budget(wish, checkpoint), step, wish.region)
 
 
 def _costs(wish: Wish, checkpoint: Checkpoint) -> list[int]:
     """Bytes of each component, with the cache of a conversation."""
-    shape, scale, cached = checkpoint.shape, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
+    shape, scale, cached = wish.shape(checkpoint), _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
     return [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
 
 
@@ -139,7 +154,7 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
 
     layers = format_layers(spans, checkpoint.shape.layers)
     with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
-        model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, device=wish.device, progress=progress)
+        model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, device=wish.device, quantize=wish.quantize, progress=progress)
     with shown.progress(lambda done: "measuring speed") as progress:
         progress(0.0)
         return Part(checkpoint, model, measure_speed(model))
@@ -181,7 +196,7 @@ def cache_tokens(wish: Wish, part: Part) -> int:
 
     if wish.cache_tokens is not None:
         return wish.cache_tokens
-    shape, spans = part.checkpoint.shape, part.model.spans
+    shape, spans = wish.shape(part.checkpoint), part.model.spans
     most = MOST_CACHE * shape.max_length
     scale = _scale(wish, part.checkpoint)
     each = bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
@@ -192,7 +207,7 @@ def cache_tokens(wish: Wish, part: Part) -> int:
 def _check_fits(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span]) -> None:
     from swarm.model.memory import check_fits
 
-    check_fits(checkpoint.shape, spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _usable(wish))
+    check_fits(wish.shape(checkpoint), spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _usable(wish))
 
 
 def _usable(wish: Wish, ours: int = 0) -> int:
@@ -237,16 +252,20 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
         if record.peer != connection.links.peer:
             with contextlib.suppress(ProtocolError):
                 views.append(PeerView.of(record, checkpoint.shape.components))
-    ours = (checkpoint.revision, wish.dtype or checkpoint.dtype)
+    ours = (checkpoint.revision, wish.numerics(checkpoint))
     if views and not any(view.numerics == ours[1] for view in views):
-        log.warning("every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype changes it", views[0].numerics, ours[1])
+        log.warning(
+            "every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype and --quantize change it",
+            views[0].numerics,
+            ours[1],
+        )
     if any(view.revision != ours[0] for view in views):
         log.warning("some peers serve another revision of this model: their files differ from those here, so they cannot share a chain with this peer")
     return [view for view in views if (view.revision, view.numerics) == ours]
 
 
 def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connection: Connection) -> Announcement:
-    shape, now = checkpoint.shape, time.time()
+    shape, now = wish.shape(checkpoint), time.time()
     step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
     return Announcement(
         version=VERSION,
@@ -255,7 +274,7 @@ def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connecti
         model=shape.name,
         config_hash=shape.config_hash,
         revision=checkpoint.revision or "",
-        numerics=wish.dtype or checkpoint.dtype,
+        numerics=wish.numerics(checkpoint),
         components=shape.components,
         spans=tuple((span.start, span.stop) for span in spans),
         decode=step,

@@ -50,6 +50,10 @@ def parser() -> Parser:
         "auto takes what the swarm needs most and this machine's free memory can hold, and moves when other layers come to need it more",
     )  # fmt: skip
     what.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format to serve in (default: that of the checkpoint)")
+    what.add_argument(
+        "--quantize", choices=("none", "int8"), default="none",
+        help="int8 holds each weight as one byte: half the memory of bfloat16, answers that differ a little, and chains only with peers that do the same",
+    )  # fmt: skip
     what.add_argument("--device", type=device, default="cpu", help="where to compute, such as cpu or cuda:0")
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
@@ -117,7 +121,8 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, serving_peer
 
     where = region(args.region)
-    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name, where)
+    quantize = None if args.quantize == "none" else args.quantize
+    wish = Wish(args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name, where, quantize)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)

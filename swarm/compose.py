@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import ModelShape, PeerId, Span
+from swarm.core import ModelShape, PeerId, Span, base_dtype, is_rounded
 from swarm.errors import NotAModel
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links
@@ -154,8 +154,9 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
 
     shape = opened.shape
     spans = (Span(0, 1), Span(shape.components - 1, shape.components))
-    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=dtype)
-    offer = Offer(opened.revision or "", model.numerics, shape.components, spans, shape.max_length)
+    exact = base_dtype(dtype) if dtype is not None and is_rounded(dtype) else dtype  # our own ends are exact all the same
+    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=exact)
+    offer = Offer(opened.revision or "", dtype or model.numerics, shape.components, spans, shape.max_length)
     async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
         yield own
 

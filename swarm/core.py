@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers, UsageError
@@ -69,6 +69,16 @@ class Hop:
     @property
     def span(self) -> Span:
         return Span(self.start, self.stop)
+
+
+def base_dtype(numerics: str) -> str:
+    """The dtype of activations in a numerics class: `bfloat16` of `bfloat16-int8`."""
+    return numerics.partition("-")[0]
+
+
+def is_rounded(numerics: str) -> bool:
+    """Whether peers of this class have rounded the weights of the checkpoint (`--quantize`)."""
+    return numerics.endswith("-int8")
 
 
 FIRST_SLAB = 64
@@ -173,6 +183,14 @@ class ModelShape:
         """How much larger everything becomes when numbers of the checkpoint are served as ones of `item` bytes; 1 where that is not known."""
         stored = self.row_bytes // self.hidden if self.hidden else 0
         return item / stored if item and stored else 1.0
+
+    def rounded(self, item: int) -> ModelShape:
+        """As of peers whose layers and head have weights of one byte and that compute in numbers of `item` bytes: what then is multiplied by `scale(item)` are
+        the bytes that they hold."""
+        if not self.component_bytes:
+            return self
+        embed, *others = self.component_bytes
+        return replace(self, component_bytes=(embed, *(-(-each // item) for each in others)))
 
     def bytes_needed(self, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
         """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored; `cache_tokens` are positions of all

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from swarm.core import check_layers, texts
+from swarm.core import base_dtype, check_layers, is_rounded, texts
 from swarm.errors import SwarmError, UsageError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ DRAIN = 15.0
 SETTINGS = frozenset(
     "SWARM_" + option
     for option in (
-        *("LAYERS", "DTYPE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
+        *("LAYERS", "DTYPE", "QUANTIZE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
         *("IDENTITY", "PUBLIC_NAME", "MAX_UPLOAD", "DRAIN", "COORDINATOR", "REGION", "DEBUG", "READY_FD", "LIFELINE_FD"),
     )
 )
@@ -167,8 +167,9 @@ class LocalPeer(LocalProcess):
 class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers` (a single text is one peer's), ready when the constructor returns.
 
-    `model` is a folder or hub id. `dtype` and `threads` are handed to every peer, `arguments` as well (further flags of swarm-serve). Logs of all processes
-    are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with how many peers are, whenever one
+    `model` is a folder or hub id. `dtype` (`bfloat16-int8` rounds weights) and `threads` are handed to every peer, `arguments` as well (further flags of
+    swarm-serve). Logs of all processes are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with
+    how many peers are, whenever one
     more is. Use it in a `with`, or call `close`.
 
     Raises UsageError for no layers or such as the model does not have, and for what a peer says the caller can mend, SwarmError when a process does not start
@@ -194,7 +195,8 @@ class LocalSwarm:
         self.peers: list[LocalPeer] = []
         self._start = start
         self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
-        self._arguments = [*(["--dtype", dtype] if dtype else []), *arguments]
+        rounding = ["--quantize", "int8"] if dtype and is_rounded(dtype) else []
+        self._arguments = [*(["--dtype", base_dtype(dtype)] if dtype else []), *rounding, *arguments]
         self._stack = contextlib.ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = 0

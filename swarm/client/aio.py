@@ -20,7 +20,7 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
-from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, texts
+from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_rounded, texts
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -329,7 +329,7 @@ class Client:
                 own=self.own,
                 exclude=exclude,
                 shape=opened.shape,
-                scale=opened.shape.scale(ITEM_SIZE.get(self._dtype or "")),
+                scale=opened.shape.scale(ITEM_SIZE.get(base_dtype(self._dtype or ""))),
             )
             try:
                 return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
@@ -343,7 +343,7 @@ class Client:
             classes = [self._choose_class(opened)]
         except (MissingLayers, UsageError):
             classes = [(revision, numerics) for revision, numerics in sorted(self.table.atlases) if opened.revision in (None, revision)]
-        return next((numerics for _, numerics in classes if numerics in DTYPES), None)
+        return next((numerics for _, numerics in classes if numerics in DTYPES or is_rounded(numerics)), None)
 
     async def _read(self) -> None:
         try:

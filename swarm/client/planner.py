@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.advice import Advisers, Question
-from swarm.core import ModelShape, PeerId, SessionId, Span
+from swarm.core import ModelShape, PeerId, SessionId, Span, base_dtype
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
 from swarm.routing.explain import explain
@@ -132,7 +132,7 @@ class Planner:
 
     def _request(self, length: int, goal: int, exclude: frozenset[PeerId]) -> Request:
         around = self._around
-        scale = around.shape.scale(ITEM_SIZE.get(self._class[1])) if around.shape else 1.0
+        scale = around.shape.scale(ITEM_SIZE.get(base_dtype(self._class[1]))) if around.shape else 1.0
         return Request(
             components=around.components,
             tokens_needed=goal,

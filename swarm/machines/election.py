@@ -36,7 +36,7 @@ class ElectionTiming:
     """A claim whose sequence has not risen for so long is dead."""
     ping: float = 1.5
     retry: float = 0.35
-    misses: int = 6
+    misses: int = 7
     """Pings in a row without an answer, `retry` apart, that make a standby suspect the coordinator. So many, and so close together, because a fifth of all
     messages may be lost (bench/election.py)."""
     suspicion: float = 30.0
@@ -215,7 +215,7 @@ class Election:
         directory says so too, now or in a moment, when what it has just written has arrived."""
         if claim is None or claim.role != "claim" or not self.leads or height(claim, self.key) <= height(self._mine, self.key) or now < self._told_at:
             return []
-        self._told_at = now + self.timing.stagger
+        self._told_at = now + self.timing.stagger / 2
         self._read_at = min(self._read_at, self._told_at)
         return [Look()]
 

@@ -37,15 +37,17 @@ TRIED = tuple((rows, inputs, outputs) for rows in (1, 3, 4, 16) for inputs, outp
 
 class NativeProduct:
     """x_TI, w_OI → y_TO, of float32 or bfloat16 in memory of the CPU; anything else torch multiplies. Sums are in float32, those of a row always in the same
-    order, whatever other rows there are and however many threads."""
+    order, whatever other rows there are and however many threads. `int8` is the same for weights of one byte."""
 
     __name__ = "native"
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._products = {torch.float32: library.product_float32, torch.bfloat16: library.product_bfloat16}
-        for product in self._products.values():
-            product.argtypes = (*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3, ctypes.c_int)
-            product.restype = None
+        self._int8 = {torch.float32: library.product_int8_float32, torch.bfloat16: library.product_int8_bfloat16}
+        for products, pointers in ((self._products, 3), (self._int8, 4)):
+            for product in products.values():
+                product.argtypes = (*[ctypes.c_void_p] * pointers, *[ctypes.c_long] * 3, ctypes.c_int)
+                product.restype = None
 
     def __call__(self, x_TI: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
         product = self._products.get(w_OI.dtype)
@@ -54,6 +56,16 @@ class NativeProduct:
         (rows, inputs), outputs = x_TI.shape, w_OI.shape[0]
         x_TI, y_TO = x_TI.contiguous(), x_TI.new_empty((rows, outputs))
         product(x_TI.data_ptr(), w_OI.data_ptr(), y_TO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
+        return y_TO
+
+    def int8(self, x_TI: torch.Tensor, w_OI: torch.Tensor, scales_O: torch.Tensor) -> torch.Tensor:
+        """x_TI of float32 or bfloat16, int8 w_OI, float32 scales_O → y_TO, of x's dtype."""
+        product = self._int8.get(x_TI.dtype)
+        if product is None or w_OI.device.type != "cpu":
+            return (linear(x_TI.float(), w_OI.float()) * scales_O).to(x_TI.dtype)
+        (rows, inputs), outputs = x_TI.shape, w_OI.shape[0]
+        x_TI, w_OI, scales_O, y_TO = x_TI.contiguous(), w_OI.contiguous(), scales_O.contiguous(), x_TI.new_empty((rows, outputs))
+        product(x_TI.data_ptr(), w_OI.data_ptr(), scales_O.data_ptr(), y_TO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
         return y_TO
 
 
@@ -68,7 +80,7 @@ def native_product(folder: Path, find: Callable[[str], str | None] = shutil.whic
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.info("cannot compile matrix products, so torch's serve: %s", _reason(error))
         return None
-    if not agrees(product):
+    if not agrees(product) or not agrees_in_int8(product.int8):
         log.warning("matrix products compiled by %s give wrong results, so torch's serve", compiler)
         return None
     return product
@@ -83,6 +95,20 @@ def agrees(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> boo
             x_TI, w_OI = (torch.randn(count, inputs, generator=dice).to(dtype) for count in (rows, outputs))
             wanted_TO = linear(x_TI.double(), w_OI.double())
             if not (product(x_TI, w_OI).double() - wanted_TO).abs().max() <= CLOSE * wanted_TO.abs().max():  # not a number is not close
+                return False
+    return True
+
+
+@torch.inference_mode()
+def agrees_in_int8(product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+    """The same of weights of one byte."""
+    dice = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows, inputs, outputs in TRIED:
+            x_TI, w_OI = torch.randn(rows, inputs, generator=dice).to(dtype), torch.randint(-127, 128, (outputs, inputs), generator=dice, dtype=torch.int8)
+            scales_O = torch.rand(outputs, generator=dice) + 0.5
+            wanted_TO = linear(x_TI.double(), w_OI.double()) * scales_O
+            if not (product(x_TI, w_OI, scales_O).double() - wanted_TO).abs().max() <= CLOSE * wanted_TO.abs().max():
                 return False
     return True
 

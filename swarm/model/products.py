@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import cast
 
 import torch
@@ -44,6 +45,9 @@ SLICE = 64
 """A matrix is cut to a multiple of so many outputs, so that it still falls into pieces."""
 
 ROUNDS = 3
+HOPELESS = 2.0
+"""How much slower than the best one of a round a product may be to be tried again."""
+
 GAIN = 1.15
 """How much faster than the expected product another must be to be taken instead: less may be noise."""
 
@@ -124,7 +128,7 @@ def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter, nativ
                 cast(TunedLinear, layer).products = products
 
 
-def _sample(weights: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+def sample(weights: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
     """The first outputs that make up the bytes to be read, or all."""
     chosen, room = [], SAMPLE * ENOUGH // max(rows, ENOUGH)
     for weight in weights:
@@ -139,7 +143,7 @@ def _sample(weights: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
 @torch.inference_mode()
 def choose(weights: Sequence[torch.Tensor], clock: Callable[[], float], native: Product | None = None) -> tuple[Product, ...]:
     """The best product for 0 (unused), 1, 2, … 256 and more rows of these weights, which are of one dtype."""
-    best = {rows: _fastest(_sample(weights, rows), rows, clock, native) for rows in MEASURED}
+    best = {rows: _fastest(sample(weights, rows), rows, clock, native) for rows in MEASURED}
     return (usual, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
 
 
@@ -149,16 +153,24 @@ def candidates(dtype: torch.dtype, rows: int, native: Product | None) -> tuple[P
 
 
 def _fastest(weights: Sequence[torch.Tensor], rows: int, clock: Callable[[], float], native: Product | None) -> Product:
-    """The shortest of a few rounds counts for each product: noise only makes longer."""
-    products = candidates(weights[0].dtype, rows, native)
-    expected = products.index(native if native is not None and rows <= FEW else EXPECTED.get(rows, usual) if weights[0].dtype == torch.float32 else usual)
-    inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights}
-    times: list[float] = [float("inf")] * len(products)
+    dtype = weights[0].dtype
+    products = candidates(dtype, rows, native)
+    expected = products.index(native if native is not None and rows <= FEW else EXPECTED.get(rows, usual) if dtype == torch.float32 else usual)
+    return products[fastest(products, expected, weights, rows, dtype, clock)]
+
+
+def fastest(products: Sequence[Product], expected: int, weights: Sequence[torch.Tensor], rows: int, dtype: torch.dtype, clock: Callable[[], float]) -> int:
+    """Which of these products to take for rows of this dtype. The shortest of a few rounds counts for each: noise only makes longer."""
+    inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=dtype) for weight in weights}
+    times: list[float] = [inf] * len(products)
     for _ in range(ROUNDS):
+        best = min(times)
         for at, product in enumerate(products):
+            if HOPELESS * best < times[at] < inf:
+                continue
             began = clock()
             for weight in weights:
                 product(inputs[weight.shape[1]], weight)
             times[at] = min(times[at], clock() - began)
     winner = min(range(len(products)), key=times.__getitem__)
-    return products[winner if times[expected] > GAIN * times[winner] else expected]
+    return winner if times[expected] > GAIN * times[winner] else expected

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import torch
@@ -23,6 +24,8 @@ from swarm.model.loading import read_part, share
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import native_product
 from swarm.model.products import tune
+from swarm.model.quantized import METHODS
+from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 
@@ -49,11 +52,11 @@ class SpanModel:
     `spans` are sorted and merged, `dtype` is torch's, `numerics` the name of the arithmetic that peers of one chain must share, `hidden` H, `vocab` V.
     """
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int, quantized: str | None = None) -> None:
         config = model.config
         self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
         self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, max_length
-        self.numerics = _numerics(model)
+        self.numerics = _numerics(model) + (f"-{quantized}" if quantized else "")
         self._model, self._anatomy, self._turn = model, anatomy, seat(model)
         self._views: dict[tuple[int, int], View] = {}
         self._scaling = length_scaling(config)
@@ -73,9 +76,11 @@ class SpanModel:
         *,
         dtype: str | None = None,
         device: str = "cpu",
+        quantize: str | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> SpanModel:
-        """Read the weights of `spans`, and only those; `dtype` other than the checkpoint's converts them. `progress` is called with 0.0 to 1.0.
+        """Read the weights of `spans`, and only those; `dtype` other than the checkpoint's converts them, and `quantize`, one of `quantized.METHODS`, rounds
+        those of linear layers. `progress` is called with 0.0 to 1.0.
 
         Raises InvalidConfig (dtype, device), NotAModel, UnsafeWeights, UnsupportedModel, DoesNotFit (disk), HubUnreachable.
         """
@@ -83,6 +88,8 @@ class SpanModel:
         name = dtype or checkpoint.dtype
         if name not in DTYPES:
             raise InvalidConfig(f"dtype {name} is not served; choose one of {', '.join(DTYPES)}")
+        if quantize not in (None, *METHODS):
+            raise InvalidConfig(f"weights cannot be quantized as {quantize}; choose {', '.join(METHODS)}")
         if spans[-1].stop > checkpoint.shape.components:
             raise ValueError(f"components [{spans[-1].start}, {spans[-1].stop}) reach beyond the {checkpoint.shape.components} of {checkpoint.name}")
         tensors = checkpoint.tensors_for(spans)
@@ -99,8 +106,11 @@ class SpanModel:
             cast(torch.nn.Module, model).to(device)
         except (RuntimeError, AssertionError) as error:
             raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
-        tune(model, native=lambda: native_product(cache_folder()))
-        return cls(model, dissect(model), spans, checkpoint.shape.max_length)
+        native = cache(lambda: native_product(cache_folder()))
+        if quantize is not None:
+            round_weights(model, native=lambda: made.int8 if (made := native()) is not None else None)
+        tune(model, native=native)
+        return cls(model, dissect(model), spans, checkpoint.shape.max_length, quantize)
 
     @property
     def head(self) -> int:

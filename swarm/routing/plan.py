@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from swarm.core import Hop, PeerId, Span, check_cover
+from swarm.core import Hop, PeerId, Span, check_cover, is_rounded
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
 from swarm.routing.candidates import DOWN, EMBED_WEIGHT, Candidates, missing, seconds
@@ -101,7 +101,8 @@ def price(peers: Peers, request: Request, hops: Sequence[Hop], load: Load | None
 
 
 def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, components: int, numerics: str | None = None, request: Request | None = None) -> Class:
-    """The (revision, numerics) whose peers serve the request with the cheapest route: peers of different ones never share a chain.
+    """The (revision, numerics) whose peers serve the request with the cheapest route: peers of different ones never share a chain. Those that have rounded the
+    weights come last unless they are asked for.
 
     `revision` is the client's own if it knows it, `numerics` what it asks for. Raises UsageError when others are served but not those, MissingLayers when no
     class covers the model (the one for the class that lacks least).
@@ -126,7 +127,7 @@ def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, component
             failures.append((sum(map(len, error.spans)), pair, error))  # type: ignore[arg-type]
     if not costs:
         raise min(failures, key=lambda failure: failure[:2])[2]
-    return min(costs)[1]
+    return min(costs, key=lambda found: (is_rounded(found[1][1]), found))[1]
 
 
 def atlas_of(peers: Peers) -> Atlas:

@@ -149,7 +149,7 @@ def test_a_coordinator_that_was_replaced_while_it_was_away_hears_so_from_the_one
     (ping,) = [effect for effect in new.wake(gone + 3.0) if isinstance(effect, Ping)]
     assert ping.claim is not None and ping.peer == "me"
     assert [type(effect) for effect in old.pinged(ping.claim, gone + 3.1)] == [Look] and old.leads, "anybody can say so"
-    assert not old.pinged(ping.claim, gone + 3.2) and old.deadline(gone + 3.2) <= gone + 3.1 + old.timing.stagger
+    assert not old.pinged(ping.claim, gone + 3.2) and old.deadline(gone + 3.2) <= gone + 3.1 + old.timing.stagger / 2
     assert [record.role for record in said(old.records([ping.claim], gone + 3.5))] == ["released"] and not old.leads
     new.pong("me", False, gone + 3.2)
     assert not [effect for effect in new.wake(gone + 6.0) if isinstance(effect, Ping)]
