@@ -36,9 +36,13 @@ class ElectionTiming:
     """A claim whose sequence has not risen for so long is dead."""
     ping: float = 1.5
     retry: float = 0.35
-    misses: int = 7
+    misses: int = 6
     """Pings in a row without an answer, `retry` apart, that make a standby suspect the coordinator. So many, and so close together, because a fifth of all
     messages may be lost (bench/election.py)."""
+    doubt: float = 0.7
+    """How often a coordinator reads that was told of another."""
+    trust: float = 60.0
+    """How long it does not stand aside again for being told, though it reads. Or anybody could keep it from acting."""
     suspicion: float = 30.0
     stagger: float = 2.0
     """The standby of rank k waits k times so long before it claims, and reads once more before it does."""
@@ -132,8 +136,9 @@ class Election:
         self._listened_until = now + 2 * timing.renew
         self._claim_at: float | None = None
         self._checked = False
-        self._told_at = -inf
-        """Until then we need not be told again that somebody else claims our office."""
+        self._told_until = -inf
+        """For so long we look whether somebody else claims our office, as it said."""
+        self._doubts, self._doubts_until, self._trusts_until = False, -inf, -inf
         self._watch: _Watch | None = None
 
     # --- what anybody may ask ---------------------------------------------------------------------------------------------------------------------------------
@@ -149,13 +154,19 @@ class Election:
         return self._mine.term if leader == self.peer else self._heard[leader].record.term if leader is not None else 0
 
     @property
-    def leads(self) -> bool:
+    def claims(self) -> bool:
+        """Whether our claim stands, as far as we know."""
         return self._mine.role == "claim"
+
+    @property
+    def leads(self) -> bool:
+        """Whether we act as coordinator: not in the moments in which we look whether another does, who has said so."""
+        return self.claims and not self._doubts
 
     def coordinator(self, now: float) -> PeerId | None:
         """The highest claim that is alive and not suspected, our own among them."""
         claims = [heard.record for heard in self._heard.values() if heard.record.role == "claim" and self._alive(heard, now)]
-        if self.leads:
+        if self.claims:
             claims.append(self._mine)
         return max(claims, key=lambda record: height(record, self.key)).peer if claims else None
 
@@ -167,7 +178,12 @@ class Election:
         return [record.peer for record in best if record.peer != leader]
 
     def deadline(self, now: float) -> float:
-        times = [self._write_at, self._read_at, *([self._claim_at] if self._claim_at is not None and not self._checked else [])]
+        times = [
+            self._write_at,
+            self._read_at,
+            *([self._doubts_until] if self._doubts else []),
+            *([self._claim_at] if self._claim_at is not None and not self._checked else []),
+        ]
         if self._watch is not None:
             times.append(self._watch.asked + self._pause(self._watch))
         return max(min(times), now)
@@ -177,8 +193,9 @@ class Election:
     def wake(self, now: float) -> list[ElectionEffect]:
         """What is due."""
         effects: list[ElectionEffect] = []
+        self._doubts = self._doubts and now < self._doubts_until
         if now >= self._read_at:
-            self._read_at = now + self._period(now)
+            self._read_at = now + (self.timing.doubt if self.claims and now < self._told_until else self._period(now))
             effects.append(Look())
         if now >= self._write_at:
             effects += self._say(now)
@@ -202,8 +219,8 @@ class Election:
         if self._watch is None or self._watch.peer != peer:
             return []
         self._watch.answered, self._watch.misses = True, 0
-        if self.leads:  # it has heard of our claim, and the higher one of the two stays
-            self._watch = None
+        if self.claims:  # it has heard of our claim, and the higher one of the two stays; until then it is told again
+            self._watch = self._watch if leads else None
             return []
         if leads:
             self._suspected.pop(peer, None)
@@ -212,11 +229,13 @@ class Election:
 
     def pinged(self, claim: Candidacy | None, now: float) -> list[ElectionEffect]:
         """Somebody asks whether we coordinate (`leads`), and perhaps says that it does. Its word alone takes the office from nobody: if that is true the
-        directory says so too, now or in a moment, when what it has just written has arrived."""
-        if claim is None or claim.role != "claim" or not self.leads or height(claim, self.key) <= height(self._mine, self.key) or now < self._told_at:
+        directory says so too, now or in a moment, when what it has just written has arrived. So we read it, and some more times."""
+        if claim is None or claim.role != "claim" or not self.claims or height(claim, self.key) <= height(self._mine, self.key) or now < self._told_until:
             return []
-        self._told_at = now + self.timing.stagger / 2
-        self._read_at = min(self._read_at, self._told_at)
+        self._told_until = now + self.timing.renew
+        if now >= self._trusts_until:
+            self._doubts, self._doubts_until, self._trusts_until = True, now + self.timing.stagger, now + self.timing.trust
+        self._read_at = min(self._read_at, now + self.timing.doubt)
         return [Look()]
 
     def score(self, score: tuple[int, ...]) -> None:
@@ -235,10 +254,10 @@ class Election:
         """With the news in: give way to a higher claim, watch whoever leads, or get ready to claim."""
         leader = self.coordinator(now)
         effects: list[ElectionEffect] = []
-        if self.leads and leader != self.peer:
+        if self.claims and leader != self.peer:
             self._mine = replace(self._mine, role="released")
             effects = self._say(now)
-            self._mine = replace(self._mine, role="candidate")
+            self._mine, self._doubts = replace(self._mine, role="candidate"), False
         rank = self._rank(now)
         if leader is not None:
             self._claim_at = None
@@ -275,8 +294,8 @@ class Election:
         if not watch.answered:
             watch.misses += 1
         watch.asked, watch.answered = now, False
-        ping = Ping(watch.peer, self._mine if self.leads else None)
-        return [ping, *(self._suspect(watch.peer, now) if watch.misses == self.timing.misses and not self.leads else [])]
+        ping = Ping(watch.peer, self._mine if self.claims else None)
+        return [ping, *(self._suspect(watch.peer, now) if watch.misses == self.timing.misses and not self.claims else [])]
 
     def _pause(self, watch: _Watch) -> float:
         """Silence is looked into at once, until there has been enough of it to suspect."""
@@ -292,7 +311,7 @@ class Election:
         return [Say(self._mine)]
 
     def _period(self, now: float) -> float:
-        return self.timing.renew if self.leads or self._rank(now) < self.timing.standbys or self.coordinator(now) is None else self.timing.others
+        return self.timing.renew if self.claims or self._rank(now) < self.timing.standbys or self.coordinator(now) is None else self.timing.others
 
     def _alive(self, heard: _Heard, now: float) -> bool:
         patience = self.timing.alive if heard.record.role == "claim" else self.timing.others + self.timing.alive

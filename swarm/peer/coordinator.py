@@ -123,7 +123,7 @@ class Coordinator:
         if isinstance(message, Poll) and message.config_hash == self._model:
             self._do(self._election.pinged(Candidacy.of(sender, message.claim, message.sequence, self._wall()), self._clock()))
             self._wake.set()
-            self._links.send(sender, Polled(message.number, self.leads))
+            self._links.send(sender, Polled(message.number, self._election.claims))
         elif isinstance(message, Polled) and message.number <= self._polls:
             self._do(self._election.pong(sender, message.leads, self._clock()))
             self._wake.set()

@@ -157,7 +157,7 @@ class Stage:
             if other.machine is None:
                 return
             self._do(other, other.machine.pinged(ping.claim, self.now))
-            leads = other.machine.leads
+            leads = other.machine.claims
             if not self.lost():
                 self.after(self.random.uniform(0.02, 0.2), lambda: answer(leads))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from swarm.machines.election import Candidacy, Election, ElectionTiming, Look, Ping, Say
@@ -148,8 +150,13 @@ def test_a_coordinator_that_was_replaced_while_it_was_away_hears_so_from_the_one
     assert new.leads and old.leads
     (ping,) = [effect for effect in new.wake(gone + 3.0) if isinstance(effect, Ping)]
     assert ping.claim is not None and ping.peer == "me"
-    assert [type(effect) for effect in old.pinged(ping.claim, gone + 3.1)] == [Look] and old.leads, "anybody can say so"
-    assert not old.pinged(ping.claim, gone + 3.2) and old.deadline(gone + 3.2) <= gone + 3.1 + old.timing.stagger / 2
+    assert [type(effect) for effect in old.pinged(ping.claim, gone + 3.1)] == [Look] and old.claims and not old.leads, "anybody can say so"
+    assert not old.pinged(ping.claim, gone + 3.2) and old.deadline(gone + 3.2) <= gone + 3.1 + old.timing.doubt
+    assert new.pong("me", True, gone + 3.2) == [] and [effect.peer for effect in new.wake(gone + 4.7) if isinstance(effect, Ping)] == ["me"], "told again"
+    patient = copy.deepcopy(old)
+    patient.wake(gone + 3.1 + old.timing.stagger)
+    assert patient.leads, "nobody else does, says the directory"
+    assert [type(effect) for effect in patient.pinged(ping.claim, gone + 20.0)] == [Look] and patient.leads, "it does not stand aside so soon again"
     assert [record.role for record in said(old.records([ping.claim], gone + 3.5))] == ["released"] and not old.leads
     new.pong("me", False, gone + 3.2)
     assert not [effect for effect in new.wake(gone + 6.0) if isinstance(effect, Ping)]
