@@ -225,3 +225,6 @@ def test_of_places_alike_the_one_its_region_lacks():
     sizes = [1, *[10] * 9]
     assert join([*far, left, right], 51, sizes, region="near") == Span(5, 10)
     assert join([*far, replace(left, region="far"), replace(right, region="near")], 51, sizes, region="near") == Span(0, 6)
+    slow = replace(left, decode=20 * left.decode, prefill=20 * left.prefill)
+    many = [serve(f"more{at}", 0, 10, region="far") for at in range(30)]
+    assert join([*far, *many, slow, replace(right, region="near")], 51, sizes, region="near") == Span(0, 6), "what it needs more, not what abuts"
