@@ -16,7 +16,7 @@ import psutil
 
 import swarm
 from bench.common import Baseline, arguments, median, random_llama, show
-from swarm.core import parse_layers
+from swarm.core import base_dtype, is_rounded, parse_layers
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.memory import dtype_scale
 
@@ -89,10 +89,11 @@ def memory(local: swarm.LocalSwarm, folder: Path, dtype: str) -> dict:
     libraries, and the weights it has touched."""
     checkpoint, found = Checkpoint.open(str(folder)), {}
     for peer in local.peers:
-        weights = checkpoint.bytes_for(parse_layers(peer.layers, checkpoint.shape.layers)) * dtype_scale(checkpoint.dtype, dtype)
+        weights = checkpoint.bytes_for(parse_layers(peer.layers, checkpoint.shape.layers)) * dtype_scale(checkpoint.dtype, base_dtype(dtype))
         held = psutil.Process(peer.pid).memory_full_info()
         for what, size in (("weights", weights), ("unique memory", held.uss), ("resident memory", held.rss)):
-            found[f"peer {peer.layers}, {what} MB"] = round(size / 2**20)
+            if what != "weights" or not is_rounded(dtype):
+                found[f"peer {peer.layers}, {what} MB"] = round(size / 2**20)
     return found
 
 
@@ -104,7 +105,7 @@ def split(layers: int, peers: int) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--peers", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", help="of the swarm, such as bfloat16 or bfloat16-int8; the baseline is never rounded")
     parser.add_argument("--threads", type=int, default=2, help="threads of the baseline and of each peer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=8)
@@ -114,7 +115,7 @@ def main() -> None:
     folder = random_llama()
     with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads) as local:
         with swarm.Client(str(folder), initial_peers=local.initial_peers) as client:
-            baseline = Baseline(folder, args.dtype, args.threads)
+            baseline = Baseline(folder, base_dtype(args.dtype), args.threads)
             baseline.generate([PROMPT], 2)
             stream_times(client, PROMPT, 2)
             figures: dict = {}
