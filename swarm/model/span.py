@@ -21,6 +21,7 @@ from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
+from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import native_product
 from swarm.model.products import tune
@@ -109,6 +110,7 @@ class SpanModel:
         native = cache(lambda: native_product(cache_folder()))
         if quantize is not None:
             round_weights(model, native=lambda: made.int8 if (made := native()) is not None else None)
+            give_back(device)
         tune(model, native=native)
         return cls(model, dissect(model), spans, checkpoint.shape.max_length, quantize)
 
