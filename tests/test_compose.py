@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-from swarm.compose import Connection, OpenedModel, keep_ends
-from swarm.core import Hop, Sampling
+from swarm.compose import Connection, OpenedModel, keep_ends, serving_peer
+from swarm.core import Hop, Sampling, Span
 from swarm.machines.hop import HopLimits
 from swarm.net.identity import Identity, verify
+from swarm.peer.holding import Holding
+from swarm.peer.hops import Offer
 from swarm.wire import Have, Open, Order, encode
 from tests.model.tiny import build
 from tests.net.virtual import run
@@ -57,3 +59,15 @@ def test_own_ends_whose_farewell_was_lost_go_when_their_lease_does(tmp_path, mon
             assert own.room.sessions == 0
 
     run(main())
+
+
+def test_who_is_never_to_coordinate_stands_for_nothing():
+    shape = SimpleNamespace(name="toy", config_hash="c0ffee")
+    held = Holding(object(), Offer("rev", "float32", 4, (Span(0, 4),), 100), 0.01, 0.001, 1.0, 100)
+    links = SimpleNamespace(peer="me", subscribe=lambda receive, lost: None)
+    connection = SimpleNamespace(links=links, directory=None, addrs=("addr",), verify=verify, sign=lambda data: b"")
+
+    async def main() -> list[bool]:
+        return [serving_peer(connection, shape, held, coordinate=willing).coordinator is not None for willing in (True, False)]
+
+    assert asyncio.run(main()) == [True, False]

@@ -378,3 +378,16 @@ def test_a_hop_that_makes_up_a_term_silences_nobody_for_long():
         assert (await scene.ask()).planner == "c"
 
     run(main())
+
+
+def test_a_client_with_its_own_ends_says_how_far_it_is_from_whom():
+    async def main():
+        scene = Scene()
+        scene.says["c"] = nothing("missing")
+        await scene.ask(source="me", source_rtts={"p": 0.02}, own=(Span(0, 1), Span(3, 4)))
+        ours = scene.sent[0][1]
+        await scene.ask(source="me", source_rtts={"p": 0.02})
+        return ours, scene.sent[0][1]
+
+    ours, others = run(main())
+    assert (ours.own, ours.rtts) == (((0, 1), (3, 4)), {"p": 0.02}) and (others.own, others.rtts) == ((), {}), "whose route does not end there need not say"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from swarm.client.chain import FEEDING
+from swarm.client.chain import FEEDING, SETTLED
 from swarm.core import Span
 from swarm.sim.swarm import Guest, Scene, Server, Stage
 
@@ -99,3 +99,20 @@ def test_what_does_not_pay_is_not_done(monkeypatch):
     assert not verdict.broken, "\n".join(verdict.broken)
     (gain, history, done, left_over, prefill), *_ = asked
     assert gain > 3 * len(SECOND) * SCENE.layer[1] and history > done > 50 and done + left_over == 900 and prefill > 0
+
+
+def test_an_answer_does_not_wander():
+    async def script(stage: Stage) -> None:
+        guest, slow = await answering(stage)
+        second = stage.join(SECOND)
+        await asyncio.sleep(15.0)
+        slow_down(slow)
+        await left(stage, guest, slow.peer, 10.0)
+        assert second.peer in chain(stage, guest)
+        stage.join(SECOND)
+        await asyncio.sleep(15.0)
+        slow_down(second)
+        assert 20.0 < await left(stage, guest, second.peer, 2 * SETTLED), "it has just moved"
+
+    verdict = Bare(3, SCENE).run(script)
+    assert not verdict.broken, "\n".join(verdict.broken)
