@@ -154,9 +154,9 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
 
     shape = opened.shape
     spans = (Span(0, 1), Span(shape.components - 1, shape.components))
-    exact = base_dtype(dtype) if dtype is not None and is_rounded(dtype) else dtype  # our own ends are exact all the same
-    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=exact)
-    offer = Offer(opened.revision or "", dtype or model.numerics, shape.components, spans, shape.max_length)
+    rounded = dtype is not None and is_rounded(dtype)  # others are; our own ends are exact all the same
+    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounded else dtype)
+    offer = Offer(opened.revision or "", dtype if dtype and rounded else model.numerics, shape.components, spans, shape.max_length)
     async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
         yield own
 

@@ -169,8 +169,7 @@ class LocalSwarm:
 
     `model` is a folder or hub id. `dtype` (`bfloat16-int8` rounds weights) and `threads` are handed to every peer, `arguments` as well (further flags of
     swarm-serve). Logs of all processes are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with
-    how many peers are, whenever one
-    more is. Use it in a `with`, or call `close`.
+    how many peers are, whenever one more is. Use it in a `with`, or call `close`.
 
     Raises UsageError for no layers or such as the model does not have, and for what a peer says the caller can mend, SwarmError when a process does not start
     for another reason.

@@ -103,8 +103,9 @@ class Session:
         self._host = host
         self._chain = Chain(host, session, revision, numerics)
         self._draw_seed = draw_seed
-        self._turn_running = False
         self._rests = asyncio.Event()
+        """Set while no turn runs."""
+        self._rests.set()
         self._closed = False
         self._aborted: SwarmError | None = None
         self._driver: asyncio.Task[None] | None = None
@@ -312,7 +313,7 @@ class Session:
             raise Closed("this session is closed; open another")
         if self._aborted is not None:
             raise self._aborted
-        if self._turn_running:
+        if not self._rests.is_set():
             raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
         max_new = self._check_length(prompt, max_new)
         check_seconds(timeout)
@@ -320,7 +321,6 @@ class Session:
         end = began = prompt.keep + len(prompt.ids)
         ended = withdrawn = False
         chat_before = self._chat
-        self._turn_running = True
         self._rests.clear()
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
@@ -342,7 +342,7 @@ class Session:
         finally:
             driver.cancel()
             await asyncio.wait({driver})
-            self._turn_running, self._answer, self._driver = False, None, None
+            self._answer = self._driver = None
             self._chain.end(end)
             left = began + max_new - end
             stopped = reading.cutter.matched if reading is not None else None
@@ -355,10 +355,9 @@ class Session:
 
     async def _rested(self) -> None:
         """A turn whose reader left it without closing it (`break` in an `async for`) ends as soon as the loop gets to that."""
-        if self._turn_running:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LEAVING):
-                    await self._rests.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await self._rests.wait()
 
     async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""

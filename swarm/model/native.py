@@ -59,10 +59,8 @@ class NativeProduct:
         return y_TO
 
     def int8(self, x_TI: torch.Tensor, w_OI: torch.Tensor, scales_O: torch.Tensor) -> torch.Tensor:
-        """x_TI of float32 or bfloat16, int8 w_OI, float32 scales_O → y_TO, of x's dtype."""
-        product = self._int8.get(x_TI.dtype)
-        if product is None or w_OI.device.type != "cpu":
-            return (linear(x_TI.float(), w_OI.float()) * scales_O).to(x_TI.dtype)
+        """x_TI of float32 or bfloat16, int8 w_OI, float32 scales_O, all in memory of the CPU → y_TO, of x's dtype. Raises KeyError for other dtypes."""
+        product = self._int8[x_TI.dtype]
         (rows, inputs), outputs = x_TI.shape, w_OI.shape[0]
         x_TI, w_OI, scales_O, y_TO = x_TI.contiguous(), w_OI.contiguous(), scales_O.contiguous(), x_TI.new_empty((rows, outputs))
         product(x_TI.data_ptr(), w_OI.data_ptr(), scales_O.data_ptr(), y_TO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())

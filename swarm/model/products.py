@@ -4,10 +4,9 @@ sessions.
 A decoding step reads every weight once for a handful of tokens, so it is as fast as the weights are read, and BLAS libraries differ wildly there: asked for
 the product in the usual way, MKL reads float32 weights at half to two thirds of the speed that another spelling reaches, and code of our own, made for this
 processor, is faster still (`native.py`, docs/performance.md). With the many rows of a prompt multiplying outweighs reading, and a processor without
-instructions for bfloat16 multiplies that at a seventh of the speed of float32. Which one wins
-depends on processor, library, dtype and threads, so it is measured once at start, on weights that are really held. What is known from such measurements is
-taken for granted until the opposite is clear, because peers that start together on one machine disturb each other's timings. Every spelling computes the same
-sums; only their order, and so the last bits, may differ.
+instructions for bfloat16 multiplies that at a seventh of the speed of float32. Which one wins depends on processor, library, dtype and threads, so it is
+measured once at start, on weights that are really held. What is known from such measurements is taken for granted until the opposite is clear, because peers
+that start together on one machine disturb each other's timings. Every spelling computes the same sums; only their order, and so the last bits, may differ.
 
 Shapes: T = rows (tokens), I = inputs, O = outputs of a layer, P = pieces a matrix is cut into.
 """

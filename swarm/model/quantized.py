@@ -109,13 +109,11 @@ def choose(weights: Sequence[torch.Tensor], dtype: torch.dtype, clock: Callable[
     return (as_given, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
 
 
-def candidates(dtype: torch.dtype, native: Product | None) -> tuple[Product, ...]:
-    """What is timed, in this order."""
-    return (as_given, *((in_float32,) if dtype != torch.float32 else ()), *((native,) if native is not None else ()))
-
-
 def _fastest(weights: Sequence[torch.Tensor], rows: int, dtype: torch.dtype, clock: Callable[[], float], native: Product | None) -> Product:
-    products, read = candidates(dtype, native), sample(weights, rows)
+    if dtype == torch.float16:  # nothing native reads that
+        native = None
+    products = (as_given, *((in_float32,) if dtype != torch.float32 else ()), *((native,) if native is not None else ()))
+    read = sample(weights, rows)
     scales_O = torch.ones(max(map(len, read)))
     timed = [lambda x_TI, w_OI, product=product: product(x_TI, w_OI, scales_O[: len(w_OI)]) for product in products]  # type: ignore[misc]
     expected = len(products) - 1 if native is not None and rows <= FEW else 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -59,13 +57,30 @@ def test_a_product_that_rounds_otherwise_does_not_agree():
     assert not agrees_in_int8(lambda x, w, scales: as_given(x, w, scales) * float("nan"))
 
 
-def test_the_fastest_product_is_chosen():
-    seconds = itertools.accumulate(itertools.chain.from_iterable((0.0, taken) for taken in itertools.cycle((1.0, 0.9, 0.2))))
-    native = lambda x, w, scales: as_given(x, w, scales)  # noqa: E731
-    weights = [torch.ones(64, 64, dtype=torch.int8)]
-    assert set(choose(weights, torch.bfloat16, lambda: 0.0, native)[1 : FEW + 1]) == {native}, "expected, and nothing is clearly faster"
-    assert set(choose(weights, torch.bfloat16, lambda: 0.0, native)[FEW + 1 :]) == {as_given}
-    assert len(choose(weights, torch.float32, lambda: next(seconds))) == MEASURED[-1] + 1
+def test_the_fastest_product_is_chosen_and_the_native_one_where_nothing_is_clearly_faster(monkeypatch):
+    now = [0.0]
+
+    def taking(seconds: float):
+        def product(x_TI, w_OI, scales_O):
+            now[0] += seconds
+            return as_given(x_TI, w_OI, scales_O)
+
+        return product
+
+    def chosen(dtype: torch.dtype, usual: float, wide: float, native: float) -> tuple[str, str]:
+        products = {"usual": taking(usual), "wide": taking(wide), "native": taking(native)}
+        monkeypatch.setattr(quantized, "as_given", products["usual"])
+        monkeypatch.setattr(quantized, "in_float32", products["wide"])
+        found = choose([torch.ones(64, 64, dtype=torch.int8)], dtype, lambda: now[0], products["native"])
+        assert len(found) == MEASURED[-1] + 1
+        names = {product: name for name, product in products.items()}
+        return names[found[FEW]], names[found[-1]]
+
+    as_given = quantized.as_given
+    assert chosen(torch.bfloat16, 1.0, 1.0, 1.0) == ("native", "usual"), "as expected"
+    assert chosen(torch.bfloat16, 1.0, 0.2, 1.0) == ("wide", "wide")
+    assert chosen(torch.float32, 1.0, 0.1, 0.2) == ("native", "native"), "there is nothing to widen"
+    assert chosen(torch.float16, 1.0, 0.5, 0.1) == ("wide", "wide"), "nothing native reads that"
 
 
 class Experts(nn.Module):
