@@ -124,17 +124,21 @@ async def at_once(function, *arguments):
     return function(*arguments)
 
 
+def peer_of(directory, engine=None, links=None, about=About("toy", "c0ffee", ("addr",)), **more) -> Peer:
+    """One that holds OFFER."""
+    holding = Holding("weights", OFFER, 0.01, 0.001, 1.0, 100)
+    clock = asyncio.get_running_loop().time
+    return Peer(links or Links(), directory, engine or Engine(), holding, about, clock=clock, wall=wall, verify=lambda *_: True, **more)
+
+
 def test_it_moves_and_says_at_every_step_what_it_serves():
     """Three serve one half and one serves the other; whoever goes says where to under its old version, and has a new one once the old weights are gone."""
     others = [announcement(peer, spans=spans, revision="rev") for peer, spans in (("a", ((0, 2),)), ("b", ((0, 2),)), ("c", ((2, 4),)))]
     changes = []
 
     async def main():
-        loop, directory, engine = asyncio.get_running_loop(), Directory(others), Engine()
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
-            verify=lambda *_: True, think=at_once, loader=Loader(engine), changed=lambda: changes.append(peer.status()),
-        )  # fmt: skip
+        directory, engine = Directory(others), Engine()
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine), changed=lambda: changes.append(peer.status()))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(300.0)
         await peer.drain(1.0)
@@ -160,10 +164,10 @@ def test_it_says_what_it_can_send_as_far_as_that_is_known_and_slow(others, limit
     """By the best of three, since what is slow may be theirs; and not more than its owner allows."""
 
     async def main():
-        loop, links = asyncio.get_running_loop(), Links()
+        links = Links()
         directory = Directory([announcement(peer, revision="rev") for peer in others])
         about = About("toy", "c0ffee", ("addr",), max_upload=limit)
-        peer = Peer(links, directory, Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=wall, verify=lambda *_: True)
+        peer = peer_of(directory, links=links, about=about)
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(1.5 * GAUGE_EVERY)
         task.cancel()
@@ -180,10 +184,7 @@ def test_who_is_gauged_cannot_be_foretold():
     async def main():
         links = Links()
         directory = Directory([announcement(peer, revision="rev") for peer in "abcdefgh"])
-        holding = Holding("weights", OFFER, 0.01, 0.001, 1.0, 100)
-        peer = Peer(
-            links, directory, Engine(), holding, About("toy", "c0ffee", ("addr",)), clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True
-        )
+        peer = peer_of(directory, links=links)
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(9.5 * GAUGE_EVERY)
         task.cancel()
@@ -203,11 +204,8 @@ def test_what_it_alone_serves_is_no_hole():
             return await super().read(config_hash)
 
     async def main():
-        loop, directory, engine = asyncio.get_running_loop(), Counted([announcement("c", revision="rev", spans=((2, 4),))]), Engine()
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
-            verify=lambda *_: True, think=at_once, loader=Loader(engine),
-        )  # fmt: skip
+        directory, engine = Counted([announcement("c", revision="rev", spans=((2, 4),))]), Engine()
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(1200.0)
         task.cancel()
@@ -226,11 +224,8 @@ def test_where_the_new_place_cannot_be_loaded_it_serves_the_old_one_again():
             return await super().load(span)
 
     async def main():
-        loop, directory, engine = asyncio.get_running_loop(), Directory(others), Engine()
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
-            verify=lambda *_: True, think=at_once, loader=Broken(engine),
-        )  # fmt: skip
+        directory, engine = Directory(others), Engine()
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Broken(engine))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(600.0)
         task.cancel()
@@ -253,11 +248,8 @@ def test_an_announcement_that_nobody_heard_is_no_reason_to_go_back():
             await super().announce(record)
 
     async def main():
-        loop, directory, engine = asyncio.get_running_loop(), Deaf(others), Engine()
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
-            verify=lambda *_: True, think=at_once, loader=Loader(engine),
-        )  # fmt: skip
+        directory, engine = Deaf(others), Engine()
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(300.0)
         task.cancel()
@@ -272,10 +264,7 @@ def test_who_stays_out_of_the_election_knows_who_coordinates_all_the_same():
 
     async def main():
         others = [announcement("a", claim=Claim("claim", 4, (1,))), announcement("b", claim=Claim("claim", 5, (0,))), announcement("c")]
-        peer = Peer(
-            Links(), Directory(others), Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
-            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
-        )  # fmt: skip
+        peer = peer_of(Directory(others))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(2.0)
         task.cancel()
@@ -286,13 +275,10 @@ def test_who_stays_out_of_the_election_knows_who_coordinates_all_the_same():
 
 def test_a_call_of_the_coordinator_makes_it_look_and_a_drain_ends_its_office():
     async def main():
-        loop, engine = asyncio.get_running_loop(), Engine()
+        engine = Engine()
         others = [announcement(peer, spans=((0, 2),), revision="rev") for peer in "ab"] + [announcement("c", spans=((2, 4),), revision="rev")]
         directory = Directory(others)
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)), clock=loop.time, wall=wall,
-            verify=lambda *_: True, think=at_once, loader=Loader(engine), sign=lambda data: b"signed",
-        )  # fmt: skip
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine), sign=lambda data: b"signed")
         peer._mover._next = 10.0**6  # of itself it would look now and then
         peer._mover.look = at_last = Looked()
         task = asyncio.create_task(peer.serve())
@@ -325,10 +311,7 @@ class Looked:
 def test_rounds_that_were_computed_change_what_it_announces():
     async def main():
         directory, engine = Directory(), Engine()
-        peer = Peer(
-            Links(), directory, engine, Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
-            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
-        )  # fmt: skip
+        peer = peer_of(directory, engine=engine)
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(1.0)
         before = directory.announced[-1][1].decode
@@ -346,10 +329,7 @@ def test_how_fit_it_is_changes_seldom():
     """Or every candidate would find another one better every second."""
 
     async def main():
-        peer = Peer(
-            Links(), Directory(), Engine(), Holding("weights", OFFER, 0.01, 0.001, 1.0, 100), About("toy", "c0ffee", ("addr",)),
-            clock=asyncio.get_running_loop().time, wall=wall, verify=lambda *_: True,
-        )  # fmt: skip
+        peer = peer_of(Directory())
         scores = []
         for _ in range(120):
             await asyncio.sleep(60.0)
