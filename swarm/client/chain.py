@@ -417,8 +417,8 @@ class Chain:
         """Some newcomer hangs. Whoever is to be left still is: with others."""
         log.info("those who were to take over are not fed in time; passing them over")
         self._next, self._settled = None, self._network.clock()
-        for leg in self._newcomers(better):
-            self._shun(leg.hop.peer)
+        for peer in {hop.peer for hop in better.route.hops} - {hop.peer for hop in better.old.hops}:  # whoever serves us beside that does not hang
+            self._shun(peer)
         self._seek_again(better)
 
     @staticmethod

@@ -118,13 +118,14 @@ class Loader:
 
 
 OFFER = Offer("rev", "float32", 4, (Span(0, 2),), 100, version=3)
+ABOUT = About("toy", "c0ffee", ("addr",))
 
 
 async def at_once(function, *arguments):
     return function(*arguments)
 
 
-def peer_of(directory, engine=None, links=None, about=About("toy", "c0ffee", ("addr",)), **more) -> Peer:
+def peer_of(directory, engine=None, links=None, about=ABOUT, **more) -> Peer:
     """One that holds OFFER."""
     holding = Holding("weights", OFFER, 0.01, 0.001, 1.0, 100)
     clock = asyncio.get_running_loop().time
