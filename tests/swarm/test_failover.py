@@ -48,18 +48,21 @@ def test_each_hop_in_turn_may_be_killed(model, local, client, expected):
 
 
 def test_two_neighbours_may_be_killed_at_once(model, local, client, expected):
-    local.add("0:4")
+    for layers in ("0:2", "2:4"):
+        local.add(layers)
     killed = []
     with client.session() as session:
         tokens = []
         for token in session.stream_tokens(PROMPT, max_new_tokens=LENGTH, ignore_eos=True):
             tokens.append(token)
             if len(tokens) == 60:
-                for peer in {peer_of(local, hop) for hop in session.route.hops if hop.layers in ("0:2", "2:4", "0:4")}:
-                    if peer is not local.peers[-1]:
-                        peer.kill()
-                        killed.append(peer)
-        assert tokens == expected and len(killed) == 2 and session.route.reroutes >= 1
+                killed = [peer_of(local, hop) for hop in session.route.hops[:2]]
+                for peer in killed:
+                    peer.kill()
+        assert tokens == expected
+        assert [hop.layers for hop in session.route.hops] == ["0:2", "2:4", "4:6"]
+        assert not {hop.peer_id for hop in session.route.hops} & {peer.peer_id for peer in killed}
+        assert session.route.reroutes >= 1
 
 
 @pytest.mark.parametrize(("hop", "layers"), [(0, "0:2"), (1, "2:4"), (2, "4:6")], ids=["first", "middle", "last"])
