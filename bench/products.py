@@ -22,7 +22,7 @@ def main() -> None:
     import torch
     from safetensors import safe_open
 
-    from swarm.model.native import native_product
+    from swarm.model.native import native_code
     from swarm.model.products import FEW, LEAST, MEASURED, candidates, choose
     from swarm.model.sources import cache_folder
 
@@ -31,7 +31,8 @@ def main() -> None:
         names = [name for name in file.keys() if any(f".layers.{layer}." in name for layer in range(args.layers))]
         tensors = [file.get_tensor(name).to(getattr(torch, args.dtype)) for name in names]
     weights = [tensor for tensor in tensors if tensor.dim() == 2 and tensor.numel() >= LEAST]
-    native = native_product(cache_folder())
+    code = native_code(cache_folder())
+    native = code and code.product
     one_layer = weights[: len(weights) // args.layers]
     figures: dict[str, object] = {}
     with torch.inference_mode():

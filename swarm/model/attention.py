@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -20,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from swarm.errors import UnsupportedModel
 from swarm.model.cache import KVCache
+from swarm.model.native import NativeAttention, SessionTable
 
 IMPLEMENTATION = "swarm"
 
@@ -30,15 +31,52 @@ SCORES_AT_ONCE = 2**24
 """How many attention scores the path by hand holds at a time: 64 MiB in float32."""
 
 
-class Pack:
-    """Which tokens of a row belong to which session: `caches[i]` gets `counts[i]` tokens from position `starts[i]` on. Lives for one call of a model."""
+class How(NamedTuple):
+    """What a layer asks of its attention: `window` None sees everything, `softcap` None caps nothing, `sinks_Q` take a share of the softmax of each head."""
 
-    __slots__ = ("_masks", "caches", "calls", "counts", "starts")
+    scaling: float
+    window: int | None
+    softcap: float | None
+    sinks_Q: torch.Tensor | None
+
+
+class Attends(Protocol):
+    """One call of a model, as its layers' attention sees it."""
+
+    def attend(self, layer: int, q_1QTD: torch.Tensor, k_1KTD: torch.Tensor, v_1KTE: torch.Tensor, how: How) -> torch.Tensor:
+        """Keep keys and values, and attend: [1, T, Q, E]."""
+
+
+class Pack:
+    """Which tokens of a row belong to which session: `caches[i]` gets `counts[i]` tokens from position `starts[i]` on. Lives for one call of a model.
+
+    `table` is what machine code knows of it, None where torch attends.
+    """
+
+    __slots__ = ("_masks", "_native", "caches", "calls", "counts", "starts", "table")
 
     def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
         self.caches, self.starts, self.counts = caches, starts, counts
         self.calls = 0
+        self.table: SessionTable | None = None
+        self._native: NativeAttention | None = None
         self._masks: dict[tuple[int, int, int, int | None], torch.Tensor] = {}
+
+    def use(self, native: NativeAttention, layers: int) -> None:
+        """Let machine code attend, if the caches know the shapes of all `layers` layers already."""
+        if all([cache.reserve(start + n, layers) for cache, start, n in zip(self.caches, self.starts, self.counts, strict=True)]):
+            self._native, self.table = native, SessionTable(self.caches, self.starts, self.counts)
+
+    def attend(self, layer: int, q_1QTD: torch.Tensor, k_1KTD: torch.Tensor, v_1KTE: torch.Tensor, how: How) -> torch.Tensor:
+        self.calls += 1
+        if self._native is not None and self.table is not None and self._native.takes(q_1QTD, k_1KTD, v_1KTE):
+            return self._native(self.table, layer, q_1QTD, k_1KTD, v_1KTE, how.scaling, how.window or 0, how.softcap or 0.0, how.sinks_Q)
+        outs, at = [], 0
+        for cache, start, n in zip(self.caches, self.starts, self.counts, strict=True):
+            here = slice(at, at + n)
+            outs.append(_attend(self, cache, layer, start, q_1QTD[0, :, here], k_1KTD[0, :, here], v_1KTE[0, :, here], how))
+            at += n
+        return (outs[0] if len(outs) == 1 else torch.cat(outs))[None]
 
     def mask(self, start: int, n: int, since: int, window: int | None, device: torch.device) -> torch.Tensor:
         """[n, L], true where query position start + i may look at position since + j. Every layer of one kind asks for the same one: it is built once."""
@@ -56,7 +94,7 @@ class Turn:
     """Whose turn it is: the pack that a span model is running. Every attention module of the model holds the same one, since several families (Nemotron,
     StableLM) drop keyword arguments on the way from the model to its attention."""
 
-    pack: Pack | None = None
+    pack: Attends | None = None
 
 
 def seat(model: torch.nn.Module) -> Turn:
@@ -91,19 +129,11 @@ def packed_attention(
     pack = None if turn is None else turn.pack
     if pack is None or attention_mask is not None or position_bias is not None or is_causal is False:
         raise UnsupportedModel(f"{type(module).__name__} asks for attention that swarm does not do (a mask, a bias or both directions)")
-    pack.calls += 1
     layer = cast(int, module.layer_idx)
     if sliding_window == _UNSAID:
         sliding_window = _window(cast(PreTrainedConfig, module.config), layer)
-    q_QTD, k_KTD, v_KTE = q_1QTD[0], k_1KTD[0], v_1KTE[0]
-    if len(pack.caches) == 1:
-        return _attend(pack, pack.caches[0], layer, pack.starts[0], q_QTD, k_KTD, v_KTE, scaling, sliding_window, softcap, s_aux)[None], None
-    outs, at = [], 0
-    for cache, start, n in zip(pack.caches, pack.starts, pack.counts, strict=True):
-        here = slice(at, at + n)
-        outs.append(_attend(pack, cache, layer, start, q_QTD[:, here], k_KTD[:, here], v_KTE[:, here], scaling, sliding_window, softcap, s_aux))
-        at += n
-    return torch.cat(outs)[None], None
+    how = How(q_1QTD.shape[3] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
+    return pack.attend(layer, q_1QTD, k_1KTD, v_1KTE, how), None
 
 
 def _window(config: PreTrainedConfig, layer: int) -> int | None:
@@ -114,25 +144,14 @@ def _window(config: PreTrainedConfig, layer: int) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def _attend(
-    pack: Pack,
-    cache: KVCache,
-    layer: int,
-    start: int,
-    q_QnD: torch.Tensor,
-    k_KnD: torch.Tensor,
-    v_KnE: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-    sinks_Q: torch.Tensor | None,
-) -> torch.Tensor:
+def _attend(pack: Pack, cache: KVCache, layer: int, start: int, q_QnD: torch.Tensor, k_KnD: torch.Tensor, v_KnE: torch.Tensor, how: How) -> torch.Tensor:
     """One session's tokens against all it may look at: [n, Q, E]."""
     heads, n, _ = q_QnD.shape
+    scaling, window, *_ = how
     since = max(0, start + 1 - window) if window else 0
     k_KLD, v_KLE = cache.write(layer, start, k_KnD, v_KnE, since)
-    if softcap is not None or sinks_Q is not None:
-        return _by_hand(pack, q_QnD, k_KLD, v_KLE, start, since, scaling, window, softcap, sinks_Q)
+    if how.softcap is not None or how.sinks_Q is not None:
+        return _by_hand(pack, q_QnD, k_KLD, v_KLE, start, since, how)
     if n == 1:
         # One query sees every position left, so query heads that share keys may stand side by side as if they were positions: up to 6 x faster than
         # enable_gqa in bfloat16, and equal in float32.
@@ -147,25 +166,13 @@ def _attend(
     return out_1QnE[0].transpose(0, 1)
 
 
-def _by_hand(
-    pack: Pack,
-    q_QnD: torch.Tensor,
-    k_KLD: torch.Tensor,
-    v_KLE: torch.Tensor,
-    start: int,
-    since: int,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-    sinks_Q: torch.Tensor | None,
-) -> torch.Tensor:
+def _by_hand(pack: Pack, q_QnD: torch.Tensor, k_KLD: torch.Tensor, v_KLE: torch.Tensor, start: int, since: int, how: How) -> torch.Tensor:
     """What no fused kernel of torch does: soft-capped scores (Gemma 2) and a learned sink that takes a share of the softmax (GPT-OSS). [n, Q, E].
 
     Query positions are taken a few at a time, so that a long prompt does not hold all its scores at once.
     """
-    heads, n, width = q_QnD.shape
+    (heads, n, width), (scale, window, softcap, sinks_Q) = q_QnD.shape, how
     groups, length = k_KLD.shape[0], k_KLD.shape[1]
-    scale = width**-0.5 if scaling is None else scaling
     k_K1DL, v_K1LE = k_KLD.transpose(1, 2)[:, None], v_KLE[:, None]
     outs, some = [], max(1, SCORES_AT_ONCE // (heads * length))
     for at in range(0, n, some):

@@ -10,9 +10,17 @@ cache as it was.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from swarm.core import slab_size
+
+
+class Slabs(ctypes.Structure):
+    """Keys and values of one layer, as machine code sees them (`cpp/attention.h`)."""
+
+    _fields_ = (("keys", ctypes.c_void_p), ("values", ctypes.c_void_p), ("capacity", ctypes.c_int64))
 
 
 class KVCache:
@@ -22,13 +30,19 @@ class KVCache:
     sequence (longrope, dynamic) looks at it too, so that an answer does not depend on how it was cut into steps.
     """
 
-    __slots__ = ("_keys", "_values", "length", "limit", "start", "stop")
+    __slots__ = ("_keys", "_slabs", "_values", "length", "limit", "start", "stop")
 
     def __init__(self, start: int, stop: int, limit: int | None = None) -> None:
         self.start, self.stop, self.limit = start, stop, limit
         self.length = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
+        self._slabs: ctypes.Array[Slabs] | None = None
+
+    @property
+    def first_layer(self) -> int:
+        """Index in the model of the first layer of these components."""
+        return max(self.start - 1, 0)
 
     @property
     def nbytes(self) -> int:
@@ -40,11 +54,27 @@ class KVCache:
         stop = start + k_KnD.shape[1]
         keys = self._keys.get(layer)
         if keys is None or keys.shape[1] < stop:
-            keys = self._grow(layer, start, stop, k_KnD, v_KnE)
+            keys = self._grow(layer, stop, k_KnD, v_KnE)
         values = self._values[layer]
         keys[:, start:stop] = k_KnD
         values[:, start:stop] = v_KnE
         return keys[:, since:stop], values[:, since:stop]
+
+    def reserve(self, stop: int, layers: int) -> bool:
+        """Make room for positions up to `stop` in all `layers` layers; False before each of them has been written to, since what is not known cannot grow."""
+        if len(self._keys) < layers:
+            return False
+        for layer, keys in self._keys.items():
+            if keys.shape[1] < stop:
+                self._grow(layer, stop, keys, self._values[layer])
+        return True
+
+    def slabs(self) -> ctypes.Array[Slabs]:
+        """Where the slabs of every layer lie, those of the first one first. Good until the cache grows or is freed."""
+        if self._slabs is None:
+            layers = sorted(self._keys)
+            self._slabs = (Slabs * len(layers))(*(Slabs(self._keys[i].data_ptr(), self._values[i].data_ptr(), self._keys[i].shape[1]) for i in layers))
+        return self._slabs
 
     def advance(self, n: int) -> None:
         """Make the `n` positions count that every layer has just written."""
@@ -61,14 +91,17 @@ class KVCache:
         self.length = 0
         self._keys.clear()
         self._values.clear()
+        self._slabs = None
 
-    def _grow(self, layer: int, filled: int, need: int, k_KnD: torch.Tensor, v_KnE: torch.Tensor) -> torch.Tensor:
+    def _grow(self, layer: int, need: int, k_KnD: torch.Tensor, v_KnE: torch.Tensor) -> torch.Tensor:
+        """Slabs for `need` positions of heads like these, with what was there."""
         if not self.start <= layer + 1 < self.stop:
             raise ValueError(f"layer {layer} is not in components [{self.start}, {self.stop}) of this cache")
         capacity = slab_size(need, self.limit)
         for slabs, new in ((self._keys, k_KnD), (self._values, v_KnE)):
             slab = new.new_empty((new.shape[0], capacity, new.shape[2]))
             if layer in slabs:
-                slab[:, :filled] = slabs[layer][:, :filled]
+                slab[:, : self.length] = slabs[layer][:, : self.length]
             slabs[layer] = slab
+        self._slabs = None
         return self._keys[layer]

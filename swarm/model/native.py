@@ -1,27 +1,40 @@
-"""Room: model. Matrix products in machine code made for this very processor: `native.cpp`, compiled by the machine's own C++ compiler when it is first needed
-and kept in the cache folder. Knows compilers, files and how to call what they made; not layers, models, or when a product pays (`products.py` measures that).
+"""Room: model. Matrix products and attention in machine code made for this very processor: `cpp/`, compiled by the machine's own C++ compiler when it is first
+needed and kept in the cache folder. Knows compilers, files and how to call what they made; not layers, models, or when a product pays (`products.py` measures
+that).
 
-Without a compiler, or where what it made does not compute what torch does, there is none, and torch's own products serve.
+Without a compiler, or where what it made does not compute what torch does, there is none, and torch's own products and attention serve.
+
+Shapes: T = rows (tokens), I = inputs, O = outputs of a layer; Q = query heads, K = key/value heads, D = width of a query or key head, E = of a value head.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.nn.functional import linear
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from swarm.model.cache import KVCache
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("native.cpp")
+FOLDER = Path(__file__).with_name("cpp")
+SOURCES = ("products.cpp", "attention.cpp")
+OPERATORS = ("operators.cpp",)
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-pthread", "-shared", "-fPIC")
 
@@ -67,21 +80,133 @@ class NativeProduct:
         return y_TO
 
 
-def native_product(folder: Path, find: Callable[[str], str | None] = shutil.which) -> NativeProduct | None:
+class _Session(ctypes.Structure):
+    """As in `attention.h`."""
+
+    _fields_ = (("slabs", ctypes.c_void_p), ("start", ctypes.c_int64), ("count", ctypes.c_int64))
+
+
+class _Attention(ctypes.Structure):
+    """As in `attention.h`."""
+
+    _fields_ = (
+        ("sessions", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("session_count", "layer")),
+        *((name, ctypes.c_void_p) for name in ("queries", "keys", "values")),
+        *((name, ctypes.c_int64 * 2) for name in ("query_strides", "key_strides", "value_strides")),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("query_heads", "heads", "key_width", "value_width", "window")),
+        ("scaling", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("sinks", ctypes.c_void_p),
+        ("numbers", ctypes.c_int32),
+    )
+
+
+_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
+
+
+class SessionTable:
+    """The sessions of one row of tokens as machine code sees them: `counts[i]` positions from `starts[i]` on go into `caches[i]`, which must have room for
+    them in every layer. Good until one of the caches grows."""
+
+    __slots__ = ("_kept", "count", "first_layer", "sessions")
+
+    def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
+        self.count, self.first_layer = len(caches), caches[0].first_layer
+        slabs = [cache.slabs() for cache in caches]
+        self.sessions = (_Session * len(caches))(*(_Session(ctypes.addressof(some), *where) for some, *where in zip(slabs, starts, counts, strict=True)))
+        self._kept = slabs
+
+
+class NativeAttention:
+    """Attention of a few new positions of some sessions to all that each may look at, and the new keys and values into the caches. Scores and sums are float32;
+    a token's sums are always taken in the same order, whatever other sessions there are and however many threads."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._attend = library.attend
+        self._attend.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        self._attend.restype = None
+
+    @staticmethod
+    def takes(*tensors: torch.Tensor) -> bool:
+        """Whether these queries, keys and values are what it was made for."""
+        return tensors[0].dtype in _NUMBERS and all(tensor.dtype == tensors[0].dtype and tensor.device.type == "cpu" for tensor in tensors)
+
+    def __call__(
+        self,
+        table: SessionTable,
+        layer: int,
+        q_1QTD: torch.Tensor,
+        k_1KTD: torch.Tensor,
+        v_1KTE: torch.Tensor,
+        scaling: float,
+        window: int = 0,
+        softcap: float = 0.0,
+        sinks_Q: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[1, T, Q, E], of the layer `layer` of the model."""
+        q_1QTD, k_1KTD, v_1KTE = (x if x.stride(3) == 1 else x.contiguous() for x in (q_1QTD, k_1KTD, v_1KTE))
+        _, heads, tokens, width = q_1QTD.shape
+        out_1TQE = q_1QTD.new_empty((1, tokens, heads, v_1KTE.shape[3]))
+        sinks_Q = None if sinks_Q is None else sinks_Q.float().contiguous()
+        call = _Attention(
+            ctypes.addressof(table.sessions),
+            table.count,
+            layer - table.first_layer,
+            *(x.data_ptr() for x in (q_1QTD, k_1KTD, v_1KTE)),
+            *((ctypes.c_int64 * 2)(x.stride(2), x.stride(1)) for x in (q_1QTD, k_1KTD, v_1KTE)),
+            out_1TQE.data_ptr(),
+            heads,
+            k_1KTD.shape[1],
+            width,
+            v_1KTE.shape[3],
+            window,
+            scaling,
+            softcap,
+            None if sinks_Q is None else sinks_Q.data_ptr(),
+            _NUMBERS[q_1QTD.dtype],
+        )
+        self._attend(ctypes.addressof(call), torch.get_num_threads())
+        return out_1TQE
+
+
+@dataclass(frozen=True)
+class Native:
+    """What `compiler` made, at `path`."""
+
+    path: Path
+    compiler: str
+
+    @cached_property
+    def library(self) -> ctypes.CDLL:
+        return ctypes.CDLL(str(self.path))
+
+    @cached_property
+    def product(self) -> NativeProduct:
+        return NativeProduct(self.library)
+
+    @cached_property
+    def attention(self) -> NativeAttention:
+        return NativeAttention(self.library)
+
+
+def native_code(folder: Path, find: Callable[[str], str | None] = shutil.which) -> Native | None:
     """Compiled into `folder`, or found there from last time. None, and a line in the log that says why, where that cannot be done."""
     compiler = next((path for name in COMPILERS if (path := find(name))), None)
     if compiler is None:
         log.info("no C++ compiler, so weights are read as fast as torch does it; g++ would make decoding faster")
         return None
     try:
-        product = NativeProduct(ctypes.CDLL(str(_compiled(compiler, folder))))
+        native = Native(_compiled(compiler, folder, "native", SOURCES), compiler)
+        product, attention = native.product, native.attention
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.info("cannot compile matrix products, so torch's serve: %s", _reason(error))
+        log.info("cannot compile matrix products and attention, so torch's serve: %s", _reason(error))
         return None
-    if not agrees(product) or not agrees_in_int8(product.int8):
-        log.warning("matrix products compiled by %s give wrong results, so torch's serve", compiler)
+    if not agrees(product) or not agrees_in_int8(product.int8) or not attends(attention):
+        log.warning("matrix products and attention compiled by %s give wrong results, so torch's serve", compiler)
         return None
-    return product
+    return native
 
 
 @torch.inference_mode()
@@ -111,20 +236,90 @@ def agrees_in_int8(product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor],
     return True
 
 
-def _compiled(compiler: str, folder: Path) -> Path:
+@torch.inference_mode()
+def attends(attention: NativeAttention) -> bool:
+    """Whether it attends as torch does, as far as rounding lets it: two sessions, one of them with a single new token, grouped heads, widths that fill a vector
+    and such that do not."""
+    dice = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for queries, heads, width, wide in ((6, 2, 64, 64), (3, 3, 20, 9)):
+            held, counts = (37, 3), (1, 3)
+            caches, wanted = [], []
+            q_1QTD, k_1KTD, v_1KTE = (
+                torch.randn(1, some, sum(counts), size, generator=dice).to(dtype) for some, size in ((queries, width), (heads, width), (heads, wide))
+            )
+            for start, here in zip(held, (slice(0, 1), slice(1, 4)), strict=True):
+                cache = KVCache(1, 2)
+                past_KLD, past_KLE = (torch.randn(heads, start, size, generator=dice).to(dtype) for size in (width, wide))
+                cache.write(0, 0, past_KLD, past_KLE)
+                cache.advance(start)
+                cache.reserve(start + here.stop - here.start, 1)
+                caches.append(cache)
+                k_KLD, v_KLE = (torch.cat((past, new[0, :, here]), dim=1).double() for past, new in ((past_KLD, k_1KTD), (past_KLE, v_1KTE)))
+                seen_nL = torch.ones(here.stop - here.start, k_KLD.shape[1], dtype=torch.bool).tril(start)
+                wanted.append(sdpa(q_1QTD[:, :, here].double(), k_KLD[None], v_KLE[None], attn_mask=seen_nL, enable_gqa=True)[0].transpose(0, 1))
+            out_1TQE = attention(SessionTable(caches, held, counts), 0, q_1QTD, k_1KTD, v_1KTE, width**-0.5)
+            wanted_TQE = torch.cat(wanted)
+            if not (out_1TQE[0].double() - wanted_TQE).abs().max() <= CLOSE * wanted_TQE.abs().max():
+                return False
+    return True
+
+
+class Operators:
+    """Products and attention as operators of torch, for compiled layers. A process registers them once."""
+
+    _registered: ClassVar[Operators | None] = None
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._begin = library.begin_turn
+        self._begin.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
+        self._begin.restype = None
+
+    @classmethod
+    def of(cls, native: Native) -> Operators:
+        """Compiled beside `native`, or found there. Raises OSError, SubprocessError."""
+        if cls._registered is None:
+            home = Path(torch.__file__).parent
+            flags = ("-I", f"{home}/include", str(native.path), "-L", f"{home}/lib", "-ltorch_cpu", f"-Wl,-rpath,$ORIGIN:{home}/lib")
+            path = _compiled(native.compiler, native.path.parent, "operators", OPERATORS, flags)
+            torch.ops.load_library(path)
+            cls._registered = cls(ctypes.CDLL(str(path)))
+        return cls._registered
+
+    def begin(self, table: SessionTable) -> None:
+        """Whose tokens the next row holds: on this thread, until said anew."""
+        self._begin(ctypes.addressof(table.sessions), table.count, table.first_layer, torch.get_num_threads())
+
+
+def _compiled(compiler: str, folder: Path, name: str, sources: Sequence[str], flags: Sequence[str] = ()) -> Path:
     """Raises OSError, SubprocessError."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=PATIENCE).stdout
-    key = sha256(b"\0".join((SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), _processor().encode()))).hexdigest()
-    library = folder / f"native-{key[:16]}.so"
+    code = [path.read_bytes() for path in sorted([*FOLDER.glob("*.h"), *(FOLDER / source for source in sources)])]
+    key = sha256(b"\0".join((*code, version, " ".join((*FLAGS, *flags)).encode(), torch.__version__.encode(), _processor().encode()))).hexdigest()
+    library = folder / f"{name}-{key[:16]}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{library.name}.{os.getpid()}"
-        try:
-            subprocess.run([compiler, *FLAGS, "-o", str(beside), str(SOURCE)], capture_output=True, check=True, timeout=PATIENCE)
-            beside.replace(library)
-        finally:
-            beside.unlink(missing_ok=True)
+        with _alone(folder / "compiling"):
+            if not library.exists():
+                _compile([compiler, *FLAGS, *(str(FOLDER / source) for source in sources)], flags, library)
     return library
+
+
+def _compile(command: Sequence[str], flags: Sequence[str], library: Path) -> None:
+    beside = library.with_name(f"{library.name}.{os.getpid()}")
+    try:
+        subprocess.run([*command, *flags, "-o", str(beside)], capture_output=True, check=True, timeout=PATIENCE)
+        beside.replace(library)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Peers that start together on one machine wait for the one that compiles."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _processor() -> str:

@@ -110,17 +110,16 @@ class TunedLinear(nn.Linear):
         return (out if self.bias is None else out + self.bias).view(*input.shape[:-1], self.out_features)
 
 
-def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Callable[[], Product | None] = lambda: None) -> None:
+def tune(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Product | None = None) -> None:
     """Time the products on some of the model's own weights and let its large linear layers use what wins, each dtype by itself (some families keep a few
-    layers in float32). `native` makes one more product, if it can. Takes about a second; does nothing where the model has no large matrices, or does not live
+    layers in float32). `native` is one more product. Takes about a second; does nothing where the model has no large matrices, or does not live
     on a CPU."""
     large: dict[torch.dtype, list[nn.Linear]] = {}
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LEAST and module.weight.device.type == "cpu":
             large.setdefault(module.weight.dtype, []).append(module)
-    made = native() if large else None
     for layers in large.values():
-        products = choose([layer.weight for layer in layers], clock, made)
+        products = choose([layer.weight for layer in layers], clock, native)
         if any(product is not usual for product in products):
             for layer in layers:
                 layer.__class__ = TunedLinear

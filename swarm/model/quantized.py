@@ -82,9 +82,9 @@ def _rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (w_OI / scales_O[:, None]).round().to(torch.int8), scales_O
 
 
-def quantize(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Callable[[], Product | None] = lambda: None) -> int:
-    """Replace the linear layers of `model` by such of one byte, one after the other, and let them multiply as is fastest here (`native` makes one more product,
-    if it can); how many there were. Takes a pass over the weights, and about a second."""
+def quantize(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Product | None = None) -> int:
+    """Replace the linear layers of `model` by such of one byte, one after the other, and let them multiply as is fastest here (`native` is one more product);
+    how many there were. Takes a pass over the weights, and about a second."""
     made: list[Int8Linear] = []
     for parent in list(model.modules()):
         for child, module in list(parent.named_children()):
@@ -94,7 +94,7 @@ def quantize(model: nn.Module, clock: Callable[[], float] = time.perf_counter, n
                 made.append(quantized)
     if made:
         dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-        products = choose([layer.weight_OI for layer in made], dtype, clock, native())
+        products = choose([layer.weight_OI for layer in made], dtype, clock, native)
         for layer in made:
             layer.products = products
     return len(made)

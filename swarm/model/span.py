@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import cast
 
 import torch
@@ -23,8 +22,8 @@ from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
-from swarm.model.native import native_product
-from swarm.model.products import tune
+from swarm.model.native import Native, native_code
+from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
@@ -53,13 +52,16 @@ class SpanModel:
     `spans` are sorted and merged, `dtype` is torch's, `numerics` the name of the arithmetic that peers of one chain must share, `hidden` H, `vocab` V.
     """
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int, quantized: str | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int, quantized: str | None = None, native: Native | None = None
+    ) -> None:
         config = model.config
         self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
         self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, max_length
         self.numerics = _numerics(model) + (f"-{quantized}" if quantized else "")
         self._model, self._anatomy, self._turn = model, anatomy, seat(model)
         self._views: dict[tuple[int, int], View] = {}
+        self._native = native
         self._scaling = length_scaling(config)
         self._rotaries: list[ReachRotary] = []
         if self._scaling:
@@ -107,12 +109,12 @@ class SpanModel:
             cast(torch.nn.Module, model).to(device)
         except (RuntimeError, AssertionError) as error:
             raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
-        native = cache(lambda: native_product(cache_folder()))
+        native = native_code(cache_folder()) if model.device.type == "cpu" else None
         if quantize is not None:
-            round_weights(model, native=lambda: made.int8 if (made := native()) is not None else None)
+            round_weights(model, native=native.product.int8 if native else None)
             give_back(device)
-        tune(model, native=native)
-        return cls(model, dissect(model), spans, checkpoint.shape.max_length, quantize)
+        tune(model, native=native.product if native else None)
+        return cls(model, dissect(model), spans, checkpoint.shape.max_length, quantize, native)
 
     @property
     def head(self) -> int:
@@ -161,6 +163,8 @@ class SpanModel:
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
         positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
+        if self._native is not None and max(counts) <= FEW:
+            pack.use(self._native.attention, view.held)
         self._turn.pack = pack
         try:
             out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,19 @@ import torch
 from swarm.errors import UnsupportedModel
 from swarm.model.attention import Pack, Turn, packed_attention
 from swarm.model.cache import KVCache
+from swarm.model.native import COMPILERS, native_code
+from swarm.model.sources import cache_folder
 
 Q, K, D, E = 6, 2, 8, 5
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler on this machine")
+
+
+@pytest.fixture(scope="module")
+def native():
+    made = native_code(cache_folder())
+    assert made is not None
+    return made.attention
 
 
 def layer(pack):
@@ -41,7 +53,8 @@ def reference(q_QTD, k_KTD, v_KTE, scale, window, softcap, sinks_Q):
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("scaling", [None, 0.7])
-def test_any_cut_of_packed_sessions_is_the_reference(window, softcap, sinks, scaling):
+@pytest.mark.parametrize("by", ["torch", pytest.param("machine code", marks=needs_compiler)])
+def test_any_cut_of_packed_sessions_is_the_reference(window, softcap, sinks, scaling, by, request):
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape):
@@ -60,6 +73,9 @@ def test_any_cut_of_packed_sessions_is_the_reference(window, softcap, sinks, sca
         parts = [[tensor[:, s : s + n] for tensor in qkv[i]] for i, s, n in zip(chosen, starts, counts, strict=True)]
         q, k, v = (torch.cat(tensors, dim=1)[None] for tensors in zip(*parts, strict=True))
         pack = Pack([caches[i] for i in chosen], starts, counts)
+        if by == "machine code":
+            pack.use(request.getfixturevalue("native"), 1)
+            assert (pack.table is None) == (0 in starts), "from its second step on a session's shapes are known"
         out, _ = packed_attention(layer(pack), q, k, v, None, scaling=scaling, sliding_window=window, softcap=softcap, s_aux=sinks_Q)
         for i, piece in zip(chosen, out[0].split(counts), strict=True):
             caches[i].advance(len(piece))
@@ -80,3 +96,50 @@ def test_what_it_does_not_do_is_refused(asked):
     q, k, v = torch.randn(1, Q, 2, D), torch.randn(1, K, 2, D), torch.randn(1, K, 2, E)
     with pytest.raises(UnsupportedModel, match="asks for attention that swarm does not do"):
         packed_attention(layer(Pack([KVCache(4, 5)], [0], [2])), q, k, v, **({"sliding_window": None} | asked))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_comes_out_the_same_to_the_last_bit_whatever_stands_beside_it(native, dtype):
+    """Several sessions, single tokens and some at a time, one to three threads, wide heads that fill vectors: like each token alone, one after the other."""
+    dice = torch.Generator().manual_seed(0)
+    lengths, width = [300, 5, 64], 48
+    past = [(torch.randn(K, n, width, generator=dice).to(dtype), torch.randn(K, n, width, generator=dice).to(dtype)) for n in lengths]
+    new = [tuple(torch.randn(heads, 3, width, generator=dice).to(dtype) for heads in (Q, K, K)) for _ in lengths]
+
+    def caches():
+        made = [KVCache(4, 5) for _ in lengths]
+        for cache, (keys, values) in zip(made, past, strict=True):
+            cache.write(3, 0, keys, values)
+            cache.advance(keys.shape[1])
+        return made
+
+    def attend(held, starts, parts):
+        counts = [part[0].shape[1] for part in parts]
+        pack = Pack(held, starts, counts)
+        pack.use(native, 1)
+        q, k, v = (torch.cat(tensors, dim=1)[None] for tensors in zip(*parts, strict=True))
+        return packed_attention(layer(pack), q, k, v, sliding_window=None)[0][0].split(counts)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = []
+        for cache, n, one in zip(caches(), lengths, new, strict=True):
+            alone.append(torch.cat([attend([cache], [n + at], [[x[:, at : at + 1] for x in one]])[0] for at in range(3)]))
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for together in zip(attend(caches(), lengths, new), alone, strict=True):
+                assert torch.equal(*together)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_what_machine_code_was_not_made_for_torch_attends(native):
+    """A session whose shapes are not known yet, half precision, and keys of another dtype than values."""
+    fresh = Pack([KVCache(4, 5)], [0], [2])
+    fresh.use(native, 1)
+    assert fresh.table is None
+    for dtypes in ((torch.float16,) * 3, (torch.float32, torch.float32, torch.bfloat16)):
+        assert not native.takes(*(torch.zeros(1, dtype=dtype) for dtype in dtypes))

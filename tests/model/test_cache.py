@@ -76,3 +76,23 @@ def test_what_cannot_be():
         cache.truncate(5)
     with pytest.raises(ValueError, match=r"layer 1 is not in components \[1, 2\)"):
         cache.write(1, 4, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+
+
+def test_room_is_made_in_every_layer_and_what_was_there_stays():
+    cache = KVCache(1, 3, limit=150)
+    assert not cache.reserve(5, 2), "nothing is known of its heads"
+    keys, values = torch.randn(2, 60, 4), torch.randn(2, 60, 3)
+    for layer in range(2):
+        cache.write(layer, 0, keys, values)
+    cache.advance(60)
+    before = [(some.keys, some.values, some.capacity) for some in cache.slabs()]
+    assert [capacity for *_, capacity in before] == [64, 64]
+    assert cache.reserve(64, 2) and [(some.keys, some.values, some.capacity) for some in cache.slabs()] == before
+    assert cache.reserve(65, 2) and [some.capacity for some in cache.slabs()] == [128, 128]
+    assert cache.reserve(129, 2) and [some.capacity for some in cache.slabs()] == [150, 150], "no further than the session may go"
+    for layer in range(2):
+        seen = cache.write(layer, 60, keys[:, :1], values[:, :1])
+        assert torch.equal(seen[0][:, :60], keys) and torch.equal(seen[1][:, :60], values)
+        assert (cache.slabs()[layer].keys, cache.slabs()[layer].values) == tuple(tensor.data_ptr() for tensor in seen)
+    cache.free()
+    assert not cache.reserve(1, 2)

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from swarm.model.native import COMPILERS, NativeProduct, agrees, native_product
+from swarm.model.native import COMPILERS, FOLDER, NativeProduct, agrees, native_code
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler on this machine")
 
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory) -> NativeProduct:
-    made = native_product(tmp_path_factory.mktemp("native"))
+    made = native_code(tmp_path_factory.mktemp("native"))
     assert made is not None, "there is a compiler, and it does not do"
-    return made
+    return made.product
 
 
 def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -97,10 +97,11 @@ def test_the_compiler_runs_once(tmp_path):
     real = next(path for name in COMPILERS if (path := shutil.which(name)))
     calls = tmp_path / "calls"
     counting = _script(tmp_path / "counting", f'echo "$@" >> {calls}; exec {real} "$@"')
-    for _ in range(2):
-        assert native_product(tmp_path / "cache", find=lambda name: counting) is not None
-    assert sum("native.cpp" in line for line in calls.read_text().splitlines()) == 1
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with ThreadPoolExecutor(3) as peers:
+        assert all(peers.map(lambda _: native_code(tmp_path / "cache", find=lambda name: counting), range(3)))
+    assert native_code(tmp_path / "cache", find=lambda name: counting) is not None
+    assert sum("products.cpp" in line for line in calls.read_text().splitlines()) == 1
+    assert len(list((tmp_path / "cache").glob("*.so*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,20 +116,29 @@ def test_the_compiler_runs_once(tmp_path):
 def test_without_a_compiler_that_does_there_is_none_and_the_log_says_why(tmp_path, caplog, script, said):
     compiler = None if script is None else _script(tmp_path / "compiler", script)
     with caplog.at_level(logging.INFO, "swarm.model.native"):
-        assert native_product(tmp_path / "cache", find=lambda name: compiler) is None
+        assert native_code(tmp_path / "cache", find=lambda name: compiler) is None
     assert said in caplog.text and len(caplog.records) == 1
 
 
 @needs_compiler
-def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeypatch):
-    wrong = tmp_path / "wrong.cpp"
-    source = "swarm.model.native.SOURCE"
-    from swarm.model.native import SOURCE
-
-    wrong.write_text(SOURCE.read_text().replace("return lanes[0];", "return -lanes[0];"))
-    assert wrong.read_text() != SOURCE.read_text()
-    monkeypatch.setattr(source, wrong)
-    assert native_product(tmp_path / "cache") is None
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("lanes.h", "return lanes[0];", "return -lanes[0];"),
+        ("attention.cpp", "score *= all.scaling;", ""),
+        ("attention.cpp", "session.start + at + 1, since", "session.start + session.count, since"),
+        ("attention.cpp", "(session.start + at) * width", "(session.start + at) * width + 1"),
+    ],
+    ids=["sums", "scaling", "causality", "caches"],
+)
+def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeypatch, file, right, wrong):
+    code = tmp_path / "cpp"
+    shutil.copytree(FOLDER, code)
+    text = (code / file).read_text()
+    assert text.count(right) == 1
+    (code / file).write_text(text.replace(right, wrong))
+    monkeypatch.setattr("swarm.model.native.FOLDER", code)
+    assert native_code(tmp_path / "cache") is None
     assert "wrong results" in caplog.text
 
 

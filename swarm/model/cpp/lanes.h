@@ -1,0 +1,92 @@
+// Vectors of a processor, and how numbers lie in memory. Sums are float32 everywhere.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+
+namespace swarm {
+
+#ifdef __AVX512F__
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+
+using Floats = float __attribute__((vector_size(4 * LANES)));
+using Ints = int32_t __attribute__((vector_size(4 * LANES)));
+using Halves = uint16_t __attribute__((vector_size(2 * LANES)));
+using Bytes = int8_t __attribute__((vector_size(LANES)));
+
+template <class Vector>
+inline Vector read(const void* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// sums + w * x, rounded once. (Where GCC takes it for faster on a processor, it multiplies and adds in two steps; that depends on what stands around it, and so
+// results would.)
+inline Floats multiply_add(Floats w, Floats x, Floats sums) {
+#if defined __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)w, (__m512)x, (__m512)sums);
+#elif defined __FMA__
+    return (Floats)_mm256_fmadd_ps((__m256)w, (__m256)x, (__m256)sums);
+#else
+    return sums + w * x;
+#endif
+}
+
+// How numbers lie in memory.
+struct Float32 {
+    using Number = float;
+    static Floats load(const Number* from) { return read<Floats>(from); }
+    static float widen(Number number) { return number; }
+    static Number narrow(float number) { return number; }
+};
+
+struct BFloat16 {
+    using Number = uint16_t;
+    static Floats load(const Number* from) { return (Floats)(__builtin_convertvector(read<Halves>(from), Ints) << 16); }
+    static float widen(Number number) {
+        const uint32_t bits = uint32_t(number) << 16;
+        float wide;
+        std::memcpy(&wide, &bits, sizeof wide);
+        return wide;
+    }
+    static Number narrow(float number) {  // to the nearest, ties to even
+        uint32_t bits;
+        std::memcpy(&bits, &number, sizeof bits);
+        if (number != number) return (bits >> 16) | 64;
+        return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    }
+};
+
+struct Int8 {
+    using Number = int8_t;
+    static Floats load(const Number* from) {
+#if defined __AVX512F__
+        return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(from)));
+#elif defined __FMA__ && defined __AVX2__
+        return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
+        return __builtin_convertvector(__builtin_convertvector(read<Bytes>(from), Ints), Floats);
+#endif
+    }
+    static float widen(Number number) { return number; }
+};
+
+inline float total(Floats sums) {
+    float lanes[LANES];
+    std::memcpy(lanes, &sums, sizeof lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+
+}  // namespace swarm

@@ -1,0 +1,125 @@
+// What torch sees of products and attention: operators that compiled code (compiling.py) calls without Python in between. On torch's stable C interface.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "attention.h"
+
+extern "C" {
+void product_float32(const float*, const float*, float*, long, long, long, int);
+void product_bfloat16(const uint16_t*, const uint16_t*, uint16_t*, long, long, long, int);
+void product_int8_float32(const float*, const int8_t*, const float*, float*, long, long, long, int);
+void product_int8_bfloat16(const uint16_t*, const int8_t*, const float*, uint16_t*, long, long, long, int);
+}
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Whose tokens are in the row, and on how many threads they are computed.
+thread_local struct {
+    const swarm::Session* sessions;
+    int64_t count, first_layer;
+    int threads;
+} turn{nullptr, 0, 0, 1};
+
+template <class Number>
+const Number* numbers_of(const Tensor& tensor) {
+    return static_cast<const Number*>(tensor.data_ptr());
+}
+
+template <class Number>
+Number* room_of(const Tensor& tensor) {
+    return static_cast<Number*>(tensor.data_ptr());
+}
+
+bool is_wide(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Float; }
+
+// The y [..., O] of x [..., I].
+Tensor results_of(const Tensor& x, int64_t outputs) {
+    std::vector<int64_t> sizes;
+    for (int64_t dim = 0; dim < x.dim() - 1; dim++) sizes.push_back(x.size(dim));
+    sizes.push_back(outputs);
+    return torch::stable::new_empty(x, sizes);
+}
+
+Tensor product(Tensor x, Tensor w) {
+    x = torch::stable::contiguous(x);
+    const int64_t outputs = w.size(0), inputs = w.size(1), rows = x.numel() / inputs;
+    Tensor y = results_of(x, outputs);
+    if (is_wide(x))
+        product_float32(numbers_of<float>(x), numbers_of<float>(w), room_of<float>(y), rows, inputs, outputs, turn.threads);
+    else
+        product_bfloat16(numbers_of<uint16_t>(x), numbers_of<uint16_t>(w), room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
+    return y;
+}
+
+Tensor product_int8(Tensor x, Tensor w, Tensor scales) {
+    x = torch::stable::contiguous(x);
+    const int64_t outputs = w.size(0), inputs = w.size(1), rows = x.numel() / inputs;
+    Tensor y = results_of(x, outputs);
+    const auto* weights = numbers_of<int8_t>(w);
+    const auto* steps = numbers_of<float>(scales);
+    if (is_wide(x))
+        product_int8_float32(numbers_of<float>(x), weights, steps, room_of<float>(y), rows, inputs, outputs, turn.threads);
+    else
+        product_int8_bfloat16(numbers_of<uint16_t>(x), weights, steps, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
+    return y;
+}
+
+// [1, heads, T, width], as transformers gives it, with the numbers of a head side by side; and its strides of tokens and of heads.
+Tensor heads_of(const Tensor& given, int64_t strides[2]) {
+    const Tensor x = given.stride(3) == 1 ? given : torch::stable::contiguous(given);
+    strides[0] = x.stride(2);
+    strides[1] = x.stride(1);
+    return x;
+}
+
+// [1, T, Q, E]. `layer` is a tensor of one number, since all layers of a kind share their code.
+Tensor attend(Tensor q, Tensor k, Tensor v, Tensor layer, double scaling, int64_t window, double softcap, std::optional<Tensor> sinks) {
+    swarm::Attention all{};
+    q = heads_of(q, all.query_strides);
+    k = heads_of(k, all.key_strides);
+    v = heads_of(v, all.value_strides);
+    Tensor out = torch::stable::new_empty(q, {1, q.size(2), q.size(1), v.size(3)});
+    all.sessions = turn.sessions;
+    all.session_count = turn.count;
+    all.layer = *numbers_of<int64_t>(layer) - turn.first_layer;
+    all.queries = q.data_ptr();
+    all.keys = k.data_ptr();
+    all.values = v.data_ptr();
+    all.out = out.data_ptr();
+    all.query_heads = q.size(1);
+    all.heads = k.size(1);
+    all.key_width = k.size(3);
+    all.value_width = v.size(3);
+    all.window = window;
+    all.scaling = static_cast<float>(scaling);
+    all.softcap = static_cast<float>(softcap);
+    all.sinks = sinks ? numbers_of<float>(*sinks) : nullptr;
+    all.numbers = is_wide(q) ? swarm::FLOAT32 : swarm::BFLOAT16;
+    swarm::attend(&all, turn.threads);
+    return out;
+}
+
+}  // namespace
+
+// Said before a model runs, on the thread on which it runs.
+extern "C" void begin_turn(const swarm::Session* sessions, int64_t count, int64_t first_layer, int threads) { turn = {sessions, count, first_layer, threads}; }
+
+STABLE_TORCH_LIBRARY(swarm, library) {
+    library.def("product(Tensor x, Tensor w) -> Tensor");
+    library.def("product_int8(Tensor x, Tensor w, Tensor scales) -> Tensor");
+    library.def("attend(Tensor q, Tensor k, Tensor v, Tensor layer, float scaling, int window, float softcap, Tensor? sinks) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(swarm, CPU, library) {
+    library.impl("product", TORCH_BOX(&product));
+    library.impl("product_int8", TORCH_BOX(&product_int8));
+    library.impl("attend", TORCH_BOX(&attend));
+}

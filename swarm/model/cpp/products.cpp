@@ -1,0 +1,151 @@
+// Products of a few rows with a large matrix, y[T,O] = x[T,I] w[O,I]^T, at the speed at which memory gives the weights: every weight is read once, in the order
+// in which it lies, and multiplied with all rows while it is near. Weights are float32, bfloat16, or int8 with a scale for each output; sums are float32. A
+// row's sums are always taken in the same order, so a row's result depends neither on the other rows nor on the number of threads.
+//
+// Compiled on the machine that runs it (native.py), for its processor. No Python, no torch: plain memory in, plain memory out.
+
+#include <algorithm>
+#include <vector>
+
+#include "lanes.h"
+#include "team.h"
+
+namespace swarm {
+namespace {
+
+// OUTPUTS x ROWS running sums fit into the registers.
+#ifdef __AVX512F__
+constexpr int OUTPUTS = 4;
+#else
+constexpr int OUTPUTS = 3;
+#endif
+constexpr int ROWS = 4;
+
+// How weights are multiplied with inputs: widened to float32, both of them,
+template <class Weight>
+struct Widened {
+    using Weights = Weight;
+    using Inputs = Float32;
+    using Vector = Floats;
+    static constexpr int STEP = LANES;
+    static Vector weights(const typename Weights::Number* from) { return Weights::load(from); }
+    static Vector inputs(const float* from) { return read<Floats>(from); }
+    static Floats add(Floats sums, Vector w, Vector x) { return multiply_add(w, x, sums); }
+};
+
+// or by an instruction that multiplies pairs of bfloat16.
+#ifdef __AVX512BF16__
+struct Pairs {
+    using Weights = BFloat16;
+    using Inputs = BFloat16;
+    using Vector = __m512bh;
+    static constexpr int STEP = 2 * LANES;
+    static Vector weights(const uint16_t* from) { return read<Vector>(from); }
+    static Vector inputs(const uint16_t* from) { return read<Vector>(from); }
+    static Floats add(Floats sums, Vector w, Vector x) { return (Floats)_mm512_dpbf16_ps((__m512)sums, w, x); }
+};
+#endif
+
+// `rows` rows of x with the first WIDE outputs of w; `scales` of outputs, none where all are 1.
+template <class Way, class Result>
+struct Tiles {
+    using Input = typename Way::Inputs::Number;
+    using Weight = typename Way::Weights::Number;
+    using Output = typename Result::Number;
+
+    template <int WIDE>
+    static void all_rows(const Input* x, const Weight* w, const float* scales, Output* y, long rows, long inputs, long outputs) {
+        for (; rows >= ROWS; rows -= ROWS, x += ROWS * inputs, y += ROWS * outputs) tile<ROWS, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 3) tile<3, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 2) tile<2, WIDE>(x, w, scales, y, inputs, outputs);
+        if (rows == 1) tile<1, WIDE>(x, w, scales, y, inputs, outputs);
+    }
+
+    template <int HIGH, int WIDE>
+    static void tile(const Input* x, const Weight* w, const float* scales, Output* y, long inputs, long outputs) {
+        constexpr int LINE = std::max(64 / int(sizeof(Weight)), Way::STEP);
+        Floats sums[WIDE][HIGH] = {};
+        const auto step = [&](long at) {
+            typename Way::Vector weights[WIDE];
+            for (int out = 0; out < WIDE; out++) weights[out] = Way::weights(w + out * inputs + at);
+            for (int row = 0; row < HIGH; row++) {
+                const auto values = Way::inputs(x + row * inputs + at);
+                for (int out = 0; out < WIDE; out++) sums[out][row] = Way::add(sums[out][row], weights[out], values);
+            }
+        };
+        long at = 0;
+        for (; at + LINE <= inputs; at += LINE) {
+            for (int out = 0; out < WIDE; out++) __builtin_prefetch(w + (out + WIDE) * inputs + at, 0, 2);  // the same place of the next tile
+            for (int more = 0; more < LINE; more += Way::STEP) step(at + more);
+        }
+        for (; at + Way::STEP <= inputs; at += Way::STEP) step(at);
+        for (int out = 0; out < WIDE; out++)
+            for (int row = 0; row < HIGH; row++) {
+                float result = total(sums[out][row]);
+                for (long rest = at; rest < inputs; rest++) result += Way::Weights::widen(w[out * inputs + rest]) * Way::Inputs::widen(x[row * inputs + rest]);
+                y[row * outputs + out] = Result::narrow(scales ? result * scales[out] : result);
+            }
+    }
+};
+
+constexpr long PIECES = 8;  // for each thread: enough that nobody waits long for the last one
+
+template <class Way, class Result>
+struct Product {
+    using Tile = Tiles<Way, Result>;
+    const typename Tile::Input* x;
+    const typename Tile::Weight* w;
+    const float* scales;
+    typename Tile::Output* y;
+    long rows, inputs, outputs, share = 0;
+
+    static void piece(const void* what, long number) {
+        const auto& it = *static_cast<const Product*>(what);
+        const long end = std::min((number + 1) * it.share, it.outputs);
+        long out = number * it.share;
+        for (; out + OUTPUTS <= end; out += OUTPUTS) it.template with<OUTPUTS>(out);
+        for (; out < end; out++) it.template with<1>(out);
+    }
+
+    template <int WIDE>
+    void with(long out) const {
+        Tile::template all_rows<WIDE>(x, w + out * inputs, scales ? scales + out : nullptr, y + out, rows, inputs, outputs);
+    }
+
+    void run(int threads) {
+        share = (outputs / (PIECES * threads) / OUTPUTS + 1) * OUTPUTS;
+        team().run({piece, this}, (outputs + share - 1) / share, threads - 1);
+    }
+};
+
+// The same numbers in float32, until this thread asks again.
+const float* widened(const uint16_t* x, long count) {
+    thread_local std::vector<float> wide;
+    wide.resize(count);
+    std::transform(x, x + count, wide.begin(), BFloat16::widen);
+    return wide.data();
+}
+
+}  // namespace
+}  // namespace swarm
+
+extern "C" {
+using namespace swarm;
+
+void product_float32(const float* x, const float* w, float* y, long rows, long inputs, long outputs, int threads) {
+    Product<Widened<Float32>, Float32>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
+}
+void product_bfloat16(const uint16_t* x, const uint16_t* w, uint16_t* y, long rows, long inputs, long outputs, int threads) {
+#ifdef __AVX512BF16__
+    Product<Pairs, BFloat16>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
+#else
+    Product<Widened<BFloat16>, BFloat16>{widened(x, rows * inputs), w, nullptr, y, rows, inputs, outputs}.run(threads);
+#endif
+}
+void product_int8_float32(const float* x, const int8_t* w, const float* scales, float* y, long rows, long inputs, long outputs, int threads) {
+    Product<Widened<Int8>, Float32>{x, w, scales, y, rows, inputs, outputs}.run(threads);
+}
+void product_int8_bfloat16(const uint16_t* x, const int8_t* w, const float* scales, uint16_t* y, long rows, long inputs, long outputs, int threads) {
+    Product<Widened<Int8>, BFloat16>{widened(x, rows * inputs), w, scales, y, rows, inputs, outputs}.run(threads);
+}
+}
