@@ -1,6 +1,6 @@
 """One stream, a long prompt, and several sessions at once, over peers on this machine, against transformers' `generate` in one process.
 
-    python -m bench.stream [--peers 3] [--dtype float32] [--threads 2] [--rounds 5] [--tokens 64] [--json]
+    python -m bench.stream [--peers 3] [--dtype float32] [--threads 2] [--rounds 5] [--tokens 64] [--compile wait] [--json]
 
 Baseline and subject take turns within one run, because this machine's speed is not its own; the ratio of each pair is what counts, and its median is printed.
 """
@@ -110,10 +110,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each answer")
+    parser.add_argument("--compile", choices=("wait", "off"), default="wait", help="whether the peers' layers are compiled before it begins")
     parser.add_argument("--only", choices=("stream", "prompt", "sessions"), help="one of the three")
     args = parser.parse_args()
     folder = random_llama()
-    with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads) as local:
+    with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
         with swarm.Client(str(folder), initial_peers=local.initial_peers) as client:
             baseline = Baseline(folder, base_dtype(args.dtype), args.threads)
             baseline.generate([PROMPT], 2)
@@ -126,7 +127,7 @@ def main() -> None:
             if args.only in (None, "sessions"):
                 figures |= together(baseline, client, args.rounds, args.sessions, args.tokens)
             figures |= memory(local, folder, args.dtype)
-    show(f"{args.peers} peers, {args.dtype}, {args.threads} threads", figures, args.json)
+    show(f"{args.peers} peers, {args.dtype}, {args.threads} threads, compile {args.compile}", figures, args.json)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from swarm.wire import RENEW_EVERY, VERSION, Announcement
 if TYPE_CHECKING:
     from swarm.compose import Connection, Part
     from swarm.model.checkpoint import Checkpoint
+    from swarm.model.span import SpanModel
     from swarm.peer.holding import Holding
     from swarm.routing.table import PeerView
 
@@ -52,6 +53,8 @@ class Wish:
     name: str
     region: str
     quantize: str | None = None
+    compiled: bool = False
+    """Before it serves."""
 
     def dtype_of(self, checkpoint: Checkpoint) -> str:
         """In which it computes."""
@@ -155,9 +158,27 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
     layers = format_layers(spans, checkpoint.shape.layers)
     with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
         model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, device=wish.device, quantize=wish.quantize, progress=progress)
+    if wish.compiled:
+        with shown.progress(lambda done: "compiling layers") as progress:
+            progress(0.0)
+            _compile(model)
     with shown.progress(lambda done: "measuring speed") as progress:
         progress(0.0)
         return Part(checkpoint, model, measure_speed(model))
+
+
+def _compile(model: SpanModel) -> None:
+    """Blocks, for half a minute. What cannot be compiled stays eager, and the log says why."""
+    from swarm.model.compiled import Unsuitable
+    from swarm.peer.improving import make
+
+    recipes = model.recipes()
+    try:
+        asyncio.run(make(recipes))
+        if not model.use_compiled(recipes):
+            log.warning("no layer runs compiled; without --compile wait this peer would serve all the same")
+    except Unsuitable as error:
+        log.warning("layers are not compiled: %s", error)
 
 
 class Loading:

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,16 +240,19 @@ def serving_peer(
     max_upload: float | None = None,
     coordinate: bool = True,
     loader: Loader | None = None,
+    compiles: bool = False,
 ) -> Peer:
     """A peer that serves what it is given; run it with `serve`. With `coordinate` it stands for election as coordinator of its model, with `loader` it moves to
-    other layers where they are needed more."""
+    other layers where they are needed more; if it `compiles`, its layers become faster while it serves."""
     from swarm.peer.engine import Engine
+    from swarm.peer.improving import improve
     from swarm.peer.server import About, Peer
 
+    engine = Engine()
     return Peer(
         connection.links,
         connection.directory,
-        Engine(),
+        engine,
         held,
         About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload),
         clock=time.monotonic,
@@ -256,5 +260,6 @@ def serving_peer(
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
         loader=loader,
+        improve=partial(improve, engine) if compiles else None,
         seed=secrets.randbits(64),
     )

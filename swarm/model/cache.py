@@ -27,13 +27,14 @@ class KVCache:
     """One session's keys and values for the layers of components [start, stop). Positions [0, length) count.
 
     `limit` is the highest length the session may ever reach, if known; slabs never grow beyond it. Rotary scaling that depends on the length of the whole
-    sequence (longrope, dynamic) looks at it too, so that an answer does not depend on how it was cut into steps.
+    sequence (longrope, dynamic) looks at it too, so that an answer does not depend on how it was cut into steps. `compiled` is whether its session began when
+    layers were compiled already.
     """
 
-    __slots__ = ("_keys", "_slabs", "_values", "length", "limit", "start", "stop")
+    __slots__ = ("_keys", "_slabs", "_values", "compiled", "length", "limit", "start", "stop")
 
-    def __init__(self, start: int, stop: int, limit: int | None = None) -> None:
-        self.start, self.stop, self.limit = start, stop, limit
+    def __init__(self, start: int, stop: int, limit: int | None = None, compiled: bool = False) -> None:
+        self.start, self.stop, self.limit, self.compiled = start, stop, limit, compiled
         self.length = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}

@@ -191,20 +191,25 @@ class Native:
         return NativeAttention(self.library)
 
 
+def compiler(find: Callable[[str], str | None] = shutil.which) -> str | None:
+    """This machine's C++ compiler."""
+    return next((path for name in COMPILERS if (path := find(name))), None)
+
+
 def native_code(folder: Path, find: Callable[[str], str | None] = shutil.which) -> Native | None:
     """Compiled into `folder`, or found there from last time. None, and a line in the log that says why, where that cannot be done."""
-    compiler = next((path for name in COMPILERS if (path := find(name))), None)
-    if compiler is None:
+    by = compiler(find)
+    if by is None:
         log.info("no C++ compiler, so weights are read as fast as torch does it; g++ would make decoding faster")
         return None
     try:
-        native = Native(_compiled(compiler, folder, "native", SOURCES), compiler)
+        native = Native(_compiled(by, folder, "native", SOURCES), by)
         product, attention = native.product, native.attention
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.info("cannot compile matrix products and attention, so torch's serve: %s", _reason(error))
         return None
     if not agrees(product) or not agrees_in_int8(product.int8) or not attends(attention):
-        log.warning("matrix products and attention compiled by %s give wrong results, so torch's serve", compiler)
+        log.warning("matrix products and attention compiled by %s give wrong results, so torch's serve", by)
         return None
     return native
 
@@ -291,17 +296,17 @@ class Operators:
         self._begin(ctypes.addressof(table.sessions), table.count, table.first_layer, torch.get_num_threads())
 
 
-def _compiled(compiler: str, folder: Path, name: str, sources: Sequence[str], flags: Sequence[str] = ()) -> Path:
+def _compiled(by: str, folder: Path, name: str, sources: Sequence[str], flags: Sequence[str] = ()) -> Path:
     """Raises OSError, SubprocessError."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=PATIENCE).stdout
+    version = subprocess.run([by, "--version"], capture_output=True, check=True, timeout=PATIENCE).stdout
     code = [path.read_bytes() for path in sorted([*FOLDER.glob("*.h"), *(FOLDER / source for source in sources)])]
     key = sha256(b"\0".join((*code, version, " ".join((*FLAGS, *flags)).encode(), torch.__version__.encode(), _processor().encode()))).hexdigest()
     library = folder / f"{name}-{key[:16]}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / "compiling"):
+        with alone(folder / "compiling"):
             if not library.exists():
-                _compile([compiler, *FLAGS, *(str(FOLDER / source) for source in sources)], flags, library)
+                _compile([by, *FLAGS, *(str(FOLDER / source) for source in sources)], flags, library)
     return library
 
 
@@ -315,8 +320,8 @@ def _compile(command: Sequence[str], flags: Sequence[str], library: Path) -> Non
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Peers that start together on one machine wait for the one that compiles."""
+def alone(lock: Path) -> Iterator[None]:
+    """For what peers that start together on one machine need only once: the others wait for the one that makes it."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,29 +5,38 @@ Shapes: T = tokens of all rows together, n = tokens of one row, W = rows whose l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
-from swarm.core import LengthScaling, Span, merge_spans
+from swarm.core import Span, merge_spans
 from swarm.errors import InvalidConfig, UnsupportedModel
-from swarm.model.anatomy import Anatomy, View, cut, dissect, part_class
+from swarm.model.anatomy import View, cut, dissect, part_class
 from swarm.model.attention import Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
+from swarm.model.compiled import CompiledLayers, Recipe
 from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import Native, native_code
-from swarm.model.products import FEW, tune
+from swarm.model.products import FEW, GAIN, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
+
+log = logging.getLogger(__name__)
+
+RACES = 10
+"""Steps of each kind that are timed before compiled layers are taken. They are expected to be faster; it takes more than noise to believe the opposite."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,19 +62,20 @@ class SpanModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, anatomy: Anatomy, spans: Sequence[Span], max_length: int, quantized: str | None = None, native: Native | None = None
+        self, model: PreTrainedModel, checkpoint: Checkpoint, spans: Sequence[Span], quantized: str | None = None, native: Native | None = None
     ) -> None:
         config = model.config
         self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
-        self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, max_length
+        self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, checkpoint.shape.max_length
         self.numerics = _numerics(model) + (f"-{quantized}" if quantized else "")
-        self._model, self._anatomy, self._turn = model, anatomy, seat(model)
+        self._model, self._anatomy, self._turn = model, dissect(model), seat(model)
         self._views: dict[tuple[int, int], View] = {}
-        self._native = native
+        self._checkpoint, self._native = checkpoint, native
+        self._compiled: CompiledLayers | None = None
         self._scaling = length_scaling(config)
         self._rotaries: list[ReachRotary] = []
         if self._scaling:
-            for path in anatomy.rotary:
+            for path in self._anatomy.rotary:
                 parent, _, name = path.rpartition(".")
                 rotary = ReachRotary(model.get_submodule(path))
                 setattr(model.get_submodule(parent), name, rotary)
@@ -114,7 +124,7 @@ class SpanModel:
             round_weights(model, native=native.product.int8 if native else None)
             give_back(device)
         tune(model, native=native.product if native else None)
-        return cls(model, dissect(model), spans, checkpoint.shape.max_length, quantize, native)
+        return cls(model, checkpoint, spans, quantize, native)
 
     @property
     def head(self) -> int:
@@ -129,7 +139,78 @@ class SpanModel:
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
         self._check(start, stop)
-        return KVCache(start, stop, limit)
+        return KVCache(start, stop, limit, compiled=self._compiled is not None)
+
+    # --- compiled layers --------------------------------------------------------------------------------------------------------------------------------------
+
+    def recipes(self) -> dict[int, Recipe]:
+        """What `compiled.compile_layers` needs to make decoding steps of each layer faster; nothing where there is no code of our own."""
+        if self._native is None or self.dtype not in (torch.float32, torch.bfloat16):
+            return {}
+        folder, config_hash, path = self._checkpoint.small_files(), self._checkpoint.config_hash, self._anatomy.layers
+        found = {}
+        for i, layer in self._layers().items():
+            found[i] = Recipe.of(layer, folder=folder, config_hash=config_hash, path=path, layer=i, dtype=self.dtype, native=self._native.path)
+        return found
+
+    def _layers(self) -> dict[int, torch.nn.Module]:
+        """Those held, by their numbers in the model."""
+        held = (i for i in range(self._anatomy.count) if any(i + 1 in span for span in self.spans))
+        return {i: self._model.get_submodule(f"{self._anatomy.layers}.{i}") for i in held}
+
+    def use_compiled(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> int:
+        """Run these layers as compiled from now on, as far as they prove to compute what they should, and unless they are slower; how many do. Sessions that
+        have begun go on eagerly, unless it is the same to the last bit.
+
+        Raises Unsuitable for code that cannot be loaded.
+        """
+        if self._native is None or not recipes:
+            return 0
+        layers = self._layers()
+        compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
+        self._compiled, before = compiled, self._compiled
+        try:
+            with compiled.trial():
+                for span in self.spans:
+                    self._step(span, 1)()
+                    self._step(span, 3)()
+            eager, fast = self._race(clock)
+            if fast > GAIN * eager:
+                log.info("compiled layers take %.2f ms where eager ones take %.2f, so they stay eager", fast * 1e3, eager * 1e3)
+                compiled.remove()
+        except BaseException:
+            compiled.remove()
+            raise
+        finally:
+            if not compiled.layers:
+                self._compiled = before
+        return len(compiled.layers)
+
+    def _race(self, clock: Callable[[], float]) -> tuple[float, float]:
+        """Seconds of a step of one token through the longest span, eagerly and compiled: the least of a few, in turns."""
+        assert self._compiled is not None
+        step, times = self._step(max(self.spans, key=len), 1), ([inf], [inf])
+        for turn in range(2 * RACES):
+            self._compiled.resting = turn % 2 == 0
+            began = clock()
+            step()
+            times[turn % 2].append(clock() - began)
+        self._compiled.resting = False
+        return min(times[0]), min(times[1])
+
+    def _step(self, span: Span, tokens: int) -> Callable[[], None]:
+        """Steps of `tokens` tokens, of made up input, after a prompt of a few."""
+        dice, cache = torch.Generator().manual_seed(tokens), self.new_cache(span.start, span.stop)
+
+        def step(n: int = tokens) -> None:
+            ids = torch.randint(self.vocab, (n,), generator=dice).tolist()
+            hidden_nH = torch.randn((n, self.hidden), generator=dice).to(self.dtype) if span.start else None
+            self.run(span.start, span.stop, [Row(cache, cache.length, ids, hidden_nH)])
+
+        step(FEW + 1)
+        return step
+
+    # --- running --------------------------------------------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def run(self, start: int, stop: int, rows: Sequence[Row]) -> list[torch.Tensor]:
@@ -142,10 +223,8 @@ class SpanModel:
         self._check(start, stop)
         for row in rows:
             self._check_row(start, stop, row)
-        if self._scaling is None:
-            return self._run(start, stop, rows)
         outputs: dict[int, torch.Tensor] = {}
-        for reach, indices in self._by_reach(rows, self._scaling).items():
+        for (reach, _), indices in self._alike(rows).items():
             for rotary in self._rotaries:
                 rotary.reach = reach
             outputs.update(zip(indices, self._run(start, stop, [rows[i] for i in indices]), strict=True))
@@ -166,11 +245,14 @@ class SpanModel:
         if self._native is not None and max(counts) <= FEW:
             pack.use(self._native.attention, view.held)
         self._turn.pack = pack
+        if self._compiled is not None:
+            self._compiled.begin(pack)
         try:
             out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]
         finally:
             self._turn.pack = None
-        if pack.calls != view.held:
+            ran = 0 if self._compiled is None else self._compiled.end()
+        if pack.calls + ran != view.held:
             raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
         self._advance(rows, counts)
         if wants:
@@ -202,13 +284,13 @@ class SpanModel:
     def _integers(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    @staticmethod
-    def _by_reach(rows: Sequence[Row], scaling: LengthScaling) -> dict[int, list[int]]:
-        """Rows whose rotary factors are the same may be packed together."""
-        groups: dict[int, list[int]] = {}
+    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, bool], list[int]]:
+        """Rows that may be packed together: their rotary factors are the same, and so is whether compiled layers may run them."""
+        groups: dict[tuple[int, bool], list[int]] = {}
         for i, row in enumerate(rows):
-            reach = scaling.reach(max(row.cache.limit or 0, row.start + len(row.tokens)))
-            groups.setdefault(reach, []).append(i)
+            reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + len(row.tokens)))
+            eager = self._compiled is not None and not self._compiled.exact and not row.cache.compiled
+            groups.setdefault((reach, eager), []).append(i)
         return groups
 
     def _view(self, start: int, stop: int) -> View:

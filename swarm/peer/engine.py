@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from swarm.core import Sampling, Span
 from swarm.machines.effects import Compute, Draw
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from swarm.model.span import SpanModel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Results(Protocol):
@@ -127,6 +129,10 @@ class Engine:
                 give_back(device)
 
         await asyncio.get_running_loop().run_in_executor(self._thread, drop)
+
+    async def alone(self, act: Callable[[Any], T]) -> T | None:
+        """`act` with the model, on the compute thread, between two rounds; None where there is none."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None if self._model is None else act(self._model))
 
     # --- the loop ---------------------------------------------------------------------------------------------------------------------------------------------
 

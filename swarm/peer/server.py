@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.core import PeerId, Span
@@ -105,12 +105,14 @@ class Peer:
         sign: Callable[[bytes], bytes] | None = None,
         think: Think = asyncio.to_thread,
         loader: Loader | None = None,
+        improve: Callable[[], Awaitable[None]] | None = None,
         seed: int = 0,
         limits: HopLimits = HopLimits(),
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `changed` is called when it
-        begins or ceases to take sessions, or holds something else."""
+        """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
+        whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
+        something else."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
@@ -122,10 +124,12 @@ class Peer:
         self._upload, self._gauged = about.max_upload or 0.0, -GAUGE_EVERY
         self._aim: Span | None = None
         engine.results = self.room
+        self._taken = asyncio.Event()
         self._take(holding)
         self.coordinator = None if sign is None else self._candidate(sign, think)
         self._mover = None if loader is None else Mover(self, loader, holding.offer.components, clock=clock, think=think, dice=self._random)
         self._moving: asyncio.Task[None] | None = None
+        self._improve = improve
         links.subscribe(self._receive, self.room.lost)
 
     def _take(self, holding: Holding) -> None:
@@ -133,6 +137,7 @@ class Peer:
         self._pace = Pace(holding.decode, holding.prefill, holding.head_weight, holding.offer.components)
         self._engine.timed = self._pace.add
         self._head_weight = holding.head_weight
+        self._taken.set()
 
     def _candidate(self, sign: Callable[[bytes], bytes], think: Think) -> Coordinator:
         return Coordinator(
@@ -171,8 +176,16 @@ class Peer:
             tasks.create_task(self._keep_measuring(), name="measure")
             if self.coordinator is not None:
                 tasks.create_task(self.coordinator.run(), name="coordinator")
+            if self._improve is not None:
+                tasks.create_task(self._keep_improving(self._improve), name="improve")
             if self._mover is not None:
                 self._moving = tasks.create_task(self._mover.run(), name="move")
+
+    async def _keep_improving(self, improve: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._taken.wait()
+            self._taken.clear()
+            await improve()
 
     async def drain(self, patience: float) -> bool:
         """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind that was running."""

@@ -1,0 +1,49 @@
+"""How a peer gets faster while it serves: the layers it holds are compiled in other processes, and take over when they are ready and have proved right.
+
+Does not know how layers are compiled, which is the model room's, nor what is served meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from swarm.model.compiled import Recipe
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Workshop(Protocol):
+    """An engine, as far as its model may be worked on."""
+
+    async def alone(self, act: Callable[[Any], T]) -> T | None:
+        """`act` with the model that it runs, between two rounds; None where it runs none."""
+
+
+async def improve(engine: Workshop) -> None:
+    """Compile what the engine holds, if it is worth it. A failure is told in the log, and everything stays as it was."""
+    from swarm.model.compiled import Unsuitable, worth_compiling
+
+    recipes: Mapping[int, Recipe] = await engine.alone(lambda model: worth_compiling(model.recipes())) or {}
+    if not recipes:
+        return
+    try:
+        await make(recipes)
+        count = await engine.alone(lambda model: model.use_compiled(recipes)) or 0
+    except Unsuitable as error:
+        log.info("layers are not compiled, so they stay as fast as they are: %s", error)
+        return
+    if count:
+        log.info("decoding steps of %d layers run compiled from now on", count)
+
+
+async def make(recipes: Mapping[int, Recipe]) -> None:
+    """The code of all these layers. Raises Unsuitable."""
+    from swarm.model.compiled import compile_layers
+
+    for recipe in {recipe.key: recipe for recipe in recipes.values()}.values():
+        await compile_layers(recipe)
