@@ -56,8 +56,8 @@ def parser() -> Parser:
     )  # fmt: skip
     what.add_argument(
         "--compile", choices=("auto", "off", "wait"), default="auto",
-        help="compile layers for this processor, which makes each token a third faster or more: auto serves at once and compiles meanwhile (half a minute, once "
-        "for each kind of layer; large layers only), wait compiles before it serves, off does not. Needs g++",
+        help="compile layers for this processor, so that tokens take less time: auto serves at once and compiles meanwhile (half a minute, once for each kind "
+        "of layer, large ones only), wait compiles before it serves, off does not. Needs g++",
     )  # fmt: skip
     what.add_argument("--device", type=device, default="cpu", help="where to compute, such as cpu or cuda:0")
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")

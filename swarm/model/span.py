@@ -27,7 +27,7 @@ from swarm.model.loading import read_part, share
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import Native, native_code
-from swarm.model.products import FEW, GAIN, tune
+from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
@@ -35,8 +35,9 @@ from swarm.model.sources import cache_folder
 
 log = logging.getLogger(__name__)
 
-RACES = 10
-"""Steps of each kind that are timed before compiled layers are taken. They are expected to be faster; it takes more than noise to believe the opposite."""
+RACES, SLOWER = 10, 1.5
+"""Steps of each kind that are timed before compiled layers are taken, and how much slower they must be to be left: they are expected to be faster, and it takes
+more than the noise of peers that start together to believe the opposite."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -175,7 +176,7 @@ class SpanModel:
                     self._step(span, 1)()
                     self._step(span, 3)()
             eager, fast = self._race(clock)
-            if fast > GAIN * eager:
+            if fast > SLOWER * eager:
                 log.info("compiled layers take %.2f ms where eager ones take %.2f, so they stay eager", fast * 1e3, eager * 1e3)
                 compiled.remove()
         except BaseException:

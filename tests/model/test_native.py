@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from swarm.model.native import COMPILERS, FOLDER, NativeProduct, agrees, native_code
+from swarm.model.native import COMPILERS, FLAGS, FOLDER, NativeProduct, agrees, native_code
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler on this machine")
 
@@ -138,6 +138,7 @@ def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeyp
     assert text.count(right) == 1
     (code / file).write_text(text.replace(right, wrong))
     monkeypatch.setattr("swarm.model.native.FOLDER", code)
+    monkeypatch.setattr("swarm.model.native.FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in FLAGS))
     assert native_code(tmp_path / "cache") is None
     assert "wrong results" in caplog.text
 

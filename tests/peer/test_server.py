@@ -135,11 +135,16 @@ def peer_of(directory, engine=None, links=None, about=ABOUT, **more) -> Peer:
 def test_it_moves_and_says_at_every_step_what_it_serves():
     """Three serve one half and one serves the other; whoever goes says where to under its old version, and has a new one once the old weights are gone."""
     others = [announcement(peer, spans=spans, revision="rev") for peer, spans in (("a", ((0, 2),)), ("b", ((0, 2),)), ("c", ((2, 4),)))]
-    changes = []
+    changes, improved = [], []
 
     async def main():
         directory, engine = Directory(others), Engine()
-        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine), changed=lambda: changes.append(peer.status()))
+
+        async def improve():
+            improved.append(engine.model)
+            await asyncio.sleep(20.0)
+
+        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine), improve=improve, changed=lambda: changes.append(peer.status()))
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(300.0)
         await peer.drain(1.0)
@@ -147,7 +152,7 @@ def test_it_moves_and_says_at_every_step_what_it_serves():
         return engine.model, [record for _, record in directory.announced]
 
     model, said = run(main())
-    assert model == "weights of 2:4"
+    assert model == "weights of 2:4" and improved == ["weights", model]
     steps = [step for step, _ in groupby((record.state, record.spans[0], record.span_version == 3) for record in said)]
     assert steps == [
         ("online", (0, 2), True), ("joining", (2, 4), True), ("joining", (2, 4), False), ("online", (2, 4), False), ("leaving", (2, 4), False),

@@ -1,0 +1,353 @@
+"""Compiled layers: the same numbers as eager ones, for whoever they may serve; and every way in which they can fail to be had."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from itertools import chain
+
+import psutil
+import pytest
+import torch
+
+from swarm.core import Span
+from swarm.model import compiled as room
+from swarm.model.compiled import MOST, Argument, Call, Recipe, Unsuitable, compile_layers, worth_compiling
+from swarm.model.native import COMPILERS
+from swarm.model.span import Row, SpanModel
+from swarm.peer.improving import improve
+from tests.model.tiny import save
+from tests.swarm.models import save_llama
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler on this machine")
+pytestmark = needs_compiler
+
+WHOLE = Span(0, 8)
+PROMPT = list(range(40, 57))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+def load(folder, span: Span = WHOLE, **options) -> SpanModel:
+    from swarm.model.checkpoint import Checkpoint
+
+    return SpanModel.load(Checkpoint.open(str(folder)), [span], **options)
+
+
+def build(recipes) -> None:
+    """In processes of their own, each kind once."""
+    for recipe in {recipe.key: recipe for recipe in recipes.values()}.values():
+        asyncio.run(compile_layers(recipe))
+
+
+@pytest.fixture
+def made(folder):
+    """A model whose layers are compiled."""
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    assert model.use_compiled(recipes) == 6
+    return model
+
+
+class Sessions:
+    """Some sessions in one model, each at a position of its own."""
+
+    def __init__(self, model: SpanModel, count: int, span: Span = WHOLE) -> None:
+        self.model, self.span = model, span
+        self.caches = [model.new_cache(span.start, span.stop) for _ in range(count)]
+        for at, cache in enumerate(self.caches):
+            model.run(span.start, span.stop, [Row(cache, 0, PROMPT[: 12 + at], hidden(12 + at, model) if span.start else None)])
+
+    def step(self, tokens: int = 1) -> list[torch.Tensor]:
+        given = hidden(tokens, self.model) if self.span.start else None
+        rows = [Row(cache, cache.length, PROMPT[:tokens], given, range(tokens)) for cache in self.caches]
+        return self.model.run(self.span.start, self.span.stop, rows)
+
+
+def hidden(n: int, model: SpanModel) -> torch.Tensor:
+    return torch.randn(n, model.hidden, generator=torch.Generator().manual_seed(n)).to(model.dtype)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """How many layers ran compiled, in each row since."""
+    seen: list[int] = []
+    end = room.CompiledLayers.end
+
+    def noted(self) -> int:
+        seen.append(end(self))
+        return seen[-1]
+
+    monkeypatch.setattr(room.CompiledLayers, "end", noted)
+    return seen
+
+
+def test_steps_are_those_of_the_eager_model(folder, made, ran):
+    """One session and several, one token and some, the whole model and a part that begins and ends anywhere."""
+    eager = load(folder)
+    for span in (WHOLE, Span(0, 4), Span(2, 5), Span(3, 8)):
+        for count, tokens in ((1, 1), (3, 1), (1, 4), (3, 5)):
+            here, there = Sessions(made, count, span), Sessions(eager, count, span)
+            ran.clear()
+            for _ in range(3):
+                for one, other in zip(here.step(tokens), there.step(tokens), strict=True):
+                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+            assert set(ran) == {min(span.stop, 7) - max(span.start, 1)}
+
+
+def test_prompts_and_crowds_stay_eager(made, ran):
+    Sessions(made, 1)
+    assert set(ran) == {0}
+    crowd = Sessions(made, 2)
+    ran.clear()
+    crowd.step(MOST // 2)
+    crowd.step(MOST // 2 + 1)
+    assert ran == [6, 0]
+
+
+def test_a_session_keeps_the_way_in_which_it_began_unless_nobody_can_tell(folder, ran):
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    before = Sessions(model, 1)
+    model.use_compiled(recipes)
+    assert not model._compiled.exact, "sums of float32 are taken in another order; were they not, this test would show nothing"
+    after = Sessions(model, 1)
+    ran.clear()
+    before.step()
+    after.step()
+    mixed = [Row(cache, cache.length, [1]) for cache in (*before.caches, *after.caches)]
+    model.run(0, 8, mixed)
+    assert ran == [0, 6, 0, 6]
+    model._compiled.exact = True
+    before.step()
+    assert ran[-1] == 6
+
+
+def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
+    """Weights of another layer in one of them, nothing but noise in another: the trial finds both, and the answers are right."""
+    model, eager = load(folder), load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    real = room._runner
+    others = iter(chain([0] * 4, [1] * 2, [2] * 2, [0] * 4))
+
+    class Noise:
+        def run(self, inputs):
+            return [inputs[1] * float("nan")]
+
+    def runner(path, tensors):
+        what = next(others)
+        return Noise() if what == 2 else real(path, tensors if what == 0 else {name: tensor * 1.05 for name, tensor in tensors.items()})
+
+    monkeypatch.setattr(room, "_runner", runner)
+    with caplog.at_level(logging.WARNING):
+        assert model.use_compiled(recipes) == 4
+    assert [record.message.split()[1] for record in caplog.records] == ["2", "3"]
+    for one, other in zip(Sessions(model, 2).step(), Sessions(eager, 2).step(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_much_slower_are_left(folder, caplog):
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    clock, turn = [0.0], [0]
+
+    def time() -> float:
+        """Steps take 1 s and 2 s in turns."""
+        turn[0] += 1
+        clock[0] += (0, 1, 0, 2)[turn[0] % 4 - 1] if turn[0] % 2 == 0 else 0
+        return clock[0]
+
+    with caplog.at_level(logging.INFO):
+        assert model.use_compiled(recipes, time) == 0
+    assert "stay eager" in caplog.text
+    assert not any("forward" in vars(layer) for layer in model._layers().values())
+    Sessions(model, 1).step()
+
+
+def test_a_call_that_is_not_the_one_that_was_compiled_runs_eagerly(made, ran):
+    """Some other mask, one argument more: whatever a newer transformers may think of."""
+    sessions = Sessions(made, 1)
+    layer = made._layers()[2]
+    compiled = layer.forward
+    layer.forward = lambda *args, **kwargs: compiled(*args, **kwargs, output_attentions=False)
+    ran.clear()
+    sessions.step()
+    assert ran == [5]
+
+
+def test_layers_of_a_kind_share_their_code_and_others_do_not(tmp_path, folder):
+    def keys(model: SpanModel) -> list[str]:
+        return [recipe.key for _, recipe in sorted(model.recipes().items())]
+
+    whole = keys(load(folder))
+    assert len(whole) == 6 and len(set(whole)) == 1
+    assert keys(load(folder, Span(2, 5))) == whole[:3], "whoever holds what"
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert keys(load(copy)) == whole, "wherever the files are"
+    others = [load(folder, dtype="bfloat16"), load(folder, quantize="int8"), load(save_llama(tmp_path / "wide", hidden=72))]
+    assert len({whole[0], *(keys(other)[0] for other in others)}) == 4
+    windows = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    gemma = save("Gemma2", windows | dict(sliding_window=5), tmp_path / "gemma")
+    model = SpanModel.load(gemma.checkpoint, [Span(0, 6)])
+    first, second, *rest = keys(model)
+    assert first != second and rest == [first, second], "layers with a window and such without"
+
+
+def test_a_model_without_code_of_our_own_has_nothing_to_compile(folder, monkeypatch):
+    monkeypatch.setattr("swarm.model.span.native_code", lambda folder: None)
+    model = load(folder)
+    assert model.recipes() == {} and model.use_compiled({}) == 0
+    monkeypatch.undo()
+    assert load(folder, dtype="float16").recipes() == {}
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(folder, tmp_path) -> Recipe:
+    """One that nobody has made yet."""
+    return replace(load(folder).recipes()[0], key="new")
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line_and_leaves_nothing_behind(recipe):
+    with pytest.raises(Unsuitable) as caught:
+        asyncio.run(compile_layers(replace(recipe, layer=77)))
+    assert "\n" not in str(caught.value) and str(caught.value)
+    assert not recipe.place.exists()
+    assert not list(recipe.place.parent.glob(".compiling-*"))
+
+
+def test_a_compiler_that_takes_too_long_is_ended(recipe, monkeypatch):
+    monkeypatch.setattr(room, "PATIENCE", 0.5)
+    with pytest.raises(Unsuitable, match="longer than"):
+        asyncio.run(compile_layers(recipe))
+    assert not _compiling()
+
+
+def test_whoever_leaves_takes_its_compiler_along(recipe):
+    async def main() -> None:
+        task = asyncio.create_task(compile_layers(recipe))
+        while not _compiling():  # noqa: ASYNC110  a process appears without telling us
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert not _compiling()
+
+
+def _compiling() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "swarm.model.compiling" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_code_that_cannot_be_loaded_changes_nothing(folder, recipe):
+    model = load(folder)
+    recipe.place.mkdir()
+    try:
+        for text in (None, "{", '[["x", null, null]]'):
+            if text is not None:
+                (recipe.place / "call.json").write_text(text)
+            with pytest.raises(Unsuitable, match="cannot be loaded"):
+                model.use_compiled(dict.fromkeys(range(6), recipe))
+            assert model._compiled is None and not any("forward" in vars(layer) for layer in model._layers().values())
+    finally:
+        shutil.rmtree(recipe.place)
+
+
+class Engine:
+    """Runs what it is given, on the spot."""
+
+    def __init__(self, model) -> None:
+        self.model = model
+
+    async def alone(self, act):
+        return None if self.model is None else act(self.model)
+
+
+def test_a_peer_improves_what_it_holds_and_says_so(folder, monkeypatch, caplog):
+    monkeypatch.setattr(room, "WORTH", 1)
+    model = load(folder)
+    build(model.recipes())
+    with caplog.at_level(logging.INFO):
+        asyncio.run(improve(Engine(model)))
+    assert "6 layers run compiled" in caplog.text and model._compiled is not None
+
+
+def test_a_peer_that_cannot_improve_goes_on_as_it_is(folder, monkeypatch, caplog):
+    monkeypatch.setattr(room, "WORTH", 1)
+
+    async def fails(recipe):
+        raise Unsuitable("its layers are odd")
+
+    monkeypatch.setattr(room, "compile_layers", fails)
+    model = load(folder)
+    with caplog.at_level(logging.INFO):
+        asyncio.run(improve(Engine(model)))
+        asyncio.run(improve(Engine(None)))
+    assert "its layers are odd" in caplog.text and model._compiled is None
+
+
+def test_small_layers_and_full_machines_are_left_alone(folder, monkeypatch):
+    recipes = load(folder).recipes()
+    assert worth_compiling(recipes) == {}, "a model of tests is no model of people"
+    monkeypatch.setattr(room, "WORTH", 1)
+    assert worth_compiling(recipes) == recipes
+    monkeypatch.setattr(room, "NEEDED", sys.maxsize)
+    assert worth_compiling(recipes) == {}
+
+
+# --- how a family calls its layers ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tensors_of_a_call_and_back():
+    x, cos, sin = torch.zeros(1), torch.ones(1), torch.ones(2)
+    args, kwargs = (x, None), {"position_embeddings": (cos, sin), "use_cache": False}
+    call = Call.seen(args, kwargs)
+    assert call == Call((Argument(None, None), Argument(None, 0, None), Argument("position_embeddings", 2), Argument("use_cache", 0, False)))
+    given = call.tensors(args, kwargs)
+    assert given is not None and [id(tensor) for tensor in given] == [id(x), id(cos), id(sin)]
+    assert call.put(given) == ([x, None], kwargs)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((1,), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": 3}),
+        ((torch.zeros(1),), {"pair": (torch.zeros(1),), "plain": 3}),
+        ((torch.zeros(1),), {"pair": torch.zeros(1), "plain": 3}),
+        ((torch.zeros(1),), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": 4}),
+        ((torch.zeros(1),), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": torch.zeros(1)}),
+        ((torch.zeros(1),), {"pair": (torch.zeros(1), torch.zeros(1))}),
+        ((torch.zeros(1),), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": 3, "more": None}),
+        ((torch.zeros(1), None), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": 3}),
+    ],
+)
+def test_another_call_is_told_apart(args, kwargs):
+    call = Call.seen((torch.zeros(1),), {"pair": (torch.zeros(1), torch.zeros(1)), "plain": 3})
+    assert call.tensors(args, kwargs) is None
+
+
+def test_arguments_that_are_neither_tensors_nor_plain_cannot_be_compiled():
+    for value in ([1], object(), (torch.zeros(1), 2), ()):
+        with pytest.raises(Unsuitable, match=type(value).__name__):
+            Call.seen((), {"odd": value})
