@@ -332,6 +332,15 @@ def missing_spans(spans: Iterable[Span], wanted: Span) -> tuple[Span, ...]:
     return tuple(holes)
 
 
+def on_one_machine(route: Sequence[Hop]) -> bool:
+    """Whether several peers say that they are reached at exactly the same hosts. One host in common proves nothing: every machine has a loopback address, and
+    most with containers have the same bridge; machines behind one router share its public address."""
+    if len({hop.peer for hop in route}) < 2:
+        return False
+    hosts = {frozenset(addr.split("/")[2] for addr in hop.addrs if addr.count("/") > 2) for hop in route}
+    return len(hosts) == 1 and hosts != {frozenset()}
+
+
 def check_cover(hops: Sequence[Hop], components: int) -> None:
     """Raise ValueError unless the hops cover every component once, in order."""
     at = 0

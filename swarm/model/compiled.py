@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 FORMS = {"one": 1, "some": 2}
 """Pieces of code for each kind of layer, and the fewest tokens each is for: a single one, for which loops fall away, and several."""
 
-MOST = 16
-"""Tokens of all sessions together in a step that compiled code runs: as many as native products are expected to win for."""
+MOST = 64
+"""Tokens of all sessions together in a step that compiled code runs: beyond it torch multiplies as fast as we do."""
 
 WORTH = 2**20
 """Numbers in a layer below which nobody waits for its steps."""

@@ -11,14 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from swarm.core import Sampling, Span
+from swarm.core import Sampling, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.hops import HopKey
-from swarm.peer.muster import Muster, on_one_machine
-from swarm.peer.schedule import DECODE, Waiting, schedule
+from swarm.peer.muster import Muster
+from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
 from swarm.wire import Blob, Order
 
 if TYPE_CHECKING:
@@ -38,25 +38,68 @@ class Results(Protocol):
 
 @dataclass(slots=True)
 class _Slot:
-    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to."""
+    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to. `ran` is what came of the first job so far, which runs
+    in portions if it is long."""
 
     sampling: Sampling
     cache: KVCache
     queue: deque[Compute | int] = field(default_factory=deque)
+    ran: list[_Done] = field(default_factory=list)
     arrived: int = 0
     musters: bool = False
     """Whether this is the first hop of a ring on one machine, whose sessions are kept in step."""
+    shared: bool = False
+    """Whether it is any hop of such a ring."""
+    share: float = 1.0
+    """How much of the model it runs."""
+
+    def next_job(self) -> Compute | None:
+        return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
+
+    @property
+    def done(self) -> int:
+        """Positions of the first job that have run."""
+        return sum(part.count for part in self.ran)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Positions [begin, end) of a job, counted from its start, and the cuts before it."""
+
+    key: HopKey
+    slot: _Slot
+    job: Compute
+    begin: int
+    end: int
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def is_last(self) -> bool:
+        return self.end == len(self.job.tokens)
+
+    @property
+    def start(self) -> int:
+        return self.job.start + self.begin
+
+    @property
+    def draw(self) -> tuple[int, ...]:
+        """Which of its positions to draw after, counted from its own start."""
+        return tuple(offset - self.begin for offset in self.job.draw if self.begin <= offset < self.end)
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    key: HopKey
-    slot: _Slot
-    serial: int
-    rows: Blob | None = None
+    """What came of a part: outputs (None behind the head), and tokens drawn."""
+
+    part: _Part
+    count: int
+    rows: Any = None
     draws: tuple[Draw, ...] = ()
     micros: int = 0
-    decoded: bool = False
     error: str = ""
 
 
@@ -75,6 +118,7 @@ class Engine:
         self._patience: float | None = None
         self._wake = asyncio.Event()
         self._muster = Muster()
+        self._chunks = Chunks()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
 
     @property
@@ -91,12 +135,14 @@ class Engine:
             slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
         slot.sampling = order.sampling
         slot.cache.limit = order.limit
-        slot.musters = key.start == 0 and on_one_machine(order.route)
+        slot.shared = on_one_machine(order.route)
+        slot.musters = slot.shared and key.start == 0
+        slot.share = (key.stop - key.start) / order.route[-1].stop
         self._muster.gone(key)
 
     def submit(self, key: HopKey, job: Compute) -> None:
         slot = self._slots[key]
-        if not any(isinstance(entry, Compute) for entry in slot.queue):
+        if slot.next_job() is None:
             self._arrivals += 1
             slot.arrived = self._arrivals
         slot.queue.append(job)
@@ -104,10 +150,12 @@ class Engine:
         self._wake.set()
 
     def truncate(self, key: HopKey, length: int) -> None:
-        queue = self._slots[key].queue
-        while queue and isinstance(queue[-1], Compute) and queue[-1].start >= length:
-            queue.pop()
-        queue.append(length)
+        slot = self._slots[key]
+        while slot.queue and isinstance(slot.queue[-1], Compute) and slot.queue[-1].start >= length:
+            slot.queue.pop()
+        if slot.next_job() is None:
+            slot.ran.clear()
+        slot.queue.append(length)
 
     def free(self, key: HopKey) -> None:
         if (slot := self._slots.pop(key, None)) is not None:
@@ -141,9 +189,9 @@ class Engine:
         try:
             while True:
                 await self._woken()
-                while round_ := schedule(self._waiting()):
+                while round_ := schedule(waiting := self._waiting(), chunk := self._chunk(waiting)):
                     for keys in round_:
-                        batch = self._take(keys)
+                        batch = self._take(keys, chunk)
                         done = await loop.run_in_executor(self._thread, self._execute, batch)
                         self._tell_time(batch, done)
                         self._report(done)
@@ -163,66 +211,97 @@ class Engine:
         """The oldest job of every hop, but for sessions of one machine's ring whose company is still due."""
         waiting = []
         for key, slot in self._slots.items():
-            job = next((entry for entry in slot.queue if isinstance(entry, Compute)), None)
-            if job is not None:
-                waiting.append(Waiting(key, key.start, key.stop, len(job.tokens), slot.arrived))
-        steps = {job.what for job in waiting if job.decodes and self._slots[job.what].musters}
+            if (job := slot.next_job()) is not None:
+                waiting.append(Waiting(key, key.start, key.stop, len(job.tokens) - slot.done, slot.arrived))
         now = self._clock()
+        mustered = [job for job in waiting if self._slots[job.what].musters]
+        steps = {job.what for job in mustered if job.decodes}
+        prompts = {job.what for job in mustered if not job.decodes} if self._chunks.decodes(now) else set()
         until = self._muster.wait_until(steps, now) if steps else now
-        self._patience = until - now if until > now else None
-        return [job for job in waiting if job.what not in steps] if until > now else waiting
+        until_prompts = self._muster.prompts_wait_until(now) if prompts else now
+        self._patience = min((time - now for time in (until, until_prompts) if time > now), default=None)
+        held = (steps if until > now else set()) | (prompts if until_prompts > now else set())
+        return [job for job in waiting if job.what not in held]
 
-    def _take(self, keys: Sequence[HopKey]) -> list[tuple[HopKey, _Slot, list[int], Compute]]:
-        """Pop each hop's oldest job, and the cuts before it. A hop that went, or whose job was voided, while another group ran is skipped; its cuts stay."""
+    def _chunk(self, waiting: Sequence[Waiting[HopKey]]) -> int:
+        """How many positions of these prompts run at once."""
+        return self._chunks.size(self._clock(), shared=any(self._slots[job.what].shared for job in waiting if not job.decodes))
+
+    def _take(self, keys: Sequence[HopKey], chunk: int) -> list[_Part]:
+        """Of each hop's oldest job what is to run now, and the cuts before it. A hop that went, or whose job was voided, while another group ran is skipped;
+        its cuts stay."""
         batch = []
         for key in keys:
             slot = self._slots.get(key)
-            if slot is None or not any(isinstance(entry, Compute) for entry in slot.queue):
+            if slot is None or (job := slot.next_job()) is None:
                 continue
             cuts: list[int] = []
-            while not isinstance(entry := slot.queue.popleft(), Compute):
-                cuts.append(entry)
-            batch.append((key, slot, cuts, entry))
-            self._arrivals += 1
-            slot.arrived = self._arrivals
+            while isinstance(cut := slot.queue[0], int):
+                cuts.append(cut)
+                slot.queue.popleft()
+            begin = slot.done
+            part = _Part(key, slot, job, begin, begin + portion(len(job.tokens) - begin, chunk), tuple(cuts))
+            if part.is_last:
+                slot.queue.popleft()
+                self._arrivals += 1
+                slot.arrived = self._arrivals
+            batch.append(part)
         return batch
 
-    def _tell_time(self, batch: Sequence[tuple[HopKey, _Slot, list[int], Compute]], done: Sequence[_Done]) -> None:
+    def _tell_time(self, batch: Sequence[_Part], done: Sequence[_Done]) -> None:
         """Of a round in which every row went well: others took a part of its time for nothing."""
         if batch and len(done) == len(batch) and not any(result.error for result in done):
-            key = batch[0][0]
-            self.timed(Span(key.start, key.stop), sum(len(job.tokens) for *_, job in batch), done[0].micros / 1e6)
+            key, count, seconds = batch[0].key, sum(part.count for part in batch), done[0].micros / 1e6
+            self.timed(Span(key.start, key.stop), count, seconds)
+            decodes, now = len(batch[0].job.tokens) <= DECODE, self._clock()
+            self._chunks.ran(decodes, count, seconds, now)
+            if not decodes and batch[0].slot.musters:
+                self._muster.chunk(seconds, batch[0].slot.share, now)
 
     def _report(self, done: Sequence[_Done]) -> None:
         for result in done:
-            if self._slots.get(result.key) is not result.slot or self.results is None:
+            part, slot = result.part, result.part.slot
+            if self._slots.get(part.key) is not slot or self.results is None:
                 continue  # the hop went while its job ran, and perhaps began anew under the same key
             if result.error:
-                self.results.failed(result.key, result.error)
+                slot.ran.clear()
+                if slot.queue and slot.queue[0] is part.job:
+                    slot.queue.popleft()
+                self.results.failed(part.key, result.error)
                 continue
-            if result.decoded and result.slot.musters:
-                self._muster.left(result.key, self._clock())
+            if not part.is_last:
+                if slot.next_job() is part.job:  # it may have been voided meanwhile
+                    slot.ran.append(result)
+                continue
+            whole, slot.ran = [*slot.ran, result], []
+            if len(part.job.tokens) <= DECODE and slot.musters:
+                self._muster.left(part.key, self._clock())
             try:
-                self.results.finished(result.key, result.serial, result.rows, result.draws, result.micros)
+                self._finished(part, whole)
             except Exception as error:  # a bug met by one session must not end the engine of all
                 log.exception("a result could not be handed on")
-                self.results.failed(result.key, repr(error))
+                self.results.failed(part.key, repr(error))
+
+    def _finished(self, part: _Part, whole: Sequence[_Done]) -> None:
+        assert self.results is not None
+        draws = tuple(draw for result in whole for draw in result.draws)
+        self.results.finished(part.key, part.job.serial, joined([result.rows for result in whole]), draws, sum(result.micros for result in whole))
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
 
-    def _execute(self, batch: Sequence[tuple[HopKey, _Slot, list[int], Compute]]) -> list[_Done]:
+    def _execute(self, batch: Sequence[_Part]) -> list[_Done]:
         """Run one group. A row that cannot be run fails alone: the others get another try without it."""
         began = self._clock()
         ready = []
         done: list[_Done] = []
-        for key, slot, cuts, job in batch:
+        for part in batch:
             try:
-                for length in cuts:
-                    slot.cache.truncate(length)
-                ready.append((key, slot, job, self._row(slot, job)))
+                for length in part.cuts:
+                    part.slot.cache.truncate(length)
+                ready.append((part, self._row(part)))
             except Exception as error:  # whatever a stranger's rows provoke stays this session's trouble
                 log.debug("a row could not be prepared", exc_info=True)
-                done.append(_Done(key, slot, job.serial, error=repr(error)))
+                done.append(_Done(part, 0, error=repr(error)))
         if not ready:
             return done
         try:
@@ -230,34 +309,32 @@ class Engine:
         except Exception as error:
             if len(ready) == 1:
                 log.debug("a row could not be run", exc_info=True)
-                return [*done, _Done(ready[0][0], ready[0][1], ready[0][2].serial, error=repr(error))]
-            for key, slot, job, _ in ready:
-                slot.cache.truncate(job.start)
-                done += self._execute([(key, slot, [], job)])
+                return [*done, _Done(ready[0][0], 0, error=repr(error))]
+            for part, _ in ready:
+                part.slot.cache.truncate(part.start)
+                done += self._execute([replace(part, cuts=())])
         return done
 
-    def _row(self, slot: _Slot, job: Compute):
+    def _row(self, part: _Part):
         from swarm.model.blobs import from_blob
         from swarm.model.span import Row
 
-        hidden = None if job.hidden is None else from_blob(job.hidden, self.model.device, self.model.dtype, width=self.model.hidden)
-        return Row(slot.cache, job.start, job.tokens, hidden, job.draw)
+        job, here = part.job, slice(part.begin, part.end)
+        hidden = None if job.hidden is None else from_blob(job.hidden[here], self.model.device, self.model.dtype, width=self.model.hidden)
+        return Row(part.slot.cache, part.start, job.tokens[here], hidden, part.draw)
 
     def _run(self, ready, began: float) -> list[_Done]:
         from swarm.model.blobs import to_blob
 
-        start, stop = ready[0][0].start, ready[0][0].stop
-        outputs = self.model.run(start, stop, [row for *_, row in ready])
+        start, stop = ready[0][0].key.start, ready[0][0].key.stop
+        outputs = self.model.run(start, stop, [row for _, row in ready])
         is_head = stop == self.model.head + 1
         draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
         blobs = [None] * len(ready) if is_head else [to_blob(output) for output in outputs]
         self.steps += 1
-        self.tokens += sum(len(job.tokens) for _, _, job, _ in ready)
+        self.tokens += sum(part.count for part, _ in ready)
         micros = round((self._clock() - began) * 1e6)
-        return [
-            _Done(key, slot, job.serial, blob, tuple(drawn), micros, len(job.tokens) <= DECODE)
-            for (key, slot, job, _), blob, drawn in zip(ready, blobs, draws, strict=True)
-        ]
+        return [_Done(part, part.count, blob, tuple(drawn), micros) for (part, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
 
     def _draw(self, ready, outputs) -> list[list[Draw]]:
         """Draw every token that was asked for, all sessions in one go."""
@@ -266,14 +343,23 @@ class Engine:
         from swarm.model.sampling import DrawRequest, draw
 
         requests, owners = [], []
-        for at, (_, slot, job, _) in enumerate(ready):
-            for offset in job.draw:
-                history = (*job.history, *job.tokens[: offset + 1]) if slot.sampling.repetition_penalty != 1 else ()
-                requests.append(DrawRequest(slot.sampling, job.start + offset + 1, history))
+        for at, (part, _) in enumerate(ready):
+            sampling, job = part.slot.sampling, part.job
+            for offset in part.draw:
+                history = (*job.history, *job.tokens[: part.begin + offset + 1]) if sampling.repetition_penalty != 1 else ()
+                requests.append(DrawRequest(sampling, part.start + offset + 1, history))
                 owners.append(at)
         drawn: list[list[Draw]] = [[] for _ in ready]
         if requests:
-            logits_KV = torch.cat([output for output, (_, _, job, _) in zip(outputs, ready, strict=True) if job.draw])
+            logits_KV = torch.cat([output for output, (part, _) in zip(outputs, ready, strict=True) if part.draw])
             for owner, request, token in zip(owners, requests, draw(logits_KV, requests), strict=True):
                 drawn[owner].append(Draw(request.position, token.token, token.logprobs))
         return drawn
+
+
+def joined(parts: Sequence[Blob | None]) -> Blob | None:
+    """The rows of some parts of a job as one."""
+    rows = [part for part in parts if part is not None]
+    if len(rows) <= 1:
+        return rows[0] if rows else None
+    return Blob(rows[0].dtype, rows[0].width, memoryview(b"".join(part.data for part in rows)))

@@ -3,13 +3,15 @@
 Peers on machines of their own do best when sessions go round in several groups, so that every hop is busy. Peers that share one machine do worst that way: its
 cores read the weights once for each group instead of once for all. So the first hop of a ring that lies on a single machine waits, before it starts a batch,
 for the sessions that are still on their way round and due back. They then travel as one from there on, and nobody waits again until somebody joins.
+
+Prompts are the other way round. Hops on machines of their own work at several chunks of a prompt at once; those of one machine take its cores from one another,
+and a token that goes round meanwhile waits at each of them. So where streams decode, the first hop lets another chunk go only when the last one can have left
+the ring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
-
-from swarm.core import Hop
+from collections.abc import Collection, Hashable
 
 SLACK = 1.25
 """A session is due back within so many usual rounds; later ones are not waited for (the answer ended, a hop died)."""
@@ -24,6 +26,7 @@ class Muster:
     def __init__(self) -> None:
         self._left: dict[Hashable, float] = {}
         self._round = 0.0
+        self._rests_until = 0.0
 
     def left(self, key: Hashable, now: float) -> None:
         """A session's step has been computed here and is on its way round."""
@@ -38,6 +41,14 @@ class Muster:
     def gone(self, key: Hashable) -> None:
         self._left.pop(key, None)
 
+    def chunk(self, seconds: float, share: float, now: float) -> None:
+        """A chunk of a prompt has taken so long here, where so much of the model is (0 to 1), and is on its way."""
+        self._rests_until = now + seconds * (1 / share - 1)
+
+    def prompts_wait_until(self, now: float) -> float:
+        """When another may start."""
+        return max(self._rests_until, now)
+
     def wait_until(self, ready: Collection[Hashable], now: float) -> float:
         """When the batch of `ready` sessions may start: now if nobody else is due back, else the latest time worth waiting until."""
         allowed = min(SLACK * self._round, LONGEST)
@@ -45,12 +56,3 @@ class Muster:
         for key in [key for key, since in self._left.items() if since + LONGEST * 2 < now]:
             del self._left[key]
         return max((time for time in due if time > now), default=now)
-
-
-def on_one_machine(route: Sequence[Hop]) -> bool:
-    """Whether several peers say that they are reached at exactly the same hosts. One host in common proves nothing: every machine has a loopback address, and
-    most with containers have the same bridge; machines behind one router share its public address."""
-    if len({hop.peer for hop in route}) < 2:
-        return False
-    hosts = {frozenset(addr.split("/")[2] for addr in hop.addrs if addr.count("/") > 2) for hop in route}
-    return len(hosts) == 1 and hosts != {frozenset()}

@@ -1,4 +1,5 @@
-"""Which jobs run next: decode steps of every session first, then at most one chunk's worth of prompts. Pure; knows counts and keys, no tensors.
+"""Which jobs run next: decode steps of every session first, then at most one chunk's worth of prompts. Pure; knows counts and keys, no tensors; times are
+handed in.
 
 A job is grouped with others that enter and leave the model at the same components, because only those can share a row of tokens.
 """
@@ -17,13 +18,29 @@ DECODE = 8
 PACKED = 512
 """Positions packed into one row at most: beyond it a row only adds waiting."""
 
-CHUNK = 256
-"""Positions of prompts in one round: one chunk of a long one, or several short ones. It is how long a stream may have to wait for somebody's prompt."""
+MOST = 512
+"""Positions of prompts in one round at most: one chunk of a long one, or several short ones."""
+
+LEAST = 2 * DECODE
+"""Positions of prompts in one round at least, so that prompts come to their end whatever else is done."""
+
+RECENT = 1.0
+"""Seconds after a decode step for which another is expected."""
+
+GRACE = 2.5
+"""How many decode steps the prompts of one round may take where streams decode: at every hop a token waits for so long at most, and so takes no more than 3.5
+times as long as if there were no prompts."""
+
+SHARED = 128
+"""Positions of prompts in one round, where streams decode, of rings on one machine: their hops take turns (muster.py), so it is not the round here that counts
+but all the way round."""
+
+SMOOTHING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Generic[T]):
-    """The oldest job of one hop. `arrived` is a rising number: who came first."""
+    """The oldest job of one hop, as far as it has not run. `arrived` is a rising number: who came first."""
 
     what: T
     entry: int
@@ -36,8 +53,44 @@ class Waiting(Generic[T]):
         return self.count <= DECODE
 
 
-def schedule(waiting: Sequence[Waiting[T]]) -> list[list[T]]:
-    """One round: groups to run one after the other, each a row of packed sessions. Older jobs first; every decode step is in, and one group of prompts."""
+class Chunks:
+    """How many positions of prompts go into one round. Where streams decode, few enough that a token which arrives meanwhile is not late by much: a prompt's
+    many positions would make it wait for ten steps and more."""
+
+    def __init__(self) -> None:
+        self._step = self._each = 0.0
+        self._decoded = -RECENT
+
+    def ran(self, decodes: bool, positions: int, seconds: float, now: float) -> None:
+        """A group has run."""
+        if decodes:
+            self._step += SMOOTHING * (seconds - self._step) if self._step else seconds
+            self._decoded = now
+        else:
+            each = seconds / positions
+            self._each += SMOOTHING * (each - self._each) if self._each else each
+
+    def decodes(self, now: float) -> bool:
+        """Whether streams decode here."""
+        return now - self._decoded <= RECENT
+
+    def size(self, now: float, shared: bool = False) -> int:
+        """`shared`: a ring on one machine."""
+        if not self.decodes(now) or not self._each:
+            return MOST
+        if shared:
+            return SHARED
+        return min(max(int(GRACE * self._step / self._each), LEAST), MOST)
+
+
+def portion(count: int, chunk: int) -> int:
+    """How many of a job's `count` positions to run where `chunk` are allowed: all of them rather than leave a few, which would pass for decoding."""
+    return count if count <= chunk + DECODE else chunk
+
+
+def schedule(waiting: Sequence[Waiting[T]], chunk: int = MOST) -> list[list[T]]:
+    """One round: groups to run one after the other, each a row of packed sessions. Older jobs first; every decode step is in, and one group of prompts, of
+    which the oldest may be longer than `chunk`: then a `portion` of it is meant."""
     ordered = sorted(waiting, key=lambda job: job.arrived)
     groups: list[list[T]] = []
     rows: dict[tuple[int, int], list[T]] = {}
@@ -51,17 +104,17 @@ def schedule(waiting: Sequence[Waiting[T]]) -> list[list[T]]:
             groups.append(rows[way])
         rows[way].append(job.what)
         sizes[way] += job.count
-    if prompts := _prompts([job for job in ordered if not job.decodes]):
+    if prompts := _prompts([job for job in ordered if not job.decodes], chunk):
         groups.append(prompts)
     return groups
 
 
-def _prompts(ordered: Sequence[Waiting[T]]) -> list[T]:
+def _prompts(ordered: Sequence[Waiting[T]], chunk: int) -> list[T]:
     """The oldest prompt's job, and those that fit beside it."""
     group: list[T] = []
     size = 0
     for job in ordered:
-        if group and ((job.entry, job.exit) != (ordered[0].entry, ordered[0].exit) or size + job.count > CHUNK):
+        if group and ((job.entry, job.exit) != (ordered[0].entry, ordered[0].exit) or size + job.count > chunk):
             continue
         group.append(job.what)
         size += job.count

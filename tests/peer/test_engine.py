@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from itertools import accumulate
 
 import msgspec
 import pytest
@@ -226,3 +227,72 @@ def test_a_cache_may_outgrow_the_limit_of_its_first_turn_without_copying_at_ever
         last = keys.data_ptr()
         cache.advance(1)
     assert copies <= 12
+
+
+LONG = tuple(range(100, 100 + 70))
+
+
+def sums(tokens) -> list[int]:
+    return list(accumulate(tokens))
+
+
+def test_where_streams_decode_a_long_job_runs_in_portions_and_its_result_comes_whole():
+    """Steps of a stream run between them."""
+
+    async def play(engine, model, seen):
+        for name in "ab":
+            engine.open(key(name), order(name))
+        engine._chunks.ran(False, 1, 0.001, engine._clock())
+        engine.submit(key("b"), job(1, 0, 1))
+        assert await seen.get() == (b"b", 1, [1])
+        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        engine._chunks._step = 0.0001
+        model.gate.clear()
+        model.entered.clear()
+        engine.submit(key("a"), job(1, 0, *LONG))
+        await asyncio.to_thread(model.entered.wait, 10)
+        engine.submit(key("b"), job(2, 1, 2))
+        model.gate.set()
+        first, second = await seen.get(), await seen.get()
+        assert first == (b"b", 2, [3]) and second == (b"a", 1, sums(LONG))
+        portions = [len(batch[0]) for batch in model.batches[1:] if len(batch[0]) > 1]
+        assert sum(portions) == len(LONG) and len(portions) > 2
+
+    scenario(play)
+
+
+def test_a_job_that_is_voided_between_its_portions_leaves_nothing_behind():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine._chunks.ran(False, 1, 1.0, engine._clock())
+        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        engine.submit(key("a"), job(1, 0, 7, 7))
+        assert await seen.get() == (b"a", 1, [7, 14])
+        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        model.gate.clear()
+        model.entered.clear()
+        engine.submit(key("a"), job(2, 2, *LONG))
+        await asyncio.to_thread(model.entered.wait, 10)
+        engine.truncate(key("a"), 2)
+        engine.submit(key("a"), job(3, 2, 1, 2))
+        model.gate.set()
+        assert await seen.get() == (b"a", 3, [15, 17])
+        engine.submit(key("a"), job(4, 4, *LONG))
+        assert await seen.get() == (b"a", 4, [17 + each for each in sums(LONG)])
+
+    scenario(play)
+
+
+def test_a_job_that_fails_in_a_later_portion_is_not_tried_again():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine._chunks.ran(False, 1, 1.0, engine._clock())
+        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        engine.submit(key("a"), job(1, 0, *LONG[:40], 13, *LONG[41:]))
+        assert await seen.get() == (b"a", "failed", "RuntimeError('thirteen')")
+        tried = len(model.batches)
+        assert tried > 1
+        await asyncio.sleep(0.05)
+        assert len(model.batches) == tried and seen.empty()
+
+    scenario(play)

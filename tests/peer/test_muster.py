@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.core import Hop
-from swarm.peer.muster import LONGEST, SLACK, Muster, on_one_machine
+from swarm.core import Hop, on_one_machine
+from swarm.peer.muster import LONGEST, SLACK, Muster
 
 
 def one_round(muster: Muster, key: str, at: float, taken: float) -> None:
@@ -59,3 +59,12 @@ def test_long_rounds_are_not_waited_out():
 def test_one_machine_is_the_same_hosts_to_the_last(hosts, same):
     route = [Hop(f"peer{at}", at, at + 1, tuple(f"/ip4/{host}/tcp/{at + 1}/p2p/x" for host in some)) for at, some in enumerate(hosts)]
     assert on_one_machine(route) is same
+
+
+def test_the_next_chunk_of_a_prompt_starts_when_the_last_one_can_have_left_the_ring():
+    muster = Muster()
+    assert muster.prompts_wait_until(5.0) == 5.0
+    muster.chunk(0.2, 0.25, now=10.0)
+    assert muster.prompts_wait_until(10.0) == pytest.approx(10.6) and muster.prompts_wait_until(11.0) == 11.0
+    muster.chunk(0.2, 1.0, now=20.0)
+    assert muster.prompts_wait_until(20.0) == 20.0, "who holds everything need not wait for itself"
