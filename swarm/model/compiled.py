@@ -27,7 +27,6 @@ import psutil
 import torch
 import transformers
 from torch import nn
-from torch._C._aoti import AOTIModelContainerRunnerCpu as Runner
 
 from swarm.core import readable
 from swarm.model.attention import Pack
@@ -216,7 +215,7 @@ class CompiledLayers:
     def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
         """Raises Unsuitable for code that cannot be loaded; then nothing has changed."""
         try:
-            self._operators = Operators.of(native)
+            self._operators = Operators(native)
         except (OSError, subprocess.SubprocessError) as error:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
         self.exact = True
@@ -272,7 +271,7 @@ class _Layer:
             self._call = Call(tuple(Argument(*argument) for argument in json.loads((place / "call.json").read_text())))
             tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}
             self._runners = [_runner(place / f"{form}.so", tensors) for form in FORMS]
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        except (OSError, ImportError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise Unsuitable(f"the code in {place} cannot be loaded ({error})") from error
 
     def seat(self) -> None:
@@ -300,8 +299,10 @@ class _Layer:
         return wanted
 
 
-def _runner(path: Path, tensors: Mapping[str, torch.Tensor]) -> Runner:
-    runner = Runner(str(path), 1)
+def _runner(path: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
+    from torch._C._aoti import AOTIModelContainerRunnerCpu  # not in every build of torch
+
+    runner = AOTIModelContainerRunnerCpu(str(path), 1)
     wanted = runner.get_constant_names_to_original_fqns().items()
     runner.update_constant_buffer({name: tensors[path] for name, path in wanted}, False, True, True)
     return runner

@@ -112,7 +112,7 @@ def main() -> None:
 def make(recipe: Recipe) -> None:
     """All forms of a kind of layer, or nothing. Raises Unsuitable, and whatever torch may."""
     torch.set_num_threads(1)
-    Operators.of(Native(Path(recipe.native), compiler() or ""))
+    Operators(Native(Path(recipe.native), compiler() or ""))
     _describe_operators()
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=recipe.place.parent) as folder, torch.no_grad():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/cache"

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch.nn.functional import linear
@@ -271,25 +270,19 @@ def attends(attention: NativeAttention) -> bool:
 
 
 class Operators:
-    """Products and attention as operators of torch, for compiled layers. A process registers them once."""
+    """Products and attention as operators of torch, for compiled layers."""
 
-    _registered: ClassVar[Operators | None] = None
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._begin = library.begin_turn
-        self._begin.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
-        self._begin.restype = None
-
-    @classmethod
-    def of(cls, native: Native) -> Operators:
-        """Compiled beside `native`, or found there. Raises OSError, SubprocessError."""
-        if cls._registered is None:
+    def __init__(self, native: Native) -> None:
+        """Compiled beside `native`, or found there; torch registers them once for a process. Raises OSError, SubprocessError."""
+        path = next((path for path in torch.ops.loaded_libraries if Path(path).name.startswith("operators-")), None)
+        if path is None:
             home = Path(torch.__file__).parent
             flags = ("-I", f"{home}/include", str(native.path), "-L", f"{home}/lib", "-ltorch_cpu", f"-Wl,-rpath,$ORIGIN:{home}/lib")
-            path = _compiled(native.compiler, native.path.parent, "operators", OPERATORS, flags)
+            path = str(_compiled(native.compiler, native.path.parent, "operators", OPERATORS, flags))
             torch.ops.load_library(path)
-            cls._registered = cls(ctypes.CDLL(str(path)))
-        return cls._registered
+        self._begin = ctypes.CDLL(path).begin_turn
+        self._begin.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
+        self._begin.restype = None
 
     def begin(self, table: SessionTable) -> None:
         """Whose tokens the next row holds: on this thread, until said anew."""
