@@ -45,7 +45,7 @@ WORTH = 2**20
 """Numbers in a layer below which nobody waits for its steps."""
 
 NEEDED = 3 * 2**29
-"""Bytes that must be free for the process that compiles, which takes two thirds of them at its peak."""
+"""Bytes that must be free for the process that compiles, which takes 0.9 GB at its peak."""
 
 PATIENCE = 900.0
 """Seconds for compiling one kind of layer. It takes 20 where nothing else runs."""

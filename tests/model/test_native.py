@@ -57,6 +57,18 @@ def test_a_row_comes_out_the_same_to_the_last_bit_whatever_stands_beside_it(prod
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inputs", [200, 96, 31])
+def test_so_does_a_row_times_weights_of_one_byte(product, dtype, inputs):
+    """Though for many rows the weights are unpacked first."""
+    x_TI, scales_O = random(11, inputs, dtype=dtype), torch.rand(67)
+    w_OI = torch.randint(-127, 128, (67, inputs), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    alone = torch.cat([product.int8(x_TI[at : at + 1], w_OI, scales_O) for at in range(11)])
+    for rows in range(1, 12):
+        assert torch.equal(product.int8(x_TI[:rows], w_OI, scales_O), alone[:rows])
+
+
+@needs_compiler
 def test_products_of_several_threads_at_once_do_not_disturb_one_another(product):
     """Helpers belong to whoever comes first; everybody else does without."""
     before = torch.get_num_threads()

@@ -5,6 +5,7 @@
 // Compiled on the machine that runs it (native.py), for its processor. No Python, no torch: plain memory in, plain memory out.
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "lanes.h"
@@ -33,15 +34,19 @@ struct Widened {
     static Floats add(Floats sums, Vector w, Vector x) { return multiply_add(w, x, sums); }
 };
 
-// or by an instruction that multiplies pairs of bfloat16.
+// or by an instruction that multiplies pairs of bfloat16, which holds every int8.
 #ifdef __AVX512BF16__
+inline __m512bh pairs(const uint16_t* from) { return read<__m512bh>(from); }
+inline __m512bh pairs(const int8_t* from) { return _mm512_cvtne2ps_pbh((__m512)Int8::load(from + LANES), (__m512)Int8::load(from)); }
+
+template <class Weight>
 struct Pairs {
-    using Weights = BFloat16;
+    using Weights = Weight;
     using Inputs = BFloat16;
     using Vector = __m512bh;
     static constexpr int STEP = 2 * LANES;
-    static Vector weights(const uint16_t* from) { return read<Vector>(from); }
-    static Vector inputs(const uint16_t* from) { return read<Vector>(from); }
+    static Vector weights(const typename Weights::Number* from) { return pairs(from); }
+    static Vector inputs(const uint16_t* from) { return pairs(from); }
     static Floats add(Floats sums, Vector w, Vector x) { return (Floats)_mm512_dpbf16_ps((__m512)sums, w, x); }
 };
 #endif
@@ -88,6 +93,34 @@ struct Tiles {
     }
 };
 
+// For more rows than one tile has, bytes are unpacked once for all of them, a few outputs at a time, so that they stay near.
+#ifdef __AVX512BF16__
+inline void unpack(const int8_t* from, uint16_t* to, long count) {
+    long at = 0;
+    for (; at + 2 * LANES <= count; at += 2 * LANES) {
+        const auto some = pairs(from + at);
+        std::memcpy(to + at, &some, sizeof some);
+    }
+    for (; at < count; at++) to[at] = BFloat16::narrow(from[at]);
+}
+#endif
+inline void unpack(const int8_t* from, float* to, long count) { std::copy(from, from + count, to); }
+
+template <class Way>
+struct Unpacked {
+    using type = void;
+};
+template <>
+struct Unpacked<Widened<Int8>> {
+    using type = Widened<Float32>;
+};
+#ifdef __AVX512BF16__
+template <>
+struct Unpacked<Pairs<Int8>> {
+    using type = Pairs<BFloat16>;
+};
+#endif
+
 constexpr long PIECES = 8;  // for each thread: enough that nobody waits long for the last one
 
 template <class Way, class Result>
@@ -109,7 +142,16 @@ struct Product {
 
     template <int WIDE>
     void with(long out) const {
-        Tile::template all_rows<WIDE>(x, w + out * inputs, scales ? scales + out : nullptr, y + out, rows, inputs, outputs);
+        using Wide = typename Unpacked<Way>::type;
+        const float* scale = scales ? scales + out : nullptr;
+        if constexpr (!std::is_void_v<Wide>)
+            if (rows > ROWS) {
+                thread_local std::vector<typename Wide::Weights::Number> weights;
+                weights.resize(WIDE * inputs);
+                unpack(w + out * inputs, weights.data(), WIDE * inputs);
+                return Tiles<Wide, Result>::template all_rows<WIDE>(x, weights.data(), scale, y + out, rows, inputs, outputs);
+            }
+        Tile::template all_rows<WIDE>(x, w + out * inputs, scale, y + out, rows, inputs, outputs);
     }
 
     void run(int threads) {
@@ -137,7 +179,7 @@ void product_float32(const float* x, const float* w, float* y, long rows, long i
 }
 void product_bfloat16(const uint16_t* x, const uint16_t* w, uint16_t* y, long rows, long inputs, long outputs, int threads) {
 #ifdef __AVX512BF16__
-    Product<Pairs, BFloat16>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
+    Product<Pairs<BFloat16>, BFloat16>{x, w, nullptr, y, rows, inputs, outputs}.run(threads);
 #else
     Product<Widened<BFloat16>, BFloat16>{widened(x, rows * inputs), w, nullptr, y, rows, inputs, outputs}.run(threads);
 #endif
@@ -146,6 +188,10 @@ void product_int8_float32(const float* x, const int8_t* w, const float* scales, 
     Product<Widened<Int8>, Float32>{x, w, scales, y, rows, inputs, outputs}.run(threads);
 }
 void product_int8_bfloat16(const uint16_t* x, const int8_t* w, const float* scales, uint16_t* y, long rows, long inputs, long outputs, int threads) {
+#ifdef __AVX512BF16__
+    Product<Pairs<Int8>, BFloat16>{x, w, scales, y, rows, inputs, outputs}.run(threads);
+#else
     Product<Widened<Int8>, BFloat16>{widened(x, rows * inputs), w, scales, y, rows, inputs, outputs}.run(threads);
+#endif
 }
 }
