@@ -1,6 +1,6 @@
-// The attention of decoding steps: few queries, many keys. What it costs is reading keys and values, so query heads that share them are done together, four at a
-// time. Scores, weights and sums are float32. A token's sums are always taken in the same order, so its result depends neither on the other sessions nor on the
-// number of threads.
+// The attention of decoding steps: few queries, many keys. What it costs is reading keys and values, so query heads that share them are done together, four at
+// a time. Scores, weights and sums are float32. A token's sums are always taken in the same order, so its result depends neither on the other sessions nor on
+// the number of threads.
 
 #include "attention.h"
 
@@ -24,7 +24,8 @@ inline Floats exponential(Floats x) {
     const Floats n = (x * 1.44269504f + magic) - magic;
     const Floats r = multiply_add(n, Floats{} + 2.12194440e-4f, multiply_add(n, Floats{} - 0.693359375f, x));
     Floats sum = Floats{} + 1.9875691500e-4f;
-    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) sum = multiply_add(sum, r, Floats{} + next);
+    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        sum = multiply_add(sum, r, Floats{} + next);
     sum = multiply_add(sum * r, r, r) + 1.0f;
     return (Floats)((Ints)sum + (__builtin_convertvector(n, Ints) << 23));
 }
@@ -83,7 +84,7 @@ struct Head {
             }
             for (int head = 0; head < HEADS; head++) {
                 float score = total(sums[head]);
-                for (int64_t rest = i; rest < width; rest++) score += Number::widen(key[rest]) * queries[head * width + rest];
+                for (int64_t rest = i; rest < width; rest++) score = multiply_add(Number::widen(key[rest]), queries[head * width + rest], score);
                 score *= all.scaling;
                 scores[head * room + position] = all.softcap ? std::tanh(score / all.softcap) * all.softcap : score;
             }
@@ -103,7 +104,8 @@ struct Head {
         for (; i < all.value_width; i++)
             for (int head = 0; head < HEADS; head++) {
                 float result = 0;
-                for (int64_t position = 0; position < count; position++) result += scores[head * room + position] * Number::widen(values[position * all.value_width + i]);
+                for (int64_t position = 0; position < count; position++)
+                    result = multiply_add(scores[head * room + position], Number::widen(values[position * all.value_width + i]), result);
                 out[head * all.value_width + i] = Number::narrow(result * shares[head]);
             }
     }

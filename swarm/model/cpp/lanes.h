@@ -42,6 +42,8 @@ inline Floats multiply_add(Floats w, Floats x, Floats sums) {
 #endif
 }
 
+inline float multiply_add(float w, float x, float sum) { return __builtin_fmaf(w, x, sum); }
+
 // How numbers lie in memory.
 struct Float32 {
     using Number = float;

@@ -87,7 +87,8 @@ struct Tiles {
         for (int out = 0; out < WIDE; out++)
             for (int row = 0; row < HIGH; row++) {
                 float result = total(sums[out][row]);
-                for (long rest = at; rest < inputs; rest++) result += Way::Weights::widen(w[out * inputs + rest]) * Way::Inputs::widen(x[row * inputs + rest]);
+                for (long rest = at; rest < inputs; rest++)
+                    result = multiply_add(Way::Weights::widen(w[out * inputs + rest]), Way::Inputs::widen(x[row * inputs + rest]), result);
                 y[row * outputs + out] = Result::narrow(scales ? result * scales[out] : result);
             }
     }
