@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ DRAIN = 30.0
 """Seconds for running answers to move elsewhere or finish. Clients that renew their route leave within a second."""
 
 STATUS_EVERY = 0.5
+
+SWITCH = 0.0005
+"""Seconds after which the thread that computes lets the one that listens have its turn. A compiled layer holds the interpreter while it runs, and Python's own
+5 ms would come on top of that for every message."""
 
 EXAMPLES = """\
   swarm-serve Qwen/Qwen3-8B --layers auto --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
@@ -108,6 +113,7 @@ def _main(argv: Sequence[str] | None) -> int:
     check_early(args.model, args.layers)
     hold_lifeline(args.lifeline_fd)
     set_threads(args.threads)
+    sys.setswitchinterval(SWITCH)
     shown = screen()
     set_logging(args.debug, shown.handler, logging.INFO if shown.handler is None else logging.WARNING)
     if args.ready_fd is None:
