@@ -22,10 +22,10 @@ class CacheLedger:
         """Positions that any one more session could still reserve, whatever of the things held it runs over."""
         return max(int(self.tokens - sum(self._held.values()) / self._whole + ROUNDING), 0) if self._whole else self.tokens
 
-    def can_reserve(self, key: Hashable, tokens: int, weight: float) -> bool:
-        """Whether they fit, instead of what the key may have reserved before."""
+    def can_reserve(self, key: Hashable, tokens: int, weight: float, spare: float = 0.0) -> bool:
+        """Whether they fit, instead of what the key may have reserved before, and leave so much of the whole (0 to 1) to others."""
         others = sum(held for other, held in self._held.items() if other != key)
-        return others + tokens * weight <= self.tokens * self._whole + ROUNDING
+        return others + tokens * weight <= self.tokens * self._whole * (1 - spare) + ROUNDING
 
     def reserve(self, key: Hashable, tokens: int, weight: float) -> None:
         if not self.can_reserve(key, tokens, weight):

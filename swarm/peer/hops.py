@@ -45,6 +45,10 @@ MOST_SESSIONS, MOST_EACH = 1024, 256
 """Sessions at once, and of one client: each holds its order, whatever little it reserves."""
 
 
+SPARE = 1 / 8
+"""How much of the cache a client with sessions here leaves to others when it begins another: whoever comes next finds room for a first one."""
+
+
 TERM_FORGOTTEN = 60.0
 """Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
 
@@ -302,10 +306,14 @@ class HopRoom:
             return "refused", f"the peer takes at most {self.offer.max_length} positions"
         if not hops and len(self._hops) >= MOST_SESSIONS:
             return "overloaded", "the peer has as many sessions as it takes"
-        if not hops and sum(order.client == self._client(session) for session in self._hops) >= MOST_EACH:
+        theirs = 0 if hops else sum(order.client == self._client(session) for session in self._hops)
+        if theirs >= MOST_EACH:
             return "overloaded", f"the peer has {MOST_EACH} sessions of this client, as many as it takes"
-        if not self.ledger.can_reserve(order.session, *self._claim(message, order, key)):
+        claim = self._claim(message, order, key)
+        if not self.ledger.can_reserve(order.session, *claim):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
+        if theirs and self._only is None and not self.ledger.can_reserve(order.session, *claim, spare=SPARE):
+            return "overloaded", f"the peer keeps the last {self.ledger.free_tokens} positions of its cache for other clients"
         return None
 
     def _client(self, session: SessionId) -> PeerId:

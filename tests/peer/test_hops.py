@@ -358,6 +358,28 @@ def test_a_client_cannot_hold_more_than_it_has_reserved_by_ordering_less():
     assert setting.ledger.free_tokens == 100
 
 
+def test_the_last_of_the_cache_is_for_clients_that_have_none_of_it():
+    """One with a session here begins another only as long as an eighth stays free; the first session of a client may take all there is, and one that is here
+    may grow."""
+    setting, answers = Setting(tokens=200), []
+
+    def opened(number: int, client: str, limit: int, **more) -> str:
+        order = changed(session=bytes([number]) * 16, limit=limit, client=client, **more)
+        return next((message.detail for _, message in setting.answer("before", order) if isinstance(message, Broken)), "")
+
+    answers += [opened(0, "one", 100), opened(1, "one", 75)]
+    assert answers == ["", ""] and setting.ledger.free_tokens == 25
+    assert "25 positions" in opened(2, "one", 1)
+    assert opened(0, "one", 110, chain=2, starts=((2, 0),)) == "" and setting.ledger.free_tokens == 15
+    assert opened(3, "two", 15) == "" and setting.ledger.free_tokens == 0
+    assert opened(0, "whole", 120) != ""
+    alone = Setting(tokens=100)
+    assert not any(isinstance(message, Broken) for _, message in alone.answer("before", ORDER)), "a small cache takes one long session"
+    own = Setting(tokens=200, only="client")
+    for number in range(2):
+        assert any(isinstance(message, Have) for _, message in own.answer("before", changed(session=bytes([number]) * 16)))
+
+
 def test_sessions_that_reserve_nothing_are_counted_too(monkeypatch):
     monkeypatch.setattr("swarm.peer.hops.MOST_EACH", 3)
     monkeypatch.setattr("swarm.peer.hops.MOST_SESSIONS", 5)
