@@ -94,7 +94,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
-    not start (credit). `limit` is the length the session will not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
+    not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
+    not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
     """
 
     session: Session
@@ -111,6 +112,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     reply: Text = "loop"
     term: Count = 0
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    chunk: Count = 0
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""

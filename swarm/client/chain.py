@@ -20,6 +20,7 @@ from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
+from swarm.routing.chunks import chunk_size
 from swarm.routing.peers import SHUNNED
 from swarm.routing.route import Leg, Route
 from swarm.routing.slow import Watch, pays
@@ -441,7 +442,8 @@ class Chain:
         self._route, self._next = route, None
         self._stopwatch.opened()
         self._answers = False
-        self._do(self._machine.open(self._dialled(route), term))
+        hops = self._dialled(route)
+        self._do(self._machine.open(hops, term, chunk_size(route, len(self._machine.history))))
 
     def _dialled(self, route: Route) -> list[Hop]:
         """With the addresses at which our own ends can be reached."""

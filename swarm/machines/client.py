@@ -67,7 +67,7 @@ class ClientSession:
         self._starts: list[tuple[int, int]] = []
         self._highest = 0
         self._preparation: _Preparation | None = None
-        self._until = 0
+        self._until = self._chunk = 0
         self._opened = False
         self._begun = False
 
@@ -84,15 +84,16 @@ class ClientSession:
             self._reach, self._valid = reach, 0
         self.running = self._begun = True
 
-    def open(self, route: Sequence[Hop], term: int = 0) -> list[Effect]:
+    def open(self, route: Sequence[Hop], term: int = 0, chunk: int = 0) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
-        again, so that the head draws. `term` as in `wire.Order`."""
+        again, so that the head draws. `term` and `chunk` as in `wire.Order`."""
         dismissed = self._dismiss(route) + self._drop_preparation(route)
         self.route = tuple(route)
         self.chain = self._highest = self._highest + 1
         self._starts = self._starts_with(self.chain)
         self._valid = len(self.history)
         self._opened = self._begun = False
+        self._chunk = chunk
         self._until = self._credit_end()
         order = self._order(self.chain, self.route, self._starts, len(self.history), self._until, term)
         return [self._to_first(Open(self.session, self.chain, 0, order)), *dismissed]
@@ -203,6 +204,7 @@ class ClientSession:
                 route=tuple(route),
                 term=term,
                 expires=self._expires(),
+                chunk=self._chunk,
             )
         )
 

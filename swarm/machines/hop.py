@@ -26,11 +26,14 @@ from swarm.machines.journal import Journal
 from swarm.machines.routes import dismissed
 from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, SessionMessage, Step
 
+LEAST_CHUNK = 32
+"""Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class HopLimits:
     chunk: int = 256
-    """Positions computed or sent at once: what a prompt is cut into, so that all hops work at the same time."""
+    """Positions computed or sent at once at most: what a prompt is cut into, so that all hops work at the same time. An order may ask for less."""
     window: int = 1024
     """Positions a hop sends beyond what its successor has acknowledged."""
     ack_every: int = 32
@@ -95,6 +98,11 @@ class HopSession:
         if self._order is None:
             raise RuntimeError("a hop without an OPEN has no neighbours")
         return self._order
+
+    @property
+    def _chunk(self) -> int:
+        """Positions computed or sent at once."""
+        return min(max(self.order.chunk, LEAST_CHUNK), self.limits.chunk) if self.order.chunk else self.limits.chunk
 
     @property
     def index(self) -> int:
@@ -324,7 +332,7 @@ class HopSession:
     def _feed(self, branch: Branch) -> list[Effect]:
         """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain."""
         effects: list[Effect] = []
-        while (part := branch.lacks(self.computed, self.limits.chunk, self.limits.window)) is not None:
+        while (part := branch.lacks(self.computed, self._chunk, self.limits.window)) is not None:
             if branch.sent < self._journal.start:
                 return effects + self._give_up(branch, "unknown")
             effects.append(Send(branch.peer, self._rows(branch.order.chain, branch.first, branch.draft, *part, ())))
@@ -379,8 +387,8 @@ class HopSession:
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []
-        for at in range(0, len(tokens), self.limits.chunk):
-            part = tuple(tokens[at : at + self.limits.chunk])
+        for at in range(0, len(tokens), self._chunk):
+            part = tuple(tokens[at : at + self._chunk])
             start = self.accepted
             self.tokens.extend(part)
             self._longest = max(self._longest, self.accepted)
@@ -436,7 +444,7 @@ class HopSession:
         while self._next_ready and self.sent < self.computed and self.sent < self.acked + self.limits.window:
             if self.sent < self._journal.start:
                 return effects + self._rewind(self.sent)
-            stop = min(self.computed, self.sent + self.limits.chunk, self.acked + self.limits.window)
+            stop = min(self.computed, self.sent + self._chunk, self.acked + self.limits.window)
             micros = self._last[2] if (self.sent, stop) == self._last[:2] else ()
             effects.append(self._to_next(self._rows(self.epoch.chain, self.index + 1, self.epoch.draft, self.sent, stop, micros)))
             self.sent = stop

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
-from swarm.machines.hop import HopLimits, HopSession
+from swarm.machines.hop import LEAST_CHUNK, HopLimits, HopSession
 from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Step, encode
 
 S = b"s" * 16
@@ -355,3 +355,12 @@ def test_a_successor_that_asks_for_the_same_again_and_again_is_given_up():
     assert hop.have("c", Have(S, 1, 1, 0, 0, True)) == []
     hop.open(*order(1, chain=2, starts=((1, 0), (2, 3))), now=0)
     assert sent(hop.have("c", Have(S, 2, 1, 0, 0, True)), Step), "another chain, another chance"
+
+
+@pytest.mark.parametrize("asked, chunk", [(0, 256), (64, 64), (1, LEAST_CHUNK), (10**6, 256)])
+def test_a_prompt_is_cut_as_the_order_says_within_bounds(asked, chunk):
+    hop = HopSession(S)
+    order = Order(S, 1, "client", "r", "f", ((1, 0),), 700, 700, 900, Sampling(), (Hop("a", 0, 1), Hop("b", 1, 2)), chunk=asked)
+    hop.open(Open(S, 1, 0, encode(order), b""), order, 0.0)
+    jobs = [effect for effect in hop.step("client", Step(S, 1, 0, 0, 0, tuple(range(600))), 0.0) if isinstance(effect, Compute)]
+    assert [len(job.tokens) for job in jobs[:-1]] == [chunk] * (len(jobs) - 1) and sum(len(job.tokens) for job in jobs) == 600
