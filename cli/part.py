@@ -176,9 +176,11 @@ def _compile(model: SpanModel) -> None:
     try:
         asyncio.run(make(recipes))
         if not model.use_compiled(recipes):
-            log.warning("no layer runs compiled; without --compile wait this peer would serve all the same")
+            log.warning("no layer runs compiled (--debug may say why): this peer serves eagerly")
     except Unsuitable as error:
         log.warning("layers are not compiled: %s", error)
+    except Exception:  # of a compiler, or of code that nobody has run before: nothing that a peer should end for
+        log.warning("layers could not be compiled", exc_info=True)
 
 
 class Loading:

@@ -13,6 +13,8 @@ import asyncio
 import json
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,12 +90,12 @@ class Call:
             if tensors is None:
                 if not isinstance(given, torch.Tensor):
                     return None
-                found.append(given)
+                found.append(given.contiguous())  # as they were when it was compiled
             elif tensors:
                 if not isinstance(given, tuple) or len(given) != tensors:
                     return None
-                found.extend(given)
-            elif given is not value and given != value:
+                found += [tensor.contiguous() for tensor in given]
+            elif type(given) is not type(value) or given != value:
                 return None
         return found if len(args) + len(kwargs) == len(self.arguments) else None
 
@@ -170,7 +172,7 @@ def _description(module: nn.Module) -> list[object]:
 
 def worth_compiling(recipes: Mapping[int, Recipe]) -> Mapping[int, Recipe]:
     """Those of layers that are large enough, where there is memory enough for compiling."""
-    if psutil.virtual_memory().available < NEEDED:
+    if not all(recipe.place.exists() for recipe in recipes.values()) and psutil.virtual_memory().available < NEEDED:
         log.info("too little memory is free for compiling layers: it takes %s for half a minute", readable(NEEDED))
         return {}
     return {i: recipe for i, recipe in recipes.items() if sum(math.prod(shape) for shape, _ in recipe.tensors.values()) >= WORTH}
@@ -180,13 +182,16 @@ async def compile_layers(recipe: Recipe) -> None:
     """Make the code of `recipe`, unless it is there. It takes another process, so that nobody here is kept waiting. Raises Unsuitable."""
     if recipe.place.exists():
         return
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "swarm.model.compiling"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "swarm.model.compiling"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us
+        )
+    except OSError as error:
+        raise Unsuitable(f"no process can be started ({error})") from error
     try:
         async with asyncio.timeout(PATIENCE):
             _, said = await process.communicate(recipe.text().encode())
@@ -194,7 +199,7 @@ async def compile_layers(recipe: Recipe) -> None:
         raise Unsuitable(f"compiling took longer than {PATIENCE:.0f} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # and the compilers that it started
             await process.wait()
     if process.returncode != 0:
         lines = said.decode(errors="replace").strip().splitlines()
@@ -208,8 +213,7 @@ NEAR = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (2**-5, 2**-7)}
 class CompiledLayers:
     """Compiled layers in place of a model's own, for steps of few tokens.
 
-    `layers` are those that proved right; `exact` is whether they compute the same as eager ones to the last bit, so that a session that began without them may
-    go on with them; `resting` lets the eager ones run.
+    `layers` are those that proved right; `resting` lets the eager ones run.
     """
 
     def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
@@ -218,7 +222,6 @@ class CompiledLayers:
             self._operators = Operators(native)
         except (OSError, subprocess.SubprocessError) as error:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
-        self.exact = True
         self.layers = {i: _Layer(module, i, places[i], self) for i, module in layers.items()}
         self.runs, self.tries, self.resting = False, False, False
         self._ran = 0
@@ -226,9 +229,9 @@ class CompiledLayers:
             layer.seat()
 
     def begin(self, pack: Pack) -> None:
-        """Before a row runs. Sessions that began eagerly stay so, unless nobody could tell."""
+        """Before a row runs. Sessions that began eagerly stay so: sums are not everywhere taken in the same order."""
         self._ran = 0
-        self.runs = not self.resting and pack.table is not None and sum(pack.counts) <= MOST and (self.exact or all(cache.compiled for cache in pack.caches))
+        self.runs = not self.resting and pack.table is not None and sum(pack.counts) <= MOST and all(cache.compiled for cache in pack.caches)
         if self.runs and pack.table is not None:
             self._operators.begin(pack.table)
 
@@ -278,12 +281,18 @@ class _Layer:
         self._module.forward = self  # type: ignore[method-assign,assignment]
 
     def remove(self) -> None:
-        del self._module.forward
+        vars(self._module).pop("forward", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self._all.runs or (inputs := self._call.tensors(args, kwargs)) is None:
             return self._eager(*args, **kwargs)
-        made = self._runners[inputs[0].shape[1] > 1].run([self._number, *inputs])[0]
+        try:
+            made = self._runners[inputs[0].shape[1] > 1].run([self._number, *inputs])[0]
+        except RuntimeError as error:
+            log.warning("a compiled layer failed, so it is eager from now on: %s", error)
+            self.wrong = True
+            self.remove()
+            return self._eager(*args, **kwargs)
         if self._all.tries:
             return self._compared(inputs[0], made, self._eager(*args, **kwargs))
         self._all.ran()
@@ -292,7 +301,6 @@ class _Layer:
     def _compared(self, given: torch.Tensor, made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         self.tried += 1
         if not torch.equal(made, wanted):
-            self._all.exact = False
             added, whole = NEAR[wanted.dtype]
             near = added * (wanted.float() - given.float()).abs().max() + whole * wanted.float().abs().max()
             self.wrong |= made.shape != wanted.shape or not bool((made.float() - wanted.float()).abs().max() <= near)  # not a number is not near

@@ -114,7 +114,10 @@ def make(recipe: Recipe) -> None:
     torch.set_num_threads(1)
     Operators(Native(Path(recipe.native), compiler() or ""))
     _describe_operators()
-    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=recipe.place.parent) as folder, torch.no_grad():
+    mark = f".compiling-{recipe.key}-"
+    for left in recipe.place.parent.glob(f"{mark}*"):  # by somebody who was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=mark, dir=recipe.place.parent) as folder, torch.no_grad():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/cache"
         made = Path(folder) / "made"
         made.mkdir()
@@ -217,6 +220,8 @@ def _compile(flat: Flat, inputs: list[torch.Tensor], sizes: Sizes | None, librar
             if name.endswith((".wrapper.so", ".wrapper.json")):
                 with archive.open(name) as source, library.with_suffix(Path(name).suffix).open("wb") as target:
                     shutil.copyfileobj(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def compiler(find: Callable[[str], str | None] = shutil.which) -> str | None:
 
 def native_code(folder: Path, find: Callable[[str], str | None] = shutil.which) -> Native | None:
     """Compiled into `folder`, or found there from last time. None, and a line in the log that says why, where that cannot be done."""
-    by = compiler(find)
+    by, folder = compiler(find), folder.resolve()
     if by is None:
         log.info("no C++ compiler, so weights are read as fast as torch does it; g++ would make decoding faster")
         return None
@@ -307,6 +307,8 @@ def _compile(command: Sequence[str], flags: Sequence[str], library: Path) -> Non
     beside = library.with_name(f"{library.name}.{os.getpid()}")
     try:
         subprocess.run([*command, *flags, "-o", str(beside)], capture_output=True, check=True, timeout=PATIENCE)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # what has a name is whole, whatever happens to the machine
         beside.replace(library)
     finally:
         beside.unlink(missing_ok=True)

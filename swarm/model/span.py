@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -21,7 +22,7 @@ from swarm.model.anatomy import View, cut, dissect, part_class
 from swarm.model.attention import Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import CompiledLayers, Recipe
+from swarm.model.compiled import MOST, CompiledLayers, Recipe
 from swarm.model.families import length_scaling
 from swarm.model.loading import read_part, share
 from swarm.model.memory import give_back
@@ -35,7 +36,7 @@ from swarm.model.sources import cache_folder
 
 log = logging.getLogger(__name__)
 
-RACES, SLOWER = 10, 1.5
+RACES, SLOWER = 3, 1.5
 """Steps of each kind that are timed before compiled layers are taken, and how much slower they must be to be left: they are expected to be faster, and it takes
 more than the noise of peers that start together to believe the opposite."""
 
@@ -160,12 +161,14 @@ class SpanModel:
         return {i: self._model.get_submodule(f"{self._anatomy.layers}.{i}") for i in held}
 
     def use_compiled(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> int:
-        """Run these layers as compiled from now on, as far as they prove to compute what they should, and unless they are slower; how many do. Sessions that
-        have begun go on eagerly, unless it is the same to the last bit.
+        """Run these layers as compiled from now on, as far as they are held, prove to compute what they should, and are not slower; how many do. Sessions that
+        have begun go on eagerly.
 
         Raises Unsuitable for code that cannot be loaded.
         """
-        if self._native is None or not recipes:
+        held = self.recipes()
+        recipes = {i: recipe for i, recipe in recipes.items() if i in held and held[i].key == recipe.key}
+        if self._native is None or not recipes or self.max_length < 2 * (FEW + RACES + 3):
             return 0
         layers = self._layers()
         compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
@@ -225,7 +228,7 @@ class SpanModel:
         for row in rows:
             self._check_row(start, stop, row)
         outputs: dict[int, torch.Tensor] = {}
-        for (reach, _), indices in self._alike(rows).items():
+        for (reach, *_), indices in self._alike(rows).items():
             for rotary in self._rotaries:
                 rotary.reach = reach
             outputs.update(zip(indices, self._run(start, stop, [rows[i] for i in indices]), strict=True))
@@ -285,13 +288,21 @@ class SpanModel:
     def _integers(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, bool], list[int]]:
-        """Rows that may be packed together: their rotary factors are the same, and so is whether compiled layers may run them."""
-        groups: dict[tuple[int, bool], list[int]] = {}
+    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int], list[int]]:
+        """Rows that may be packed together: their rotary factors are the same, and compiled layers run them (1, 2, …, each of as many tokens as those take), or
+        do not (0)."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        crowds: Counter[tuple[int, int]] = Counter()
+        crowd = 1
         for i, row in enumerate(rows):
-            reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + len(row.tokens)))
-            eager = self._compiled is not None and not self._compiled.exact and not row.cache.compiled
-            groups.setdefault((reach, eager), []).append(i)
+            n = len(row.tokens)
+            reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + n))
+            compiled = row.cache.compiled and n <= FEW
+            if compiled and crowds[reach, crowd] + n > MOST:
+                crowd += 1
+            group = (reach, crowd if compiled else 0)
+            crowds[group] += n
+            groups.setdefault(group, []).append(i)
         return groups
 
     def _view(self, start: int, stop: int) -> View:

@@ -38,8 +38,8 @@ class Results(Protocol):
 
 @dataclass(slots=True)
 class _Slot:
-    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to. `ran` is what came of the first job so far, which runs
-    in portions if it is long."""
+    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to. `ran` is what came so far of a long job, which runs in
+    portions: the first of the queue, or one whose last portion runs now."""
 
     sampling: Sampling
     cache: KVCache
@@ -56,10 +56,12 @@ class _Slot:
     def next_job(self) -> Compute | None:
         return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
 
-    @property
-    def done(self) -> int:
-        """Positions of the first job that have run."""
-        return sum(part.count for part in self.ran)
+    def ran_of(self, job: Compute) -> list[_Done]:
+        return [result for result in self.ran if result.part.job is job]
+
+    def done(self, job: Compute) -> int:
+        """Positions of it that have run."""
+        return sum(result.part.count for result in self.ran_of(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,6 @@ class _Done:
     """What came of a part: outputs (None behind the head), and tokens drawn."""
 
     part: _Part
-    count: int
     rows: Any = None
     draws: tuple[Draw, ...] = ()
     micros: int = 0
@@ -153,8 +154,7 @@ class Engine:
         slot = self._slots[key]
         while slot.queue and isinstance(slot.queue[-1], Compute) and slot.queue[-1].start >= length:
             slot.queue.pop()
-        if slot.next_job() is None:
-            slot.ran.clear()
+        slot.ran = [result for result in slot.ran if result.part.job.start < length]
         slot.queue.append(length)
 
     def free(self, key: HopKey) -> None:
@@ -212,7 +212,7 @@ class Engine:
         waiting = []
         for key, slot in self._slots.items():
             if (job := slot.next_job()) is not None:
-                waiting.append(Waiting(key, key.start, key.stop, len(job.tokens) - slot.done, slot.arrived))
+                waiting.append(Waiting(key, key.start, key.stop, len(job.tokens) - slot.done(job), slot.arrived))
         now = self._clock()
         mustered = [job for job in waiting if self._slots[job.what].musters]
         steps = {job.what for job in mustered if job.decodes}
@@ -239,7 +239,7 @@ class Engine:
             while isinstance(cut := slot.queue[0], int):
                 cuts.append(cut)
                 slot.queue.popleft()
-            begin = slot.done
+            begin = slot.done(job)
             part = _Part(key, slot, job, begin, begin + portion(len(job.tokens) - begin, chunk), tuple(cuts))
             if part.is_last:
                 slot.queue.popleft()
@@ -273,7 +273,7 @@ class Engine:
                 if slot.next_job() is part.job:  # it may have been voided meanwhile
                     slot.ran.append(result)
                 continue
-            whole, slot.ran = [*slot.ran, result], []
+            whole, slot.ran = [*slot.ran_of(part.job), result], []
             if len(part.job.tokens) <= DECODE and slot.musters:
                 self._muster.left(part.key, self._clock())
             try:
@@ -301,7 +301,7 @@ class Engine:
                 ready.append((part, self._row(part)))
             except Exception as error:  # whatever a stranger's rows provoke stays this session's trouble
                 log.debug("a row could not be prepared", exc_info=True)
-                done.append(_Done(part, 0, error=repr(error)))
+                done.append(_Done(part, error=repr(error)))
         if not ready:
             return done
         try:
@@ -309,7 +309,7 @@ class Engine:
         except Exception as error:
             if len(ready) == 1:
                 log.debug("a row could not be run", exc_info=True)
-                return [*done, _Done(ready[0][0], 0, error=repr(error))]
+                return [*done, _Done(ready[0][0], error=repr(error))]
             for part, _ in ready:
                 part.slot.cache.truncate(part.start)
                 done += self._execute([replace(part, cuts=())])
@@ -334,7 +334,7 @@ class Engine:
         self.steps += 1
         self.tokens += sum(part.count for part, _ in ready)
         micros = round((self._clock() - began) * 1e6)
-        return [_Done(part, part.count, blob, tuple(drawn), micros) for (part, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
+        return [_Done(part, blob, tuple(drawn), micros) for (part, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
 
     def _draw(self, ready, outputs) -> list[list[Draw]]:
         """Draw every token that was asked for, all sessions in one go."""

@@ -28,17 +28,17 @@ async def improve(engine: Workshop) -> None:
     """Compile what the engine holds, if it is worth it. A failure is told in the log, and everything stays as it was."""
     from swarm.model.compiled import Unsuitable, worth_compiling
 
-    recipes: Mapping[int, Recipe] = await engine.alone(lambda model: worth_compiling(model.recipes())) or {}
-    if not recipes:
-        return
     try:
+        recipes: Mapping[int, Recipe] = await engine.alone(lambda model: worth_compiling(model.recipes())) or {}
         await make(recipes)
         count = await engine.alone(lambda model: model.use_compiled(recipes)) or 0
     except Unsuitable as error:
         log.info("layers are not compiled, so they stay as fast as they are: %s", error)
-        return
-    if count:
-        log.info("decoding steps of %d layers run compiled from now on", count)
+    except Exception:  # of a compiler, or of code that nobody has run before: nothing that a peer should end for
+        log.warning("layers could not be compiled, so they stay as fast as they are", exc_info=True)
+    else:
+        if count:
+            log.info("decoding steps of %d layers run compiled from now on", count)
 
 
 async def make(recipes: Mapping[int, Recipe]) -> None:

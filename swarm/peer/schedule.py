@@ -28,8 +28,8 @@ RECENT = 1.0
 """Seconds after a decode step for which another is expected."""
 
 GRACE = 2.5
-"""How many decode steps the prompts of one round may take where streams decode: at every hop a token waits for so long at most, and so takes no more than 3.5
-times as long as if there were no prompts."""
+"""How many decode steps the prompts of one round may take where streams decode, as soon as it is known how long both take: a token waits about so long at every
+hop, and so takes some 3.5 times as long as if there were no prompts."""
 
 SHARED = 128
 """Positions of prompts in one round, where streams decode, of rings on one machine: their hops take turns (muster.py), so it is not the round here that counts

@@ -143,3 +143,21 @@ def test_what_machine_code_was_not_made_for_torch_attends(native):
     assert fresh.table is None
     for dtypes in ((torch.float16,) * 3, (torch.float32, torch.float32, torch.bfloat16)):
         assert not native.takes(*(torch.zeros(1, dtype=dtype) for dtype in dtypes))
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", ["query", "key", "value", "overflow"])
+def test_what_is_no_number_stays_none(native, where):
+    """Broken weights must not turn into text that looks right."""
+    cache = KVCache(4, 5)
+    cache.write(3, 0, torch.ones(K, 40, D), torch.ones(K, 40, E))
+    cache.advance(40)
+    q, k, v = torch.ones(1, Q, 1, D), torch.ones(1, K, 1, D), torch.ones(1, K, 1, E)
+    if where == "overflow":
+        q, k = q * 1e30, k * 1e30
+    else:
+        {"query": q, "key": k, "value": v}[where].fill_(float("nan"))
+    pack = Pack([cache], [40], [1])
+    pack.use(native, 1)
+    out, _ = packed_attention(layer(pack), q, k, v, sliding_window=None)
+    assert out.isnan().all()

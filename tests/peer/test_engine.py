@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from itertools import accumulate
+from itertools import accumulate, count
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
 from swarm.peer.engine import Engine
 from swarm.peer.hops import HopKey
-from swarm.wire import Order
+from swarm.wire import Blob, Order
 
 ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
 
@@ -232,6 +232,12 @@ def test_a_cache_may_outgrow_the_limit_of_its_first_turn_without_copying_at_ever
 LONG = tuple(range(100, 100 + 70))
 
 
+def in_portions(engine) -> None:
+    """As if a stream had just decoded here, in no time."""
+    engine._chunks.ran(False, 1, 1.0, engine._clock())
+    engine._chunks.ran(True, 1, 0.0, engine._clock())
+
+
 def sums(tokens) -> list[int]:
     return list(accumulate(tokens))
 
@@ -296,3 +302,79 @@ def test_a_job_that_fails_in_a_later_portion_is_not_tried_again():
         assert len(model.batches) == tried and seen.empty()
 
     scenario(play)
+
+
+def test_portions_of_a_job_survive_when_another_behind_it_is_voided_while_its_last_one_runs():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        in_portions(engine)
+        engine.submit(key("a"), job(1, 0, *LONG))
+        engine.submit(key("a"), job(2, 70, 5))
+        slot = engine._slots[key("a")]
+        real = model.run
+
+        def run(start, stop, rows):
+            if rows[0].start + len(rows[0].tokens) == 70:
+                model.gate.clear()
+                model.entered.clear()
+            return real(start, stop, rows)
+
+        model.run = run
+        while slot.queue and slot.queue[0].serial == 1:
+            in_portions(engine)
+            await asyncio.sleep(0)
+        engine.truncate(key("a"), 70)
+        model.gate.set()
+        assert await seen.get() == (b"a", 1, sums(LONG))
+        model.run = real
+        engine.submit(key("a"), job(3, 70, 1))
+        assert await seen.get() == (b"a", 3, [sum(LONG) + 1])
+
+    scenario(play)
+
+
+class Head(Model):
+    """The last two components: rows of hidden states in, logits out, of which the number that came in is the likeliest."""
+
+    spans, vocab = (Span(2, 4),), 200
+
+    def run(self, start, stop, rows):
+        self.batches.append([(row.start, len(row.tokens), tuple(row.want)) for row in rows])
+        outs = []
+        for row in rows:
+            assert row.start == len(row.cache.rows) and len(row.hidden) == len(row.tokens)
+            row.cache.rows += row.tokens
+            assert row.hidden[:, 0].tolist() == [float(token) for token in row.tokens], "rows of another portion"
+            outs.append(torch.nn.functional.one_hot(row.hidden[list(row.want), 0].long(), self.vocab).float())
+        return outs
+
+
+def test_portions_take_their_own_hidden_states_and_draw_where_they_should():
+    drawn = asyncio.Queue()
+
+    class Drawn(Results):
+        def finished(self, key, serial, rows, draws, micros):
+            drawn.put_nowait((serial, rows, [(draw.position, draw.token) for draw in draws], micros))
+
+    async def main():
+        ticks = count()
+        engine, model = Engine(clock=lambda: next(ticks) * 1e-6), Head()
+        engine.load(model)
+        engine.results = Drawn()
+        running = asyncio.create_task(engine.run())
+        last = HopKey(b"a" * 16, 2, 4)
+        engine.open(last, order("a"))
+        in_portions(engine)
+        tokens = LONG[:60]
+        hidden = Blob("float32", 1, memoryview(bytearray(torch.tensor(tokens, dtype=torch.float32).numpy().tobytes())))
+        engine.submit(last, Compute(1, 0, tokens, hidden, draw=(3, 40, 59)))
+        async with asyncio.timeout(30):
+            serial, rows, draws, micros = await drawn.get()
+        assert (serial, rows) == (1, None) and draws == [(4, tokens[3]), (41, tokens[40]), (60, tokens[59])]
+        sizes = [size for ((_, size, _),) in model.batches]
+        assert sum(sizes) == 60 and len(sizes) > 1 and micros >= len(sizes)
+        assert next(want for ((_, _, want),) in model.batches if want) == (3,)
+        running.cancel()
+        await asyncio.wait({running})
+
+    asyncio.run(main())
