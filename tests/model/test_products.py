@@ -137,13 +137,18 @@ def test_a_product_made_for_this_machine_is_taken_unless_another_is_clearly_fast
     assert set(choose(weights, Stopwatch({usual: 0.9, native: 0.9 * GAIN * 1.01}, dtype, native=native), native)) == {usual}
 
 
-def test_it_is_made_only_where_there_are_large_matrices():
-    made = []
-    tune(nn.Sequential(nn.Linear(8, 8)), native=lambda: made.append(native))
-    assert not made
+def test_it_is_tried_only_on_large_matrices():
+    tried = []
+
+    def noted(x_TI, w_OI):
+        tried.append(w_OI.shape)
+        return native(x_TI, w_OI)
+
+    tune(nn.Sequential(nn.Linear(8, 8)), native=noted)
+    assert not tried
     model = nn.Sequential(big(True))
-    tune(model, Stopwatch({native: 0.1}, native=native), native=lambda: native)
-    assert native in model[0].products
+    tune(model, Stopwatch({noted: 0.1}, native=noted), native=noted)
+    assert noted in model[0].products and set(tried) == {model[0].weight.shape}
 
 
 def test_layers_of_several_dtypes_are_each_tuned_by_themselves():
