@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
-from itertools import accumulate, count
+from itertools import accumulate, count, pairwise
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
 from swarm.peer.engine import Engine
 from swarm.peer.hops import HopKey
+from swarm.peer.schedule import SHARED
 from swarm.wire import Blob, Order
 
 ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
@@ -311,18 +313,19 @@ def test_portions_of_a_job_survive_when_another_behind_it_is_voided_while_its_la
         engine.submit(key("a"), job(1, 0, *LONG))
         engine.submit(key("a"), job(2, 70, 5))
         slot = engine._slots[key("a")]
-        real = model.run
+        real, last = model.run, threading.Event()
 
         def run(start, stop, rows):
             if rows[0].start + len(rows[0].tokens) == 70:
                 model.gate.clear()
-                model.entered.clear()
+                last.set()
             return real(start, stop, rows)
 
         model.run = run
         while slot.queue and slot.queue[0].serial == 1:
             in_portions(engine)
             await asyncio.sleep(0)
+        await asyncio.to_thread(last.wait, 10)
         engine.truncate(key("a"), 70)
         model.gate.set()
         assert await seen.get() == (b"a", 1, sums(LONG))
@@ -378,3 +381,51 @@ def test_portions_take_their_own_hidden_states_and_draw_where_they_should():
         await asyncio.wait({running})
 
     asyncio.run(main())
+
+
+HERE = ("/ip4/10.0.0.1/tcp/1",)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_chunks_of_prompts_of_one_machines_ring_take_turns_with_its_other_hops_where_streams_decode(streams):
+    """A hop of half the model lets as much time pass between two portions as the other half needs."""
+
+    async def play(engine, model, seen):
+        ring = msgspec.structs.replace(order("a"), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE)))
+        engine.open(key("a"), ring)
+        if streams:
+            in_portions(engine)
+        real, ran = model.run, []
+
+        def run(start, stop, rows):
+            began = engine._clock()
+            time.sleep(0.02)
+            outs = real(start, stop, rows)
+            ran.append((began, engine._clock(), len(rows[0].tokens)))
+            return outs
+
+        model.run = run
+        engine.submit(key("a"), job(1, 0, *range(200, 200 + 2 * SHARED + 20)))
+        await seen.get()
+        if not streams:
+            assert [size for *_, size in ran] == [2 * SHARED + 20]
+            return
+        assert [size for *_, size in ran] == [SHARED, SHARED, 20]
+        for (began, ended, _), (next_, *_) in pairwise(ran):
+            assert next_ - ended >= 0.9 * (ended - began)
+
+    scenario(play)
+
+
+def test_a_stream_is_not_kept_waiting_by_the_turns_that_prompts_take():
+    async def play(engine, model, seen):
+        for name in "ab":
+            engine.open(key(name), msgspec.structs.replace(order(name), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
+        in_portions(engine)
+        engine._muster.chunk(20.0, 0.5, engine._clock())
+        engine.submit(key("a"), job(1, 0, *range(200, 220)))
+        engine.submit(key("b"), job(1, 0, 7))
+        assert await seen.get() == (b"b", 1, [7])
+        assert not any(len(row) > 1 for batch in model.batches for row in batch), "its turn has not come"
+
+    scenario(play)
