@@ -148,6 +148,8 @@ class Engine:
             slot.arrived = self._arrivals
         slot.queue.append(job)
         self._muster.back(key, self._clock())
+        if len(job.tokens) <= DECODE:
+            self._muster.decodes(key)
         self._wake.set()
 
     def truncate(self, key: HopKey, length: int) -> None:
@@ -256,7 +258,7 @@ class Engine:
             decodes, now = len(batch[0].job.tokens) <= DECODE, self._clock()
             self._chunks.ran(decodes, count, seconds, now)
             if not decodes and batch[0].slot.musters:
-                self._muster.chunk(seconds, batch[0].slot.share, now)
+                self._muster.chunk(batch[-1].key, seconds, batch[0].slot.share, now)
 
     def _report(self, done: Sequence[_Done]) -> None:
         for result in done:

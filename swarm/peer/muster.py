@@ -27,6 +27,7 @@ class Muster:
         self._left: dict[Hashable, float] = {}
         self._round = 0.0
         self._rests_until = 0.0
+        self._on_its_way: Hashable = None
 
     def left(self, key: Hashable, now: float) -> None:
         """A session's step has been computed here and is on its way round."""
@@ -41,9 +42,14 @@ class Muster:
     def gone(self, key: Hashable) -> None:
         self._left.pop(key, None)
 
-    def chunk(self, seconds: float, share: float, now: float) -> None:
-        """A chunk of a prompt has taken so long here, where so much of the model is (0 to 1), and is on its way."""
-        self._rests_until = now + seconds * (1 / share - 1)
+    def chunk(self, key: Hashable, seconds: float, share: float, now: float) -> None:
+        """A chunk of a session's prompt has taken so long here, where so much of the model is (0 to 1), and is on its way."""
+        self._on_its_way, self._rests_until = key, now + seconds * (1 / share - 1)
+
+    def decodes(self, key: Hashable) -> None:
+        """A session's token has come home: of its prompt nothing is on its way any more."""
+        if key == self._on_its_way:
+            self._rests_until = 0.0
 
     def prompts_wait_until(self, now: float) -> float:
         """When another may start."""

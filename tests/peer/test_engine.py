@@ -422,10 +422,13 @@ def test_a_stream_is_not_kept_waiting_by_the_turns_that_prompts_take():
         for name in "ab":
             engine.open(key(name), msgspec.structs.replace(order(name), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
         in_portions(engine)
-        engine._muster.chunk(20.0, 0.5, engine._clock())
+        engine._muster.chunk(key("c"), 20.0, 0.5, engine._clock())
         engine.submit(key("a"), job(1, 0, *range(200, 220)))
         engine.submit(key("b"), job(1, 0, 7))
         assert await seen.get() == (b"b", 1, [7])
         assert not any(len(row) > 1 for batch in model.batches for row in batch), "its turn has not come"
+        engine.open(key("c"), msgspec.structs.replace(order("c"), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
+        engine.submit(key("c"), job(1, 0, 9))
+        assert sorted([(await seen.get())[0] for _ in range(2)]) == [b"a", b"c"], "the chunk that was on its way has left the ring"
 
     scenario(play)

@@ -64,7 +64,10 @@ def test_one_machine_is_the_same_hosts_to_the_last(hosts, same):
 def test_the_next_chunk_of_a_prompt_starts_when_the_last_one_can_have_left_the_ring():
     muster = Muster()
     assert muster.prompts_wait_until(5.0) == 5.0
-    muster.chunk(0.2, 0.25, now=10.0)
+    muster.chunk("a", 0.2, 0.25, now=10.0)
+    muster.decodes("b")
     assert muster.prompts_wait_until(10.0) == pytest.approx(10.6) and muster.prompts_wait_until(11.0) == 11.0
-    muster.chunk(0.2, 1.0, now=20.0)
+    muster.decodes("a")
+    assert muster.prompts_wait_until(10.0) == 10.0, "it has left the ring"
+    muster.chunk("a", 0.2, 1.0, now=20.0)
     assert muster.prompts_wait_until(20.0) == 20.0, "who holds everything need not wait for itself"
