@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from swarm.cli.screen import Screen
 from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, parse_layers
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from swarm.routing.table import PeerView
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LEAST_CACHE = 2048
 """Positions of cache for which memory is kept free when layers are chosen: one conversation of usual length."""
@@ -154,6 +156,7 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
     from swarm.compose import Part
     from swarm.model.measure import measure_speed
     from swarm.model.span import SpanModel
+    from swarm.peer.improving import improve
 
     layers = format_layers(spans, checkpoint.shape.layers)
     with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
@@ -161,26 +164,20 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
     if wish.compiled:
         with shown.progress(lambda done: "compiling layers") as progress:
             progress(0.0)
-            _compile(model)
+            asyncio.run(improve(_Idle(model), asked=True))
     with shown.progress(lambda done: "measuring speed") as progress:
         progress(0.0)
         return Part(checkpoint, model, measure_speed(model))
 
 
-def _compile(model: SpanModel) -> None:
-    """Blocks, for half a minute. What cannot be compiled stays eager, and the log says why."""
-    from swarm.model.compiled import Unsuitable
-    from swarm.peer.improving import make
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """Implements `peer.improving.Workshop`: a model that nothing runs yet."""
 
-    recipes = model.recipes()
-    try:
-        asyncio.run(make(recipes))
-        if not model.use_compiled(recipes):
-            log.warning("no layer runs compiled (--debug may say why): this peer serves eagerly")
-    except Unsuitable as error:
-        log.warning("layers are not compiled: %s", error)
-    except Exception:  # of a compiler, or of code that nobody has run before: nothing that a peer should end for
-        log.warning("layers could not be compiled", exc_info=True)
+    model: SpanModel
+
+    async def alone(self, act: Callable[[SpanModel], T]) -> T:
+        return act(self.model)
 
 
 class Loading:

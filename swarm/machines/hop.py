@@ -100,11 +100,6 @@ class HopSession:
         return self._order
 
     @property
-    def _chunk(self) -> int:
-        """Positions computed or sent at once."""
-        return min(max(self.order.chunk, LEAST_CHUNK), self.limits.chunk) if self.order.chunk else self.limits.chunk
-
-    @property
     def index(self) -> int:
         return self._opened.to if self._opened is not None else CLIENT
 
@@ -384,6 +379,11 @@ class HopSession:
         if (last := dismissed(self.route, order.route, self.index + 1)) is None:
             return []
         return [self._to_next(Close(self.session, self.epoch.chain, self.index + 1, last))]
+
+    @property
+    def _chunk(self) -> int:
+        """Positions computed or sent at once."""
+        return min(max(self.order.chunk, LEAST_CHUNK), self.limits.chunk) if self.order.chunk else self.limits.chunk
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []

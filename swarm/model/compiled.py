@@ -37,8 +37,8 @@ from swarm.model.native import Native, Operators
 
 log = logging.getLogger(__name__)
 
-FORMS = {"one": 1, "some": 2}
-"""Pieces of code for each kind of layer, and the fewest tokens each is for: a single one, for which loops fall away, and several."""
+FORMS = ("one", "some")
+"""Pieces of code for each kind of layer: for a single token, for which loops fall away, and for several."""
 
 MOST = 64
 """Tokens of all sessions together in a step that compiled code runs: beyond it torch multiplies as fast as we do."""
@@ -51,6 +51,9 @@ NEEDED = 3 * 2**29
 
 PATIENCE = 900.0
 """Seconds for compiling one kind of layer. It takes 20 where nothing else runs."""
+
+TRACED = ("compiled.py", "compiling.py", "attention.py", "anatomy.py")
+"""What decides, beside a model, which code comes out."""
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -140,7 +143,7 @@ class Recipe:
     def of(cls, module: nn.Module, *, folder: Path, config_hash: str, path: str, layer: int, dtype: torch.dtype, native: Path) -> Recipe:
         tensors = {name: (tuple(tensor.shape), _name(tensor.dtype)) for name, tensor in _tensors(module).items()}
         described = (config_hash, _name(dtype), _description(module), tensors, native.name, torch.__version__, transformers.__version__, MOST)
-        code = b"".join(path.read_bytes() for path in (Path(__file__).with_name("compiling.py"), Path(__file__), CODE / "operators.cpp"))
+        code = b"".join(path.read_bytes() for path in (*(Path(__file__).with_name(name) for name in TRACED), CODE / "operators.cpp"))
         key = sha256(code + json.dumps(described).encode()).hexdigest()[:24]
         return cls(key, str(folder), path, layer, _name(dtype), tensors, str(native))
 

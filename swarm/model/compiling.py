@@ -123,9 +123,8 @@ def make(recipe: Recipe) -> None:
         made.mkdir()
         layer, call, traced, sizes = _watched(recipe)
         flat = Flat(layer, call, traced).eval()
-        for form, least in FORMS.items():
-            count = max(least, COUNTS[0]) if least > 1 else 1
-            _compile(flat, [_example(shape, dtype, count) for shape, dtype in sizes], sizes if least > 1 else None, made / f"{form}.so", Path(folder))
+        for form, count in zip(FORMS, (1, COUNTS[0]), strict=True):
+            _compile(flat, [_example(shape, dtype, count) for shape, dtype in sizes], sizes if count > 1 else None, made / f"{form}.so", Path(folder))
         (made / "call.json").write_text(json.dumps(call.arguments))
         made.replace(recipe.place)
 

@@ -172,7 +172,7 @@ class SpanModel:
             return 0
         layers = self._layers()
         compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
-        self._compiled, before = compiled, self._compiled
+        self._compiled = compiled
         try:
             with compiled.trial():
                 for span in self.spans:
@@ -187,7 +187,7 @@ class SpanModel:
             raise
         finally:
             if not compiled.layers:
-                self._compiled = before
+                self._compiled = None
         return len(compiled.layers)
 
     def _race(self, clock: Callable[[], float]) -> tuple[float, float]:

@@ -18,27 +18,29 @@ T = TypeVar("T")
 
 
 class Workshop(Protocol):
-    """An engine, as far as its model may be worked on."""
+    """Whoever runs a model, as far as that may be worked on."""
 
     async def alone(self, act: Callable[[Any], T]) -> T | None:
         """`act` with the model that it runs, between two rounds; None where it runs none."""
 
 
-async def improve(engine: Workshop) -> None:
-    """Compile what the engine holds, if it is worth it. A failure is told in the log, and everything stays as it was."""
+async def improve(workshop: Workshop, *, asked: bool = False) -> None:
+    """Compile what is held: as far as it is worth it, or all of it where that was `asked` for. A failure is told in the log, and everything stays as it was."""
     from swarm.model.compiled import Unsuitable, worth_compiling
 
     try:
-        recipes: Mapping[int, Recipe] = await engine.alone(lambda model: worth_compiling(model.recipes())) or {}
+        recipes: Mapping[int, Recipe] = await workshop.alone(lambda model: model.recipes() if asked else worth_compiling(model.recipes())) or {}
         await make(recipes)
-        count = await engine.alone(lambda model: model.use_compiled(recipes)) or 0
+        count = await workshop.alone(lambda model: model.use_compiled(recipes)) or 0
     except Unsuitable as error:
-        log.info("layers are not compiled, so they stay as fast as they are: %s", error)
+        log.warning("layers are not compiled, so they stay as fast as they are: %s", error)
     except Exception:  # of a compiler, or of code that nobody has run before: nothing that a peer should end for
         log.warning("layers could not be compiled, so they stay as fast as they are", exc_info=True)
     else:
         if count:
             log.info("decoding steps of %d layers run compiled from now on", count)
+        elif asked:
+            log.warning("no layer runs compiled, so they stay as fast as they are: that takes a CPU, g++, and float32 or bfloat16; --debug may say more")
 
 
 async def make(recipes: Mapping[int, Recipe]) -> None:

@@ -12,8 +12,8 @@ from swarm.routing.route import Route
 
 SIZES = (64, 96, 128, 192, 256)
 
-OVERHEAD = 0.003
-"""Seconds that a chunk costs a hop beside computing: messages, and turns of its loop."""
+OVERHEAD = 0.0015
+"""Seconds that a chunk costs a hop beside computing: messages, and turns of its loop. So much was measured of tokens (docs/performance.md)."""
 
 
 def chunk_size(route: Route, prompt: int) -> int:

@@ -240,6 +240,14 @@ def in_portions(engine) -> None:
     engine._chunks.ran(True, 1, 0.0, engine._clock())
 
 
+async def begins(engine, model, work: Compute) -> None:
+    """A job of session a, of which the first portion runs until the model's gate is opened."""
+    model.gate.clear()
+    model.entered.clear()
+    engine.submit(key("a"), work)
+    await asyncio.to_thread(model.entered.wait, 10)
+
+
 def sums(tokens) -> list[int]:
     return list(accumulate(tokens))
 
@@ -250,15 +258,10 @@ def test_where_streams_decode_a_long_job_runs_in_portions_and_its_result_comes_w
     async def play(engine, model, seen):
         for name in "ab":
             engine.open(key(name), order(name))
-        engine._chunks.ran(False, 1, 0.001, engine._clock())
+        in_portions(engine)
         engine.submit(key("b"), job(1, 0, 1))
         assert await seen.get() == (b"b", 1, [1])
-        engine._chunks.ran(True, 1, 0.0, engine._clock())
-        engine._chunks._step = 0.0001
-        model.gate.clear()
-        model.entered.clear()
-        engine.submit(key("a"), job(1, 0, *LONG))
-        await asyncio.to_thread(model.entered.wait, 10)
+        await begins(engine, model, job(1, 0, *LONG))
         engine.submit(key("b"), job(2, 1, 2))
         model.gate.set()
         first, second = await seen.get(), await seen.get()
@@ -272,15 +275,10 @@ def test_where_streams_decode_a_long_job_runs_in_portions_and_its_result_comes_w
 def test_a_job_that_is_voided_between_its_portions_leaves_nothing_behind():
     async def play(engine, model, seen):
         engine.open(key("a"), order("a"))
-        engine._chunks.ran(False, 1, 1.0, engine._clock())
-        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        in_portions(engine)
         engine.submit(key("a"), job(1, 0, 7, 7))
         assert await seen.get() == (b"a", 1, [7, 14])
-        engine._chunks.ran(True, 1, 0.0, engine._clock())
-        model.gate.clear()
-        model.entered.clear()
-        engine.submit(key("a"), job(2, 2, *LONG))
-        await asyncio.to_thread(model.entered.wait, 10)
+        await begins(engine, model, job(2, 2, *LONG))
         engine.truncate(key("a"), 2)
         engine.submit(key("a"), job(3, 2, 1, 2))
         model.gate.set()
@@ -294,8 +292,7 @@ def test_a_job_that_is_voided_between_its_portions_leaves_nothing_behind():
 def test_a_job_that_fails_in_a_later_portion_is_not_tried_again():
     async def play(engine, model, seen):
         engine.open(key("a"), order("a"))
-        engine._chunks.ran(False, 1, 1.0, engine._clock())
-        engine._chunks.ran(True, 1, 0.0, engine._clock())
+        in_portions(engine)
         engine.submit(key("a"), job(1, 0, *LONG[:40], 13, *LONG[41:]))
         assert await seen.get() == (b"a", "failed", "RuntimeError('thirteen')")
         tried = len(model.batches)
