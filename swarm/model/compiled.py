@@ -275,8 +275,8 @@ class _Layer:
         self.tried, self.wrong = 0, False
         try:
             self._call = Call(tuple(Argument(*argument) for argument in json.loads((place / "call.json").read_text())))
-            tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}
-            self._runners = [_runner(place / f"{form}.so", tensors) for form in FORMS]
+            self._tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}  # runners know only where they are
+            self._runners = [_runner(place / f"{form}.so", self._tensors) for form in FORMS]
         except (OSError, ImportError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise Unsuitable(f"the code in {place} cannot be loaded ({error})") from error
 
