@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,12 +34,16 @@ from torch import nn
 from swarm.core import readable
 from swarm.model.attention import Pack
 from swarm.model.native import FOLDER as CODE
-from swarm.model.native import Native, Operators
+from swarm.model.native import Native
+from swarm.model.operators import Code, Operators
 
 log = logging.getLogger(__name__)
 
 FORMS = ("one", "some")
 """Pieces of code for each kind of layer: for a single token, for which loops fall away, and for several."""
+
+ABOUT = "about.json"
+"""Beside them: how layers of the kind are called (`call`), and the SHA-256 of each library (`digests`)."""
 
 MOST = 64
 """Tokens of all sessions together in a step that compiled code runs: beyond it torch multiplies as fast as we do."""
@@ -52,7 +57,7 @@ NEEDED = 3 * 2**29
 PATIENCE = 900.0
 """Seconds for compiling one kind of layer. It takes 20 where nothing else runs."""
 
-TRACED = ("compiled.py", "compiling.py", "attention.py", "anatomy.py")
+TRACED = ("compiled.py", "compiling.py", "operators.py", "attention.py", "anatomy.py")
 """What decides, beside a model, which code comes out."""
 
 PLAIN = (bool, int, float, str, type(None))
@@ -213,6 +218,30 @@ NEAR = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (2**-5, 2**-7)}
 """How far compiled may be from eager, in shares of the largest number that a layer adds, and of the largest that it gives."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The code of a kind of layer: how its layers are called, and the libraries of FORMS."""
+
+    call: Call
+    libraries: tuple[Path, ...]
+
+    @classmethod
+    def found(cls, place: Path) -> Kind:
+        """In the folder where `compile_layers` left it. A library that was cut short would end whoever runs it, so then there is none from now on, and the
+        next one who wants it makes it anew. Raises Unsuitable."""
+        try:
+            about = json.loads((place / ABOUT).read_text())
+            call = Call(tuple(Argument(*argument) for argument in about["call"]))
+            libraries = {place / f"{form}.so": about["digests"][form] for form in FORMS}
+            whole = all(sha256(library.read_bytes()).hexdigest() == digest for library, digest in libraries.items())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise Unsuitable(f"the code in {place} cannot be loaded ({error})") from error
+        if not whole:
+            shutil.rmtree(place, ignore_errors=True)
+            raise Unsuitable(f"the code in {place} was damaged; it will be compiled anew")
+        return cls(call, tuple(libraries))
+
+
 class CompiledLayers:
     """Compiled layers in place of a model's own, for steps of few tokens.
 
@@ -225,7 +254,8 @@ class CompiledLayers:
             self._operators = Operators(native)
         except (OSError, subprocess.SubprocessError) as error:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
-        self.layers = {i: _Layer(module, i, places[i], self) for i, module in layers.items()}
+        kinds = {place: Kind.found(place) for place in sorted(set(places.values()))}
+        self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
         self.runs, self.tries, self.resting = False, False, False
         self._ran = 0
         for layer in self.layers.values():
@@ -269,16 +299,15 @@ class CompiledLayers:
 class _Layer:
     """Stands in for the `forward` of a layer: compiled where that is on and the call is the one that was compiled, eager otherwise."""
 
-    def __init__(self, module: nn.Module, number: int, place: Path, all_: CompiledLayers) -> None:
-        self._module, self._eager, self._all = module, module.forward, all_
+    def __init__(self, module: nn.Module, number: int, kind: Kind, operators: Operators, all_: CompiledLayers) -> None:
+        self._module, self._eager, self._call, self._all = module, module.forward, kind.call, all_
         self._number = torch.tensor([number])
         self.tried, self.wrong = 0, False
         try:
-            self._call = Call(tuple(Argument(*argument) for argument in json.loads((place / "call.json").read_text())))
-            self._tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}  # runners know only where they are
-            self._runners = [_runner(place / f"{form}.so", self._tensors) for form in FORMS]
-        except (OSError, ImportError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise Unsuitable(f"the code in {place} cannot be loaded ({error})") from error
+            self._tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}  # their code knows only where they are
+            self._forms = [Code(library, self._tensors, operators) for library in kind.libraries]
+        except (OSError, AttributeError, TypeError, KeyError, RuntimeError) as error:
+            raise Unsuitable(f"the code in {kind.libraries[0].parent} cannot be loaded ({error})") from error
 
     def seat(self) -> None:
         self._module.forward = self  # type: ignore[method-assign,assignment]
@@ -290,8 +319,8 @@ class _Layer:
         if not self._all.runs or (inputs := self._call.tensors(args, kwargs)) is None:
             return self._eager(*args, **kwargs)
         try:
-            made = self._runners[inputs[0].shape[1] > 1].run([self._number, *inputs])[0]
-        except RuntimeError as error:
+            made = self._forms[inputs[0].shape[1] > 1].run([self._number, *inputs], like=inputs[0])
+        except (RuntimeError, KeyError, TypeError) as error:
             log.warning("a compiled layer failed, so it is eager from now on: %s", error)
             self.wrong = True
             self.remove()
@@ -308,12 +337,3 @@ class _Layer:
             near = added * (wanted.float() - given.float()).abs().max() + whole * wanted.float().abs().max()
             self.wrong |= made.shape != wanted.shape or not bool((made.float() - wanted.float()).abs().max() <= near)  # not a number is not near
         return wanted
-
-
-def _runner(path: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
-    from torch._C._aoti import AOTIModelContainerRunnerCpu  # not in every build of torch
-
-    runner = AOTIModelContainerRunnerCpu(str(path), 1)
-    wanted = runner.get_constant_names_to_original_fqns().items()
-    runner.update_constant_buffer({name: tensors[path] for name, path in wanted}, False, True, True)
-    return runner

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,9 @@ from swarm.core import Span
 from swarm.model.anatomy import cut, dissect, part_class
 from swarm.model.attention import IMPLEMENTATION, How, seat
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import FORMS, MOST, Call, Recipe, Unsuitable
-from swarm.model.native import Native, Operators, alone, compiler
+from swarm.model.compiled import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable
+from swarm.model.native import Native, alone, compiler
+from swarm.model.operators import NAMES, Operators
 
 NICE = 10
 """Whoever is served comes first."""
@@ -125,7 +127,8 @@ def make(recipe: Recipe) -> None:
         flat = Flat(layer, call, traced).eval()
         for form, count in zip(FORMS, (1, COUNTS[0]), strict=True):
             _compile(flat, [_example(shape, dtype, count) for shape, dtype in sizes], sizes if count > 1 else None, made / f"{form}.so", Path(folder))
-        (made / "call.json").write_text(json.dumps(call.arguments))
+        digests = {form: sha256((made / f"{form}.so").read_bytes()).hexdigest() for form in FORMS}
+        (made / ABOUT).write_text(json.dumps({"call": call.arguments, "digests": digests}))
         made.replace(recipe.place)
 
 
@@ -211,13 +214,17 @@ def _compile(flat: Flat, inputs: list[torch.Tensor], sizes: Sizes | None, librar
     moving = None if sizes is None else (None, [{at: tokens for at, size in enumerate(shape) if size is None} for shape, _ in sizes])
     program = torch.export.export(flat, (torch.zeros(1, dtype=torch.long), inputs), dynamic_shapes=moving, strict=False)
     outputs = [node.meta["val"] for node in next(node for node in program.graph.nodes if node.op == "output").args[0]]
-    if len(outputs) != 1 or outputs[0].dtype != inputs[0].dtype:
+    if len(outputs) != 1 or outputs[0].dtype != inputs[0].dtype:  # sizes are not to be looked at: a number that is compared becomes part of the code
         raise Unsuitable("its layers give back more than hidden states")
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / f"{library.stem}.pt2"), inductor_configs=OPTIONS)
+    shims = {getattr(torch.ops.swarm, name).default: [declared] for name, declared in NAMES.items()}
+    options = OPTIONS | {"aot_inductor.custom_ops_to_c_shims": shims}
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / f"{library.stem}.pt2"), inductor_configs=options)
     with zipfile.ZipFile(package) as archive:
-        for name in archive.namelist():  # the library, and a list of the operators it calls
-            if name.endswith((".wrapper.so", ".wrapper.json")):
-                with archive.open(name) as source, library.with_suffix(Path(name).suffix).open("wb") as target:
+        for name in archive.namelist():
+            if name.endswith(".wrapper.json") and (nodes := json.loads(archive.read(name))["nodes"]):
+                raise Unsuitable(f"its layers call {nodes[0]['node']['target']}, which compiled code can only do through Python")
+            if name.endswith(".wrapper.so"):
+                with archive.open(name) as source, library.open("wb") as target:
                     shutil.copyfileobj(source, target)
                     target.flush()
                     os.fsync(target.fileno())

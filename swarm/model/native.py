@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("cpp")
 SOURCES = ("products.cpp", "attention.cpp")
-OPERATORS = ("operators.cpp",)
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-pthread", "-shared", "-fPIC")
 
@@ -181,6 +180,10 @@ class Native:
     def library(self) -> ctypes.CDLL:
         return ctypes.CDLL(str(self.path))
 
+    def beside(self, name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
+        """Another library, made of `sources` by the same compiler. Raises OSError, SubprocessError."""
+        return _compiled(self.compiler, self.path.parent, name, sources, flags)
+
     @cached_property
     def product(self) -> NativeProduct:
         return NativeProduct(self.library)
@@ -267,26 +270,6 @@ def attends(attention: NativeAttention) -> bool:
             if not (out_1TQE[0].double() - wanted_TQE).abs().max() <= CLOSE * wanted_TQE.abs().max():
                 return False
     return True
-
-
-class Operators:
-    """Products and attention as operators of torch, for compiled layers."""
-
-    def __init__(self, native: Native) -> None:
-        """Compiled beside `native`, or found there; torch registers them once for a process. Raises OSError, SubprocessError."""
-        path = next((path for path in torch.ops.loaded_libraries if Path(path).name.startswith("operators-")), None)
-        if path is None:
-            home = Path(torch.__file__).parent
-            flags = ("-I", f"{home}/include", str(native.path), "-L", f"{home}/lib", "-ltorch_cpu", f"-Wl,-rpath,$ORIGIN:{home}/lib")
-            path = str(_compiled(native.compiler, native.path.parent, "operators", OPERATORS, flags))
-            torch.ops.load_library(path)
-        self._begin = ctypes.CDLL(path).begin_turn
-        self._begin.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
-        self._begin.restype = None
-
-    def begin(self, table: SessionTable) -> None:
-        """Whose tokens the next row holds: on this thread, until said anew."""
-        self._begin(ctypes.addressof(table.sessions), table.count, table.first_layer, torch.get_num_threads())
 
 
 def _compiled(by: str, folder: Path, name: str, sources: Sequence[str], flags: Sequence[str] = ()) -> Path:

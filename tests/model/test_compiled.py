@@ -135,10 +135,10 @@ def test_a_layer_that_fails_while_it_serves_is_eager_from_then_on(folder, made, 
     eager, sessions = Sessions(load(folder), 2), Sessions(made, 2)
 
     class Broken:
-        def run(self, inputs):
+        def run(self, inputs, like):
             raise RuntimeError("torn")
 
-    made._compiled.layers[3]._runners = [Broken(), Broken()]
+    made._compiled.layers[3]._forms = [Broken(), Broken()]
     for expected in (1, 0):
         ran.clear()
         with caplog.at_level(logging.WARNING):
@@ -153,18 +153,21 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
     model, eager = load(folder), load(folder)
     recipes = model.recipes()
     build(recipes)
-    real = room._runner
+    real = room.Code
     others = iter(chain([0] * 4, [1] * 2, [2] * 2, [0] * 4))
 
     class Noise:
-        def run(self, inputs):
-            return [inputs[1] * float("nan")]
+        def run(self, inputs, like):
+            return like * float("nan")
 
-    def runner(path, tensors):
+    kept = []
+
+    def code(path, tensors, operators):
         what = next(others)
-        return Noise() if what == 2 else real(path, tensors if what == 0 else {name: tensor * 1.05 for name, tensor in tensors.items()})
+        kept.append(tensors if what == 0 else {name: tensor * 1.05 for name, tensor in tensors.items()})
+        return Noise() if what == 2 else real(path, kept[-1], operators)
 
-    monkeypatch.setattr(room, "_runner", runner)
+    monkeypatch.setattr(room, "Code", code)
     with caplog.at_level(logging.WARNING):
         assert model.use_compiled(recipes) == 4
     assert [record.message.split()[1] for record in caplog.records] == ["2", "3"]
@@ -281,14 +284,28 @@ def test_code_that_cannot_be_loaded_changes_nothing(folder, recipe):
     model.recipes = lambda: dict.fromkeys(range(6), recipe)
     recipe.place.mkdir()
     try:
-        for text in (None, "{", '[["x", null, null]]'):
+        for text in (None, "{", '[["x", null, null]]', '{"call": [["x", null, null]], "digests": {}}'):
             if text is not None:
-                (recipe.place / "call.json").write_text(text)
+                (recipe.place / room.ABOUT).write_text(text)
             with pytest.raises(Unsuitable, match="cannot be loaded"):
                 model.use_compiled(model.recipes())
             assert model._compiled is None and not any("forward" in vars(layer) for layer in model._layers().values())
     finally:
         shutil.rmtree(recipe.place)
+
+
+def test_code_that_was_cut_short_is_made_anew(folder, tmp_path, monkeypatch):
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    place = next(iter(recipes.values())).place
+    monkeypatch.setattr(Recipe, "place", property(lambda recipe: tmp_path / "copy"))
+    shutil.copytree(place, tmp_path / "copy")
+    library = tmp_path / "copy" / "some.so"
+    library.write_bytes(library.read_bytes()[:-4096])
+    with pytest.raises(Unsuitable, match="damaged"):
+        model.use_compiled(recipes)
+    assert not (tmp_path / "copy").exists() and model._compiled is None
 
 
 class Engine:

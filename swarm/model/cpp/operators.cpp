@@ -1,9 +1,13 @@
-// What torch sees of products and attention: operators that compiled code (compiling.py) calls without Python in between. On torch's stable C interface.
+// What torch sees of products and attention, and how layers are run that torch compiled (compiling.py): code that calls our functions, called by us, without Python
+// in between and without its lock. On torch's stable C interface.
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstring>
+#include <exception>
 #include <optional>
 #include <vector>
 
@@ -107,10 +111,79 @@ Tensor attend(Tensor q, Tensor k, Tensor v, Tensor layer, double scaling, int64_
     return out;
 }
 
+// A result for compiled code, whose tensors are handles.
+template <class Make>
+AOTITorchError given(AtenTensorHandle* out, Make make) {
+    try {
+        return aoti_torch_new_tensor_handle(make().get(), out);
+    } catch (const std::exception&) {
+        return AOTI_TORCH_FAILURE;
+    }
+}
+
+Tensor borrowed(AtenTensorHandle handle) {
+    AtenTensorHandle ours = nullptr;
+    if (aoti_torch_new_tensor_handle(handle, &ours) != AOTI_TORCH_SUCCESS) throw std::bad_alloc();
+    return Tensor(ours);
+}
+
 }  // namespace
+
+// --- what compiled code calls: the names that torch gives them (compiling.py, SHIMS) ---
+
+extern "C" AOTITorchError aoti_torch_cpu_product(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* out) {
+    return given(out, [&] { return product(borrowed(x), borrowed(w)); });
+}
+
+extern "C" AOTITorchError aoti_torch_cpu_product_int8(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle scales, AtenTensorHandle* out) {
+    return given(out, [&] { return product_int8(borrowed(x), borrowed(w), borrowed(scales)); });
+}
+
+extern "C" AOTITorchError aoti_torch_cpu_attend(
+    AtenTensorHandle q, AtenTensorHandle k, AtenTensorHandle v, AtenTensorHandle layer, double scaling, int64_t window, double softcap, AtenTensorHandle* sinks,
+    AtenTensorHandle* out) {
+    return given(out, [&] {
+        std::optional<Tensor> some;
+        if (sinks) some = borrowed(*sinks);
+        return attend(borrowed(q), borrowed(k), borrowed(v), borrowed(layer), scaling, window, softcap, some);
+    });
+}
+
+// --- how compiled layers are run (operators.py) ---
 
 // Said before a model runs, on the thread on which it runs.
 extern "C" void begin_turn(const swarm::Session* sessions, int64_t count, int64_t first_layer, int threads) { turn = {sessions, count, first_layer, threads}; }
+
+// A tensor in memory of the CPU that somebody else owns.
+struct Lent {
+    void* data;
+    int64_t rank, sizes[4], strides[4];
+    int32_t dtype;
+};
+
+extern "C" AtenTensorHandle lend(const Lent* it) {
+    AtenTensorHandle handle = nullptr;
+    aoti_torch_create_tensor_from_blob(it->data, it->rank, it->sizes, it->strides, 0, it->dtype, aoti_torch_device_type_cpu(), 0, &handle);
+    return handle;
+}
+
+// Runs the container of a layer, of AOTInductor's C interface; its one result must have so many bytes, and is copied to `room`. 0 if all is well.
+using Run = AOTITorchError (*)(void* container, AtenTensorHandle* inputs, size_t input_count, AtenTensorHandle* outputs, size_t output_count, void*, void*);
+
+extern "C" int run_layer(Run run, void* container, const Lent* inputs, int64_t count, void* room, int64_t bytes) {
+    try {
+        std::vector<AtenTensorHandle> handles;
+        for (int64_t i = 0; i < count; i++) handles.push_back(lend(inputs + i));
+        AtenTensorHandle made = nullptr;
+        if (run(container, handles.data(), handles.size(), &made, 1, nullptr, nullptr) != AOTI_TORCH_SUCCESS) return 1;  // which takes the inputs in any case
+        const Tensor result = torch::stable::contiguous(Tensor(made));
+        if (result.numel() * static_cast<int64_t>(result.element_size()) != bytes) return 2;
+        std::memcpy(room, result.data_ptr(), bytes);
+        return 0;
+    } catch (const std::exception&) {
+        return 3;
+    }
+}
 
 STABLE_TORCH_LIBRARY(swarm, library) {
     library.def("product(Tensor x, Tensor w) -> Tensor");
