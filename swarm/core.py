@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import NamedTuple
 
 from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers, UsageError
@@ -21,6 +22,14 @@ SessionId = bytes
 
 CLIENT = -1
 """The hop index that stands for the client: it is the predecessor of hop 0."""
+
+
+class HopKey(NamedTuple):
+    """A session's hop at one peer. The span, not the hop's number, is the key: a repair may put more hops before it without costing it its cache."""
+
+    session: SessionId
+    start: int
+    stop: int
 
 
 class Epoch(NamedTuple):
@@ -90,6 +99,11 @@ def slab_size(positions: int, limit: int | None = None) -> int:
     first one's.)"""
     capacity = max(FIRST_SLAB, 1 << (positions - 1).bit_length()) if positions else 0
     return min(capacity, limit) if limit is not None and positions <= limit else capacity
+
+
+def digest_of(tokens: Sequence[int]) -> bytes:
+    """Sixteen bytes that only these token ids have."""
+    return blake2b(b"".join(token.to_bytes(4, "little") for token in tokens), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,14 @@ MOST_ORDERED = 2**17
 """Bytes of an order: a route of some hundred hops with all their addresses."""
 
 
+class Prefix(msgspec.Struct, frozen=True, array_like=True):
+    """The first `length` positions of an earlier session of the same client, whose token ids have this `digest` (`core.digest_of`)."""
+
+    session: Session
+    length: Annotated[int, Meta(ge=1, le=2**31)]
+    digest: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
 class Order(msgspec.Struct, frozen=True, array_like=True):
     """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
     reach those who know them.
@@ -95,7 +103,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
-    not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring.
+    not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring. `prefix` is what the session begins with: a
+    hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again.
     """
 
     session: Session
@@ -113,6 +122,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     term: Count = 0
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
+    prefix: Prefix | None = None
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""
@@ -169,9 +179,11 @@ class Keep(SessionMessage, frozen=True, array_like=True, tag=15):
 
 
 class Close(SessionMessage, frozen=True, array_like=True, tag=16):
-    """The session is over, or goes on without these hops: travels along the chain up to hop `last`, and every hop on the way forgets it."""
+    """The session is over, or goes on without these hops: travels along the chain up to hop `last`, and every hop on the way forgets it. If it `rests`, each
+    keeps what it holds for a while, as far as nobody wants the room: another session of the client may begin with the same tokens."""
 
     last: Index = 2**12
+    rests: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):

@@ -18,10 +18,12 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
+from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_rounded, texts
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
 from swarm.routing.peers import PeerTable
@@ -89,6 +91,7 @@ class Client:
         self.table = PeerTable()
         self.advisers: Advisers | None = None
         self.slowness = Slowness()
+        self.earlier = Earlier()
         self.wall: Callable[[], float] = time.time
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
@@ -175,6 +178,10 @@ class Client:
         if self._closed:
             return
         self._closed = True
+        for machine in self.earlier.close():
+            for effect in machine.close():
+                if isinstance(effect, Send):
+                    self.send(effect.peer, effect.message)
         for session in list(self._sessions.values()):
             await session.close()
         if self._refreshing is not None:

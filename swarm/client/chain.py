@@ -154,8 +154,21 @@ class Chain:
         """A turn that adds `ids` after the first `keep` tokens of the history. Nothing is sent before `follow`."""
         if keep < len(self.history):
             self._do(self._machine.cut(keep))
+        is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
         self._began = len(self.history)
+        if is_first and not self._network.own:  # own ends hide tokens anew in every session
+            self._begin_as_earlier()
+
+    def _begin_as_earlier(self) -> None:
+        """What another session of this client begins with need not be computed again, where that is still held; nor is another route looked for."""
+        earlier = self._network.earlier
+        if (found := earlier.best(self._machine, self._network.clock())) is not None:
+            other, length, ended = found
+            self._machine.begin_as(other, length)
+            if ended is not None and ended.route is not None and self._planner.is_there(ended.route) and earlier.takes_route(self._machine, ended):
+                self._route = ended.route
+        earlier.began(self._machine)
 
     async def follow(self) -> AsyncGenerator[Deliver, None]:
         """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
@@ -219,7 +232,9 @@ class Chain:
             self._network.advisers.progress(self._session, len(self.history))
 
     def close(self) -> None:
-        self._do(self._machine.close())
+        """The end. What the hops hold rests there for a while: another session of this client may begin with the same."""
+        rests, gone = self._network.earlier.end(self._machine, self._route, self._network.clock())
+        self._do([*self._machine.close(rests=rests), *(effect for other in gone for effect in other.close())])
 
     # --- one turn ---------------------------------------------------------------------------------------------------------------------------------------------
 

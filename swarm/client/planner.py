@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.advice import Advisers, Question
+from swarm.client.earlier import Earlier
 from swarm.core import ModelShape, PeerId, SessionId, Span, base_dtype
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
@@ -32,8 +33,9 @@ LOOK_AGAIN = 0.5
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
     seconds to wait for missing layers; `slowness` is what it knows of peers that are slower than they
-    announce; `advisers` are None for one that plans everything itself."""
+    announce; `earlier` are its other sessions; `advisers` are None for one that plans everything itself."""
 
+    earlier: Earlier
     table: PeerTable
     slowness: Slowness
     advisers: Advisers | None
@@ -100,6 +102,14 @@ class Planner:
                 await asyncio.sleep(LOOK_AGAIN)
             await around.refresh()
             looks += 1
+
+    def is_there(self, route: Route) -> bool:
+        """Whether everybody on it holds what they held when it was planned, and has not failed us lately."""
+        views, shunned = self._atlas().views, self._around.table.shunned(self._around.clock())
+        return all(
+            hop.peer not in shunned and (view := views.get(hop.peer)) is not None and view.state == "online" and hop.version in (0, view.version)
+            for hop in route.hops
+        )
 
     def reasons(self, route: Route, length: int, goal: int) -> Callable[[], Sequence[str]]:
         """Why a route is as it is, by what is announced now; who has just failed is no alternative. Asked for later, and perhaps by another thread, so it looks

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from swarm.core import Hop, PeerId, Sampling, SessionId
+from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, SessionMessage, Step, encode
+from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -64,6 +64,7 @@ class ClientSession:
         self._sampling = Sampling()
         self._valid = 0
         self._reach_of, self._reach, self._expires = reach, 1, expires
+        self._prefix: Prefix | None = None
         self._starts: list[tuple[int, int]] = []
         self._highest = 0
         self._preparation: _Preparation | None = None
@@ -77,12 +78,28 @@ class ClientSession:
         """Add a turn. Nothing is sent until `open`."""
         if not prompt and not self.history:
             raise ValueError("a session begins with at least one token")
+        if not self.history:
+            self._prefix = None
         self.history.extend(prompt)
         self._sampling = sampling
         self.goal = len(self.history) + max_new_tokens
         if (reach := self._reach_of(self.goal)) != self._reach:
             self._reach, self._valid = reach, 0
         self.running = self._begun = True
+
+    def begin_as(self, other: ClientSession, length: int) -> None:
+        """After the first `begin`: hops that hold the first positions of another session need not compute them again. `shares` says how many they may be."""
+        if not 0 < length <= self.shares(other):
+            raise ValueError(f"the sessions do not share their first {length} positions")
+        self._prefix = Prefix(other.session, length, digest_of(self.history[:length]))
+        self._valid = length
+
+    def shares(self, other: ClientSession) -> int:
+        """Positions that both begin with and every hop of the other one has computed, or will have; the last one here is always fed."""
+        if self._reach != other._reach or (self._revision, self._numerics) != (other._revision, other._numerics):
+            return 0
+        most = min(other._valid, len(self.history) - 1)
+        return next((at for at in range(most) if self.history[at] != other.history[at]), most)
 
     def open(self, route: Sequence[Hop], term: int = 0, chunk: int = 0) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed
@@ -123,9 +140,10 @@ class ClientSession:
     def keep(self) -> list[Effect]:
         return [self._to_first(Keep(self.session, self.chain, 0))] if self._opened else []
 
-    def close(self) -> list[Effect]:
+    def close(self, *, rests: bool = False) -> list[Effect]:
+        """The end, at every hop. Those of a session that `rests` keep what they hold for a while, for others to `begin_as` it."""
         self.running = False
-        return [self._to_first(Close(self.session, self.chain, 0))] if self.route else []
+        return [self._to_first(Close(self.session, self.chain, 0, rests=rests))] if self.route else []
 
     # --- what the network says ------------------------------------------------------------------------------------------------------------------------------
 
@@ -205,6 +223,7 @@ class ClientSession:
                 term=term,
                 expires=self._expires(),
                 chunk=self._chunk,
+                prefix=self._prefix,
             )
         )
 

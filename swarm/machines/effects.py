@@ -44,6 +44,11 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """The hop is over, and what it holds may spare its client's next session some work: keep it until the room is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
     """A token of the answer, for the caller. `finish` is "stop" or "length" on the last one."""
 
@@ -71,7 +76,7 @@ class Prepared:
     reason: str = ""
 
 
-Effect = Send | Compute | Truncate | Forget | Deliver | Reroute | Prepared
+Effect = Send | Compute | Truncate | Forget | Rest | Deliver | Reroute | Prepared
 
 
 @dataclass(frozen=True, slots=True)

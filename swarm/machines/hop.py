@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, slab_size
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, slab_size
 from swarm.machines.branch import Branch
-from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.journal import Journal
 from swarm.machines.routes import dismissed
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, SessionMessage, Step
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step
 
 LEAST_CHUNK = 32
 """Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
@@ -132,6 +132,19 @@ class HopSession:
     def reserves(self, order: Order) -> int:
         """Positions to be reserved once it follows this order: a lower limit does not shrink what has grown under an earlier one."""
         return max(order.limit, min(slab_size(self._longest), self.reserved))
+
+    @property
+    def size(self) -> int:
+        """Positions that its cache takes room for now."""
+        return min(slab_size(self._longest, self.order.limit), self.reserved)
+
+    def holds(self, prefix: Prefix) -> bool:
+        return self.computed >= prefix.length and digest_of(self.tokens[: prefix.length]) == prefix.digest
+
+    def begin_as(self, other: HopSession, length: int) -> None:
+        """Before the first OPEN: hold what another hop over the same components holds below `length`."""
+        self.tokens, self.computed, self._longest = other.tokens[:length], length, length
+        self._journal = other._journal.prefix(length)
 
     def feeds(self, chain: int, to: int) -> bool:
         """Whether frames of newcomers that this hop feeds are addressed so."""
@@ -266,7 +279,7 @@ class HopSession:
         if sender != self._prev[0] or message.chain != self.epoch.chain:
             return []
         onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._to_next(_readdressed(message, self.index + 1))]
-        return [*onward, *self._dismiss_branch(None), Forget("closed")]
+        return [*onward, *self._dismiss_branch(None), *([*self._truncate(self.computed), Rest()] if message.rests else [Forget("closed")])]
 
     def retire(self, order: Order) -> list[Effect]:
         """An order that does without this hop came to another hop of this peer. A farewell on its way to us finds nobody, so ours goes out now."""

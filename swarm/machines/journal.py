@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from swarm.wire import Blob
 
+COPIED = 16 * 2**20
+"""Bytes of a prefix copied at most, which takes some milliseconds. Without them a successor that lacks the prefix has it computed anew."""
+
 
 class Journal:
     """Rows [start, stop) of one hop's output in one growing buffer; the oldest go when it holds more than `budget` bytes."""
@@ -35,6 +38,18 @@ class Journal:
             raise IndexError(f"rows [{start}, {stop}) of a journal that holds [{self.start}, {self.stop})")
         size = self._row_bytes
         return Blob(self._dtype, self._width, memoryview(bytes(self._data[(start - self.start) * size : (stop - self.start) * size])))
+
+    def prefix(self, length: int) -> Journal:
+        """Another one with the rows below `length`, or with none where those are too many to be copied while everybody waits."""
+        twin = Journal(self._budget)
+        twin.start, twin.stop = self.start, max(min(self.stop, length), self.start)
+        twin._dtype, twin._width = self._dtype, self._width
+        size = (twin.stop - twin.start) * self._row_bytes
+        if size > COPIED or twin.stop < length:
+            twin.start = twin.stop = length
+        else:
+            twin._data = self._data[:size]
+        return twin
 
     def truncate(self, length: int) -> None:
         """Forget rows from `length` on; whatever follows is appended there."""

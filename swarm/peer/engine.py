@@ -14,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from swarm.core import Sampling, Span, on_one_machine
+from swarm.core import HopKey, Sampling, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
-from swarm.peer.hops import HopKey
 from swarm.peer.muster import Muster
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
 from swarm.wire import Blob, Order
@@ -115,6 +114,8 @@ class Engine:
         self.tokens = 0
         self._clock = clock
         self._slots: dict[HopKey, _Slot] = {}
+        self._copies: list[tuple[KVCache, KVCache, int]] = []
+        """Caches to begin as other ones are, in so many positions: before any cut that is asked for later."""
         self._arrivals = 0
         self._patience: float | None = None
         self._wake = asyncio.Event()
@@ -159,6 +160,14 @@ class Engine:
         slot.ran = [result for result in slot.ran if result.part.job.start < length]
         slot.queue.append(length)
 
+    def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
+        self._copies.append((self._slots[key].cache, self._slots[other].cache, length))
+
+    def rest(self, key: HopKey) -> None:
+        self._slots[key].ran.clear()
+        self._muster.gone(key)
+        self._wake.set()
+
     def free(self, key: HopKey) -> None:
         if (slot := self._slots.pop(key, None)) is not None:
             slot.queue.clear()
@@ -194,7 +203,8 @@ class Engine:
                 while round_ := schedule(waiting := self._waiting(), chunk := self._chunk(waiting)):
                     for keys in round_:
                         batch = self._take(keys, chunk)
-                        done = await loop.run_in_executor(self._thread, self._execute, batch)
+                        copies, self._copies = self._copies, []
+                        done = await loop.run_in_executor(self._thread, self._round, copies, batch)
                         self._tell_time(batch, done)
                         self._report(done)
         finally:
@@ -290,6 +300,14 @@ class Engine:
         self.results.finished(part.key, part.job.serial, joined([result.rows for result in whole]), draws, sum(result.micros for result in whole))
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
+
+    def _round(self, copies: Sequence[tuple[KVCache, KVCache, int]], batch: Sequence[_Part]) -> list[_Done]:
+        for cache, other, length in copies:
+            try:
+                cache.begin_as(other, length)
+            except Exception:  # whatever there is too little of: the hop's first row does not append then, and fails
+                log.warning("a session's prefix could not be copied", exc_info=True)
+        return self._execute(batch)
 
     def _execute(self, batch: Sequence[_Part]) -> list[_Done]:
         """Run one group. A row that cannot be run fails alone: the others get another try without it."""

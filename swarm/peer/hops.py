@@ -7,16 +7,17 @@ that keeps its own ends. Synchronous: it runs inside the event loop, never waits
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from swarm.core import Hop, PeerId, SessionId, Span, check_cover
+from swarm.core import Hop, HopKey, PeerId, SessionId, Span, check_cover
 from swarm.errors import ProtocolError
-from swarm.machines.effects import Compute, Draw, Effect, Forget, Send, Truncate
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
+from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
     ROUTE_LIFETIME,
@@ -51,14 +52,6 @@ SPARE = 1 / 8
 
 TERM_FORGOTTEN = 60.0
 """Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
-
-
-class HopKey(NamedTuple):
-    """A session's hop at this peer. The span, not the hop's number, is the key: a repair may put more hops before it without costing it its cache."""
-
-    session: SessionId
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +95,12 @@ class HopEngine(Protocol):
 
     def truncate(self, key: HopKey, length: int) -> None: ...
 
+    def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
+        """The hop, which has computed nothing yet, holds what another one over the same components holds below `length`."""
+
+    def rest(self, key: HopKey) -> None:
+        """Nothing will be computed for the hop any more. It keeps what it holds."""
+
     def free(self, key: HopKey) -> None: ...
 
 
@@ -128,6 +127,7 @@ class HopRoom:
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
         self._veil, self._only, self._wall = veil, only, wall
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
+        self._prefixes = Prefixes()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
 
@@ -216,20 +216,23 @@ class HopRoom:
     # --- from the owner ---------------------------------------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Forget sessions whose lease ran out. Call it about once a second."""
+        """Forget sessions whose lease ran out, and what has rested long enough. Call it about once a second."""
         now = self._clock()
         for key, hop in self._all():
             self._do(key, hop.tick(now))
+        self._drop(self._prefixes.old(now))
 
     def leave(self) -> None:
         """Take no more orders, and tell every session's client to find somebody else while we still answer."""
         self.leaving = True
+        self._drop(self._prefixes.all())
         for key, hop in self._all():
             self._do(key, hop.failed("leaving", "the peer is leaving"))
 
     def vacate(self, place: Span, version: int) -> None:
         """Forget every session: what is held from now on is `place`, once it is loaded, and whoever orders what was here hears that it moved."""
         self.leaving = True
+        self._drop(self._prefixes.all())
         for key, hop in self._all():
             self._do(key, [*hop.failed("unknown", "the peer serves other layers now"), Forget("moved")])
         self.offer = replace(self.offer, spans=(place,), version=version)
@@ -258,16 +261,37 @@ class HopRoom:
             return
         for old in self._retired(message, order):
             self._do(old, hops[old].retire(order))
-        self.ledger.reserve(order.session, *self._claim(message, order, key))
+        self._renew_prefix(key, order)
+        self._drop(self.ledger.reserve(order.session, *self._claim(message, order, key)))
         hops = self._hops.setdefault(order.session, {})  # whoever was retired last took the empty one along
         hop = hops.get(key)
+        is_new = hop is None
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
         self._worked[key.session] = self._clock()
         self._learn(order.route)
         self._engine.open(key, order)
+        if is_new:
+            self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
+
+    def _begin_as(self, key: HopKey, hop: HopSession, order: Order) -> None:
+        """Where the session's prefix has been computed here, begin with that. Tokens that a client's own ends hide are not the same in two sessions."""
+        if order.prefix is None or not self.offer.rewindable or self._veil is not None:
+            return
+        earlier = key._replace(session=order.prefix.session)
+        other = self._hops.get(earlier.session, {}).get(earlier) or self._prefixes.get(earlier)
+        if other is not None and serves(other, order.prefix, order.client):
+            hop.begin_as(other, order.prefix.length)
+            self._engine.begin_as(key, earlier, order.prefix.length)
+
+    def _renew_prefix(self, key: HopKey, order: Order) -> None:
+        """Before room is made: the prefix that is asked for goes last."""
+        if order.prefix is not None:
+            earlier = key._replace(session=order.prefix.session)
+            self._prefixes.renew(earlier, self._clock())
+            self.ledger.renew(earlier)
 
     def _objection(self, sender: PeerId, message: Open, order: Order) -> tuple[str, str] | None:
         """Why this OPEN cannot be obeyed, as (reason, detail), or None."""
@@ -361,6 +385,10 @@ class HopRoom:
         for key, hop in self._hops.get(message.session, {}).items():
             if (hop.epoch.chain == message.chain and hop.index == message.to) or hop.feeds(message.chain, message.to):
                 return key, hop
+        if isinstance(message, Close):
+            for key, hop in self._prefixes.of(message.session):
+                if (hop.epoch.chain, hop.index) == (message.chain, message.to):
+                    return key, hop
         return None
 
     def _unknown(self, sender: PeerId, message: SessionMessage) -> None:
@@ -381,16 +409,42 @@ class HopRoom:
                 self._worked[key.session] = self._clock()
             elif isinstance(effect, Truncate):
                 self._engine.truncate(key, effect.length)
+            elif isinstance(effect, Rest):
+                self._rest(key)
             elif isinstance(effect, Forget):
                 self._forget(key)
 
     def _forget(self, key: HopKey) -> None:
-        hops = self._hops.get(key.session, {})
-        if hops.pop(key, None) is not None:
+        if self._leaves(key) is not None:
             self._engine.free(key)
+        self._drop([key])
+
+    def _rest(self, key: HopKey) -> None:
+        """The hop is over, and kept for the client's next session."""
+        hop = self._leaves(key)
+        if hop is None or self.leaving or not hop.computed:
+            if hop is not None:
+                self._engine.free(key)
+            return
+        self._engine.rest(key)
+        self._drop(self._prefixes.keep(key, hop, self._clock()))
+        self._drop(self.ledger.lay_by(key, hop.size, self._weight([key])))
+
+    def _drop(self, keys: Iterable[Hashable]) -> None:
+        """Keep these no longer, if they were kept."""
+        for key in keys:
+            if isinstance(key, HopKey) and self._prefixes.drop(key) is not None:
+                self._engine.free(key)
+                self.ledger.release(key)
+
+    def _leaves(self, key: HopKey) -> HopSession | None:
+        """A hop is no part of its session any more, which then needs less, or is over."""
+        hops = self._hops.get(key.session, {})
+        hop = hops.pop(key, None)
         if hops:
-            self.ledger.reserve(key.session, max(hop.reserved for hop in hops.values()), self._weight(hops))
+            self._drop(self.ledger.reserve(key.session, max(other.reserved for other in hops.values()), self._weight(hops)))
         else:
             self.ledger.release(key.session)
             self._hops.pop(key.session, None)
             self._worked.pop(key.session, None)
+        return hop

@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from swarm.core import ModelShape, PeerId, Span
+from swarm.core import HopKey, ModelShape, PeerId, Span
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.engine import Results
-from swarm.peer.hops import HopKey
 from swarm.peer.schedule import Waiting, schedule
 from swarm.wire import Blob, Order
 
@@ -125,6 +124,15 @@ class Engine:
         while queue and isinstance(queue[-1], Compute) and queue[-1].start >= length:
             queue.pop()
         queue.append(length)
+
+    def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
+        if any(map(len, self._slots[key].caches)) or any(len(states) < length for states in self._slots[other].caches):
+            self.faults.append(f"{key.start}:{key.stop} is to begin with {length} positions that are not there")
+        self._slots[key].caches = [states[:length] for states in self._slots[other].caches]
+
+    def rest(self, key: HopKey) -> None:
+        if self._slots[key].next_job is not None:
+            self.faults.append(f"{key.start}:{key.stop} rests with work to do")
 
     def free(self, key: HopKey) -> None:
         self._slots.pop(key, None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from swarm.client.earlier import Earlier
 from swarm.client.planner import LOOK_AGAIN, Planner
 from swarm.core import ModelShape, PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong
@@ -21,6 +22,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 class Around:
     peer, components, patience, advisers, shape = "me", 4, 10.0, None, None
     slowness = Slowness()
+    earlier = Earlier()
 
     def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
         self.own, self.rtts, self.table, self._later, self._appears = own, rtts or {}, PeerTable(), peers, appears_after

@@ -1,0 +1,72 @@
+"""Which earlier session of this client a new one begins as, so that the same prompt is not computed twice. Pure: knows what sessions have said and where, not
+what peers still hold of it: whoever holds less computes the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarm.core import SessionId
+from swarm.machines.client import ClientSession
+from swarm.routing.route import Route
+
+LEAST = 16
+"""Positions below which sharing is not worth a word."""
+
+KEPT = 270.0
+"""Seconds for which an ended session is remembered: peers keep it for 300 at most."""
+
+MOST = 64
+"""Ended sessions remembered."""
+
+
+@dataclass(eq=False, slots=True)
+class Ended:
+    """A session that rests at its hops. `heir` is who took its route last."""
+
+    machine: ClientSession
+    route: Route | None
+    until: float
+    heir: SessionId | None = None
+
+
+class Earlier:
+    """The sessions of one client that others may begin as: those that run, and those that have ended and rest."""
+
+    def __init__(self) -> None:
+        self._running: dict[SessionId, ClientSession] = {}
+        self._ended: list[Ended] = []
+        self._closed = False
+
+    def began(self, machine: ClientSession) -> None:
+        self._running[machine.session] = machine
+
+    def best(self, machine: ClientSession, now: float) -> tuple[ClientSession, int, Ended | None] | None:
+        """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one, the latest."""
+        self._ended = [ended for ended in self._ended if ended.until > now]
+        known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended)]
+        known += [(other, None) for session, other in self._running.items() if session != machine.session]
+        shares = [(machine.shares(other), other, ended) for other, ended in known]
+        length, other, ended = max(shares, key=lambda share: share[0], default=(0, machine, None))
+        return (other, length, ended) if length >= LEAST else None
+
+    def takes_route(self, machine: ClientSession, ended: Ended) -> bool:
+        """Whether it may go where the ended session was: one at a time, as if it were its next turn. Others are planned, or they would all crowd together."""
+        if ended.route is None or ended.heir in self._running:
+            return False
+        ended.heir = machine.session
+        return True
+
+    def end(self, machine: ClientSession, route: Route | None, now: float) -> tuple[bool, list[ClientSession]]:
+        """A session ends: whether it is to rest at its hops, and whom that is one too many for."""
+        if self._running.pop(machine.session, None) is None or self._closed or route is None or len(machine.history) <= LEAST:
+            return False, []
+        self._ended.append(Ended(machine, route, now + KEPT))
+        gone, self._ended = self._ended[:-MOST], self._ended[-MOST:]
+        return True, [ended.machine for ended in gone]
+
+    def close(self) -> list[ClientSession]:
+        """No session rests any more: those whose hops are to hear of it."""
+        self._closed = True
+        gone, self._ended = self._ended, []
+        return [ended.machine for ended in gone]
