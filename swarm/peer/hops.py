@@ -261,6 +261,7 @@ class HopRoom:
             return
         for old in self._retired(message, order):
             self._do(old, hops[old].retire(order))
+        self._drop([key])  # a late order for a session that has ended here
         self._renew_prefix(key, order)
         self._drop(self.ledger.reserve(order.session, *self._claim(message, order, key)))
         hops = self._hops.setdefault(order.session, {})  # whoever was retired last took the empty one along

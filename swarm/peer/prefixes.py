@@ -15,6 +15,9 @@ KEPT = 300.0
 MOST = 256
 """Hops kept, however small: each holds its tokens and its order."""
 
+MOST_EACH = 64
+"""Of one client."""
+
 
 class Prefixes:
     """Hops at rest, the oldest first."""
@@ -28,7 +31,8 @@ class Prefixes:
     def keep(self, key: HopKey, hop: HopSession, now: float) -> list[HopKey]:
         """Those that have to go for it."""
         self._hops[key] = hop, now + KEPT
-        return [*self._hops][: max(len(self._hops) - MOST, 0)]
+        theirs = [other for other, (kept, _) in self._hops.items() if kept.order.client == hop.order.client]
+        return [*self._hops][: max(len(self._hops) - MOST, 0)] or theirs[: max(len(theirs) - MOST_EACH, 0)]
 
     def drop(self, key: HopKey) -> HopSession | None:
         hop, _ = self._hops.pop(key, (None, 0.0))

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from swarm.sim.swarm import Guest, Stage
 
 
+MOST_REPEATED = 200
+"""Tokens of an earlier conversation that another begins with."""
+
+
 class Talk:
     """All that one guest says, for as long as the script lasts."""
 
     def __init__(self, stage: Stage, guest: Guest) -> None:
         self._stage, self._guest = stage, guest
         self._random = random.Random(f"{stage.seed} {guest.peer}")
+        self._said: tuple[int, ...] = ()
 
     async def run(self) -> None:
         stage, guest = self._stage, self._guest
@@ -69,11 +74,14 @@ class Talk:
                 if not await self._ask(session) or self._stage.over:
                     return
                 await self._think()
+            self._said = session.tokens
 
     async def _ask(self, session: Session) -> bool:
         """One turn, and where it broke off its rest, once somebody may have come. False if that failed as well."""
         dice, scene, peer = self._random, self._stage.scene, self._guest.peer
         prompt = [dice.randrange(1, toy.VOCAB) for _ in range(dice.randint(*scene.prompt))]
+        if not session.tokens and dice.random() < scene.repeats:
+            prompt = [*self._said[: dice.randint(0, MOST_REPEATED)], *prompt]
         turn = Turn(peer, self._stage.loop.now, [*session.tokens, *prompt], dice.randint(*scene.answer))
         enough = dice.randint(1, turn.asked) if dice.random() < scene.impatience else None
         await self._follow(turn, session, session.stream_tokens(prompt, max_new_tokens=turn.asked), enough)

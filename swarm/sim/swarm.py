@@ -64,6 +64,8 @@ class Scene:
     """Between two turns."""
     load: tuple[float, float] = (2.0, 12.0)
     """To load other layers."""
+    repeats: float = 0.3
+    """Share of conversations that begin as the guest's last one did."""
     impatience: float = 0.25
     """Share of answers that nobody reads to their end."""
 

@@ -40,3 +40,18 @@ def test_what_needs_no_cache_is_never_refused():
     ledger = CacheLedger(10, 0.0)
     ledger.reserve("a", 10**9, 0.0)
     assert ledger.free_tokens == 10 and ledger.can_reserve("b", 10**9, 0.0)
+
+
+def test_what_is_laid_by_is_in_nobodys_way_and_goes_when_its_room_is_wanted():
+    ledger = CacheLedger(100, 1.0)
+    assert ledger.lay_by("old", 30, 1) == [] and ledger.lay_by("new", 30, 1) == []
+    assert ledger.free_tokens == 100 and ledger.can_reserve("a", 100, 1)
+    assert ledger.reserve("a", 40, 1) == []
+    ledger.renew("old")
+    assert ledger.reserve("b", 20, 1) == ["new"], "the one that nobody has asked for since"
+    assert ledger.lay_by("large", 50, 1) == ["old", "large"], "and what has no room is not kept"
+    ledger.release("a")
+    assert ledger.lay_by("c", 80, 1) == [] and ledger.reserve("b", 21, 1) == ["c"]
+    ledger.lay_by("d", 10, 1)
+    ledger.release("d")
+    assert ledger.reserve("b", 100, 1) == []

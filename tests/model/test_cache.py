@@ -96,3 +96,30 @@ def test_room_is_made_in_every_layer_and_what_was_there_stays():
         assert (cache.slabs()[layer].keys, cache.slabs()[layer].values) == tuple(tensor.data_ptr() for tensor in seen)
     cache.free()
     assert not cache.reserve(1, 2)
+
+
+def test_a_cache_begins_as_another_one_and_both_go_their_own_way():
+    """The copy holds what was below the length, whatever happens to the other afterwards."""
+    one, two = KVCache(3, 5, 300), KVCache(3, 5, 200)
+    ones = torch.arange(100.0)[None, :, None].expand(2, -1, 3)
+    for layer in (2, 3):
+        one.write(layer, 0, ones, -ones)
+    one.advance(100)
+    one.compiled = True
+    two.begin_as(one, 70)
+    assert two.length == 70 and two.compiled
+    one.truncate(0)
+    for layer in (2, 3):
+        one.write(layer, 0, torch.full((2, 5, 3), 7.0), torch.full((2, 5, 3), 7.0))
+        keys, values = two.write(layer, 70, torch.full((2, 1, 3), 9.0), torch.full((2, 1, 3), 9.0))
+        assert keys[1, :, 2].tolist() == [*range(70), 9.0] and values[0, :70, 0].tolist() == [-float(x) for x in range(70)]
+
+
+@pytest.mark.parametrize(("start", "held", "length"), [(3, 0, 11), (2, 0, 5), (3, 1, 5)])
+def test_a_cache_does_not_begin_as_one_that_does_not_fit(start, held, length):
+    """It holds less, is of other components, or comes too late."""
+    one, two = KVCache(3, 5), KVCache(start, 5)
+    one.advance(10)
+    two.advance(held)
+    with pytest.raises(ValueError):
+        two.begin_as(one, length)

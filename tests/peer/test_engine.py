@@ -29,6 +29,11 @@ class Cache:
     def truncate(self, length):
         del self.rows[length:]
 
+    def begin_as(self, other, length):
+        if self.rows or length > len(other.rows):
+            raise ValueError("it does not fit")
+        self.rows = other.rows[:length]
+
 
 class Model:
     """Components 0 and 1 of four. Its output at a position is the sum of the tokens up to it; token 13 cannot be run."""
@@ -123,6 +128,52 @@ def test_sessions_that_wait_together_run_together_and_one_that_fails_fails_alone
         got = sorted([await seen.get() for _ in range(3)], key=lambda result: result[0])
         assert got == [(b"a", 1, [1]), (b"b", "failed", "RuntimeError('thirteen')"), (b"c", 1, [3])]
         assert model.batches[0] == [[1], [13], [3]]
+
+    scenario(play)
+
+
+def test_a_session_begins_as_another_that_is_cut_or_freed_right_after():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1, 2, 3))
+        await seen.get()
+        for name in "bc":
+            engine.open(key(name), order(name))
+            engine.begin_as(key(name), key("a"), 2)
+        engine.truncate(key("a"), 0)
+        engine.submit(key("a"), job(2, 0, 50))
+        engine.submit(key("b"), job(1, 2, 10))
+        engine.submit(key("c"), job(1, 2, 20))
+        engine.free(key("a"))
+        assert sorted([await seen.get(), await seen.get()]) == [(b"b", 1, [13]), (b"c", 1, [23])]
+
+    scenario(play)
+
+
+def test_a_session_that_cannot_begin_as_another_fails_alone():
+    async def play(engine, model, seen):
+        for name in "abc":
+            engine.open(key(name), order(name))
+        engine.begin_as(key("b"), key("a"), 2)
+        engine.submit(key("b"), job(1, 2, 10))
+        engine.submit(key("c"), job(1, 0, 20))
+        got = dict([(name, result) for name, *result in [await seen.get(), await seen.get()]])
+        assert got[b"c"] == [1, [20]] and got[b"b"][0] == "failed"
+
+    scenario(play)
+
+
+def test_nobody_waits_for_a_session_that_rests():
+    async def play(engine, model, seen):
+        here = tuple(Hop(hop.peer, hop.start, hop.stop, ("/ip4/127.0.0.1/tcp/1",)) for hop in ROUTE)
+        for name in "ab":
+            engine.open(key(name), msgspec.structs.replace(order(name), route=here))
+        for at in range(3):
+            for name in "ab":
+                engine.submit(key(name), job(at, at, 1))
+            await seen.get(), await seen.get()
+        engine.rest(key("b"))
+        assert key("b") not in engine._muster._left and key("a") in engine._muster._left
 
     scenario(play)
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core import Hop, Sampling, Span
+from swarm.core import Hop, HopKey, Sampling, Span, digest_of
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.hops import HopRoom, Offer
-from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Step, encode
+from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Prefix, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("before", 0, 2), Hop("me", 2, 4), Hop("after", 4, 6))
@@ -36,7 +36,7 @@ class Links:
 
 class Engine:
     def __init__(self):
-        self.open_keys, self.jobs = set(), []
+        self.open_keys, self.jobs, self.copied, self.freed = set(), [], [], []
 
     def open(self, key, order):
         self.open_keys.add(key)
@@ -46,8 +46,16 @@ class Engine:
 
     def truncate(self, key, length): ...
 
+    def begin_as(self, key, other, length):
+        assert {key, other} <= self.open_keys
+        self.copied.append((key.session, other.session, length))
+
+    def rest(self, key):
+        assert key in self.open_keys
+
     def free(self, key):
         self.open_keys.discard(key)
+        self.freed.append(key)
 
 
 class Setting:
@@ -402,3 +410,113 @@ def test_an_order_that_is_over_begins_nothing_and_what_runs_goes_on(expires, beg
     if begun:
         setting.now = 10.0
         assert any(isinstance(message, Have) for _, message in setting.answer("before", order))
+
+
+# --- prefixes -------------------------------------------------------------------------------------------------------------------------------------------------
+
+TOKENS = tuple(range(40))
+
+
+def computed(setting: Setting, session: bytes = S, client: str = "client") -> None:
+    """A session that has computed TOKENS here."""
+    setting.answer("before", changed(session=session, client=client))
+    rows = Blob("float32", 1, memoryview(bytes(4 * len(TOKENS))))
+    setting.answer("before", Step(session, 1, 1, 0, 0, TOKENS, rows))
+    setting.room.finished(HopKey(session, 2, 4), setting.engine.jobs[-1].serial, rows, (), 0)
+
+
+def ended(setting: Setting, session: bytes = S, client: str = "client") -> None:
+    """And rests."""
+    computed(setting, session, client)
+    assert setting.answer("before", Close(session, 1, 1, rests=True)) == [("after", Close(session, 1, 2, rests=True))]
+
+
+def begun(setting: Setting, prefix: Prefix | None, session: bytes = b"n" * 16, client: str = "client", limit: int = 100) -> int:
+    """How many positions a new session has from the start."""
+    sent = setting.answer("before", changed(session=session, client=client, prefix=prefix, limit=limit, starts=((1, 39),)))
+    return next(message.length for _, message in sent if isinstance(message, Have))
+
+
+def test_a_session_begins_with_what_an_ended_one_holds():
+    setting = Setting()
+    ended(setting)
+    assert setting.room.sessions == 0 and setting.ledger.free_tokens == 200, "what rests is in nobody's way"
+    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30]))) == 30
+    assert setting.engine.copied == [(b"n" * 16, S, 30)] and setting.ledger.free_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("prefix", "client"),
+    [
+        (None, "client"),
+        (Prefix(S, 30, digest_of(TOKENS[1:31])), "client"),
+        (Prefix(S, 41, digest_of((*TOKENS, 40))), "client"),
+        (Prefix(b"?" * 16, 30, digest_of(TOKENS[:30])), "client"),
+        (Prefix(S, 30, digest_of(TOKENS[:30])), "another"),
+    ],
+    ids=["none", "other tokens", "more than there is", "unknown", "another client"],
+)
+def test_nothing_else_is_begun_with(prefix, client):
+    setting = Setting()
+    ended(setting)
+    assert begun(setting, prefix, client=client) == 0 and not setting.engine.copied
+
+
+def test_caches_that_cannot_be_cut_and_tokens_that_are_hidden_are_not_begun_with():
+    for odd in ("rewindable", "veil"):
+        setting = Setting()
+        ended(setting)
+        if odd == "rewindable":
+            setting.room.offer = replace(setting.room.offer, rewindable=False)
+        else:
+            setting.room._veil = lambda session, position, token: token
+        assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30]))) == 0
+
+
+def test_the_prefix_that_is_asked_for_goes_last():
+    """The oldest makes room, unless it is what the newcomer begins with."""
+    setting = Setting(tokens=210)
+    for session in (S, b"t" * 16):
+        ended(setting, session)
+    assert setting.ledger.reserve(b"somebody", 40, 2) == [] and len(setting.engine.open_keys) == 2
+    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30]))) == 30
+    assert {key.session for key in setting.engine.open_keys} == {S, b"n" * 16}
+
+
+def test_an_order_that_comes_after_the_end_begins_anew():
+    setting = Setting()
+    ended(setting)
+    assert any(isinstance(message, Have) and message.length == 0 for _, message in setting.answer("before", ORDER))
+    assert setting.engine.freed == [HopKey(S, 2, 4)], "its cache is not that of the new one"
+    setting.answer("before", Close(S, 1, 1))
+    assert not setting.engine.open_keys and len(setting.room._prefixes) == 0
+
+
+def test_a_second_farewell_ends_the_rest():
+    setting = Setting()
+    ended(setting)
+    assert setting.answer("stranger", Close(S, 1, 1)) == [] and len(setting.engine.open_keys) == 1
+    assert setting.answer("before", Close(S, 1, 1)) == [("after", Close(S, 1, 2))]
+    assert not setting.engine.open_keys
+
+
+def test_a_peer_that_leaves_or_moves_keeps_nothing():
+    for act in (lambda room: room.leave(), lambda room: room.vacate(Span(0, 2), 4)):
+        setting = Setting()
+        ended(setting)
+        act(setting.room)
+        assert not setting.engine.open_keys
+    setting = Setting()
+    computed(setting)
+    setting.room.leave()
+    setting.answer("before", Close(S, 1, 1, rests=True))
+    assert not setting.engine.open_keys
+
+
+def test_no_client_rests_with_more_than_its_share(monkeypatch):
+    monkeypatch.setattr("swarm.peer.prefixes.MOST", 5)
+    monkeypatch.setattr("swarm.peer.prefixes.MOST_EACH", 2)
+    setting = Setting(tokens=100_000)
+    for number, client in enumerate(["one"] * 3 + ["two"] * 2 + ["three"] * 2):
+        ended(setting, bytes([number]) * 16, client)
+    assert sorted(key.session[0] for key in setting.engine.open_keys) == [2, 3, 4, 5, 6]

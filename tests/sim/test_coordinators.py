@@ -17,7 +17,8 @@ from swarm.machines.election import Candidacy, fitness
 from swarm.sim.scripts import REPLACED
 from swarm.sim.swarm import Scene, Server, Stage, Verdict
 
-SCENE = Scene(peers=14, clients=6, holds=(4, 6), think=(0.0, 1.0), answer=(20, 60), impatience=0.0)
+SCENE = Scene(peers=14, clients=6, holds=(4, 6), think=(0.0, 1.0), answer=(20, 60), impatience=0.0, repeats=0.0)
+"""Who begins as it did before asks no coordinator."""
 
 EVERY, TIMES = 60.0, 2
 

@@ -1,0 +1,105 @@
+"""Which session a new one begins as."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.client import earlier as room
+from swarm.client.earlier import Earlier
+from swarm.core import Hop, Sampling
+from swarm.machines.client import ClientSession
+from swarm.machines.effects import Send
+from swarm.routing.route import Leg, Route
+from swarm.wire import Close, Open, decode_order
+
+HOPS = (Hop("a", 0, 4), Hop("b", 4, 8))
+
+
+def session(number: int, tokens: list[int], *, opened: bool = True, numerics: str = "float32", reach=lambda goal: 1) -> ClientSession:
+    made = ClientSession(bytes([number]) * 16, "me", "rev", numerics, reach=reach)
+    made.begin(tokens, Sampling(), 10)
+    if opened:
+        made.open(HOPS)
+    return made
+
+
+def route() -> Route:
+    return Route(8, tuple(Leg(hop, 0.1, 0.1, 0.1, 0.1) for hop in HOPS), 1.0)
+
+
+def test_the_one_that_shares_most_is_taken_and_a_little_is_not_enough():
+    earlier = Earlier()
+    for number, length in ((1, 20), (2, 30), (3, 25)):
+        one = session(number, [*range(length), 999])
+        earlier.began(one)
+        earlier.end(one, route(), 0.0)
+    new = session(9, list(range(40)), opened=False)
+    other, length, ended = earlier.best(new, 1.0)
+    assert (other.session[0], length) == (2, 30) and ended is not None
+    assert earlier.best(session(9, [*range(15), 7, 8], opened=False), 1.0) is None
+    assert earlier.best(new, room.KEPT + 1.0) is None, "peers have forgotten it"
+
+
+def test_only_what_every_hop_will_have_is_shared_and_the_last_token_is_fed():
+    old = session(1, list(range(30)))
+    assert session(2, list(range(30)), opened=False).shares(old) == 29
+    assert session(2, list(range(60)), opened=False).shares(old) == 30
+    assert session(2, list(range(60)), opened=False, numerics="bfloat16").shares(old) == 0
+    assert session(2, list(range(60)), opened=False, reach=lambda goal: goal).shares(old) == 0, "its keys would be others"
+    assert session(2, list(range(60)), opened=False).shares(session(3, list(range(30)), opened=False)) == 0, "nothing of it has been sent"
+    old.cut(20)
+    assert session(2, list(range(60)), opened=False).shares(old) == 20
+
+
+def test_the_order_says_what_is_shared_and_hops_keep_it():
+    old, new = session(1, list(range(30))), session(2, list(range(60)), opened=False)
+    new.begin_as(old, 30)
+    (sent,) = [effect for effect in new.open(HOPS) if isinstance(effect, Send) and isinstance(effect.message, Open)]
+    order = decode_order(sent.message.order)
+    assert (order.prefix.session, order.prefix.length, order.starts) == (old.session, 30, ((1, 30),))
+    for length in (0, 31):
+        with pytest.raises(ValueError):
+            session(2, list(range(60)), opened=False).begin_as(old, length)
+
+
+def test_one_at_a_time_takes_the_route_of_an_ended_session():
+    earlier = Earlier()
+    old = session(1, list(range(30)))
+    earlier.began(old)
+    earlier.end(old, route(), 0.0)
+    first, second = (session(number, list(range(40)), opened=False) for number in (2, 3))
+    _, _, ended = earlier.best(first, 1.0)
+    assert earlier.takes_route(first, ended)
+    earlier.began(first)
+    assert not earlier.takes_route(second, ended)
+    earlier.end(first, None, 2.0)
+    assert earlier.takes_route(second, ended)
+
+
+def test_sessions_that_run_are_known_too_and_ended_ones_are_few(monkeypatch):
+    monkeypatch.setattr(room, "MOST", 2)
+    earlier = Earlier()
+    running = session(1, list(range(30)))
+    earlier.began(running)
+    assert earlier.best(session(9, list(range(40)), opened=False), 0.0) == (running, 30, None)
+    gone = []
+    for number in range(2, 6):
+        one = session(number, [number] * 30)
+        earlier.began(one)
+        rests, others = earlier.end(one, route(), 0.0)
+        assert rests
+        gone += others
+    assert [other.session[0] for other in gone] == [2, 3]
+    assert [other.session[0] for other in earlier.close()] == [4, 5]
+    assert earlier.end(running, route(), 0.0) == (False, []), "a client that leaves leaves nothing behind"
+
+
+def test_what_never_ran_or_hardly_does_not_rest():
+    earlier = Earlier()
+    for tokens, where in (([1] * 30, None), ([1] * 16, route())):
+        one = session(1, tokens)
+        earlier.began(one)
+        assert earlier.end(one, where, 0.0) == (False, [])
+    assert earlier.end(session(2, [1] * 30), route(), 0.0) == (False, []), "nor what nobody has heard of"
+    (sent,) = session(1, [1] * 30).close(rests=True)
+    assert isinstance(sent.message, Close) and sent.message.rests
