@@ -149,7 +149,8 @@ def main() -> None:
             for _ in range(OFFICERS):
                 local.add("0:6", arguments=["--coordinator", "auto", *OFFICE])
             reach = {"initial_peers": local.initial_peers, "patience": 20}
-            with swarm.Client(str(model), **reach) as answering, swarm.Client(str(model), **reach) as asking, answering.session(), asking.session():
+            answering, asking = swarm.Client(str(model), **reach), swarm.Client(str(model), reuse=False, **reach)
+            with answering, asking, answering.session(), asking.session():
                 for run in range(args.runs):
                     tokens, seconds = one(local, answering, asking, args.how, args.victims)
                     same += tokens == expected

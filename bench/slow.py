@@ -93,7 +93,10 @@ def main() -> None:
         expected = greedy(model, PROMPT, LENGTH)
         for run in range(args.runs):
             hop = run % len(LAYERS)
-            with swarm.LocalSwarm(str(model), [*LAYERS, LAYERS[hop]]) as local, swarm.Client(str(model), initial_peers=local.initial_peers) as client:
+            with (
+                swarm.LocalSwarm(str(model), [*LAYERS, LAYERS[hop]]) as local,
+                swarm.Client(str(model), initial_peers=local.initial_peers) as client,
+            ):
                 tokens, left, usual, slow, change = one(local, client, hop, dice.randint(60, 120), args.slower)
             same += tokens == expected
             lefts.append(left)

@@ -63,7 +63,9 @@ class Client:
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm, or a single one. `dtype` asks for peers of one numerics class
     ("float32", …); without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see
-    activations alone, from which much can be guessed (docs/security.md). `identity` is a file with the client's key; without it every client is somebody new.
+    activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session
+    that begins as an earlier one of this client did is computed from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens
+    are hidden). `identity` is a file with the client's key; without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -75,6 +77,7 @@ class Client:
         initial_peers: Sequence[str] | str = (),
         dtype: str | None = None,
         own_ends: bool = False,
+        reuse: bool = True,
         identity: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
@@ -91,7 +94,7 @@ class Client:
         self.table = PeerTable()
         self.advisers: Advisers | None = None
         self.slowness = Slowness()
-        self.earlier = Earlier()
+        self.earlier = Earlier(reuse)
         self.wall: Callable[[], float] = time.time
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}

@@ -33,13 +33,15 @@ class Ended:
 class Earlier:
     """The sessions of one client that others may begin as: those that run, and those that have ended and rest."""
 
-    def __init__(self) -> None:
+    def __init__(self, reuse: bool = True) -> None:
+        """Without `reuse` there are none."""
         self._running: dict[SessionId, ClientSession] = {}
         self._ended: list[Ended] = []
-        self._closed = False
+        self._closed = not reuse
 
     def began(self, machine: ClientSession) -> None:
-        self._running[machine.session] = machine
+        if not self._closed:
+            self._running[machine.session] = machine
 
     def best(self, machine: ClientSession, now: float) -> tuple[ClientSession, int, Ended | None] | None:
         """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one, the latest."""

@@ -94,6 +94,14 @@ def test_sessions_that_run_are_known_too_and_ended_ones_are_few(monkeypatch):
     assert earlier.end(running, route(), 0.0) == (False, []), "a client that leaves leaves nothing behind"
 
 
+def test_without_reuse_every_session_is_the_first():
+    earlier = Earlier(reuse=False)
+    one = session(1, list(range(30)))
+    earlier.began(one)
+    assert earlier.best(session(9, list(range(40)), opened=False), 0.0) is None
+    assert earlier.end(one, route(), 0.0) == (False, [])
+
+
 def test_what_never_ran_or_hardly_does_not_rest():
     earlier = Earlier()
     for tokens, where in (([1] * 30, None), ([1] * 16, route())):
