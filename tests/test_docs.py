@@ -234,7 +234,20 @@ def test_every_message_is_described_with_its_number_and_fields(message):
 
 @pytest.mark.parametrize(
     "struct",
-    [wire.Order, wire.Blob, wire.Logprobs, wire.Announcement, wire.Signed, wire.SessionMessage, wire.Facts, wire.Claim, wire.Advice, core.Hop, core.Sampling],
+    [
+        wire.Order,
+        wire.Prefix,
+        wire.Blob,
+        wire.Logprobs,
+        wire.Announcement,
+        wire.Signed,
+        wire.SessionMessage,
+        wire.Facts,
+        wire.Claim,
+        wire.Advice,
+        core.Hop,
+        core.Sampling,
+    ],
     ids=lambda s: s.__name__,
 )
 def test_every_field_of_what_travels_is_named(struct):
@@ -250,7 +263,7 @@ def test_every_reason_is_described(reason):
 
 def test_no_struct_of_the_wire_is_forgotten():
     structs = {struct for _, struct in inspect.getmembers(wire, inspect.isclass) if issubclass(struct, msgspec.Struct) and struct.__module__ == wire.__name__}
-    inside = {wire.Order, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Announcement, wire.Signed}
+    inside = {wire.Order, wire.Prefix, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Announcement, wire.Signed}
     assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Coordination, *inside}
 
 
