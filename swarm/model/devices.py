@@ -34,7 +34,7 @@ def resolve(text: str, there: tuple[str, ...] | None = None) -> tuple[str, ...]:
     names = tuple(_named(part.strip()) for part in text.split(","))
     for name in names:
         if name not in there:
-            raise InvalidConfig(f"cannot use device {name}: this machine has {', '.join(there)}, as far as the installed torch can use them; choose of those")
+            raise InvalidConfig(f"cannot use device {name}; choose {', '.join(there)}, which is all that the torch installed here finds on this machine")
     if len(set(names)) < len(names) or (len(names) > 1 and "cpu" in names):
         raise InvalidConfig(f"cannot compute on {text}: name each GPU once, and the CPU alone (another peer may run on it)")
     return names

@@ -90,8 +90,8 @@ def test_devices_by_name():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cuda:2", r"cannot use device cuda:2: this machine has cuda:0, cuda:1, cpu"),
-        ("mps", "this machine has cuda:0"),
+        ("cuda:2", "cannot use device cuda:2; choose cuda:0, cuda:1, cpu, which is all"),
+        ("mps", "cannot use device mps; choose cuda:0"),
         ("cuda:0,cuda", "name each GPU once"),
         ("cuda:0,cpu", "the CPU alone"),
     ],
