@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from swarm.core import Span
 from swarm.errors import InvalidConfig, UnsupportedModel
+from swarm.model.checkpoint import Checkpoint
 from swarm.model.layout import Layout
+from swarm.model.span import SpanModel
 from tests.model.pretend import Pretending
 from tests.model.tiny import LAYERS, VOCAB, Chain, generated, prompt_of
 
@@ -32,6 +36,19 @@ def test_answers_do_not_depend_on_where_matrices_are(tiny, family, on_disk):
     ends = [known.load(Span(0, 1), on_disk=on_disk), known.load(Span(HEAD, HEAD + 1), on_disk=on_disk)]
     parts = [(ends[0], 0, 1), (model, 1, HEAD), (ends[1], HEAD, HEAD + 1)]
     assert Chain(parts).generate(prompt, 12) == generated(known.model, prompt, 12)
+
+
+@pytest.mark.parametrize("on_disk", [("embed",), ("head",), ENDS], ids="+".join)
+def test_a_tied_matrix_stored_under_the_name_of_the_head(tiny, tmp_path, on_disk):
+    known, prompt = tiny("llama-tied"), prompt_of(9)
+    shutil.copytree(known.folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = Checkpoint.open(str(tmp_path))
+    for spans in ([WHOLE], [Span(0, 1), Span(1, HEAD), Span(HEAD, HEAD + 1)]):
+        parts = [(SpanModel.load(checkpoint, [span], on_disk=on_disk), span.start, span.stop) for span in spans]
+        assert Chain(parts).generate(prompt, 12) == generated(known.model, prompt, 12)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "gemma3"])

@@ -68,6 +68,19 @@ def test_weights_are_rounded_layer_by_layer_where_they_arrive(tiny, monkeypatch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_exact_weights_never_fill_a_device_on_which_only_rounded_ones_fit(tiny, monkeypatch):
+    seen: list[int] = []
+
+    def rounded(module, native=None):
+        seen.append(sum(str(parameter.device) == FIRST for parameter in module.parameters()))
+
+    monkeypatch.setattr("swarm.model.span.round_weights", rounded)
+    with Pretending():
+        model = tiny("llama").load(Span(1, HEAD), quantize="int8", layout=Layout.alone(FIRST, [Span(1, HEAD)]))
+        each = len(list(model._model.model.layers[0].parameters()))
+    assert seen == [each] * LAYERS + [each * LAYERS]  # one layer after the other, and at last what is no layer
+
+
 def test_what_several_layers_share_changes_devices_once_a_run(tiny, monkeypatch):
     with Pretending():
         model = tiny("llama").load(WHOLE, layout=SPREAD)
