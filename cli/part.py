@@ -61,6 +61,10 @@ class Wish:
     offload: str = "auto"
     on_disk: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.quantize and "head" in self.on_disk:
+            raise InvalidConfig("a head that is rounded is none that is in the model's files; leave head out of --on-disk, or --quantize")
+
     @property
     def streams(self) -> bool:
         """Whether layers that a GPU has no room for may wait in the machine's memory. Unless told to, we choose no layers that will be slow."""

@@ -83,6 +83,7 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
     monkeypatch.setattr("swarm.model.memory.usable", lambda free: 0)
     assert "not even one layer fits" in said(capsys, serve.main, model, "--layers", "0:2")
     assert "not even one layer fits" in said(capsys, serve.main, model)
+    assert "leave head out of --on-disk" in said(capsys, serve.main, model, "--on-disk", "embed,head", "--quantize", "int8")
     if not torch.cuda.is_available():
         assert "choose cpu" in said(capsys, serve.main, model, "--device", "cuda")
 
