@@ -212,10 +212,24 @@ def upload(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """A device by its spelling; whether this machine has it, torch says once it is loaded."""
-    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"there is no device {text!r}; write cpu, cuda or cuda:0")
+    """Devices by their spelling; whether this machine has them, torch says once it is loaded."""
+    for name in text.split(","):
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", name.strip()) or (name.strip() == "auto" and "," in text):
+            raise argparse.ArgumentTypeError(f"there is no device {name.strip()!r}; write cpu, cuda or cuda:0, several such as cuda:0,cuda:1, or auto")
     return text
+
+
+ENDS = ("embed", "head")
+
+
+def on_disk(text: str) -> tuple[str, ...]:
+    """What may stay on disk: `embed`, `head`, both or none."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if parts == ("none",):
+        return ()
+    if not set(parts) <= set(ENDS):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot stay on disk; write embed, head, or embed,head")
+    return tuple(part for part in ENDS if part in parts)
 
 
 def short_name(text: str) -> str:

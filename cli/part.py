@@ -10,18 +10,19 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from swarm.cli.screen import Screen
-from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, parse_layers
-from swarm.errors import InvalidConfig, ModelNotFound, ProtocolError, RemoteError
+from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, merge_spans, parse_layers
+from swarm.errors import DoesNotFit, InvalidConfig, ModelNotFound, ProtocolError, RemoteError
 from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
 if TYPE_CHECKING:
     from swarm.compose import Connection, Part
     from swarm.model.checkpoint import Checkpoint
+    from swarm.model.layout import Layout
     from swarm.model.span import SpanModel
     from swarm.peer.holding import Holding
     from swarm.routing.table import PeerView
@@ -57,6 +58,17 @@ class Wish:
     quantize: str | None = None
     compiled: bool = False
     """Before it serves."""
+    offload: str = "auto"
+    on_disk: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.quantize and "head" in self.on_disk:
+            raise InvalidConfig("a head that is rounded is none that is in the model's files; leave head out of --on-disk, or --quantize")
+
+    @property
+    def streams(self) -> bool:
+        """Whether layers that a GPU has no room for may wait in the machine's memory. Unless told to, we choose no layers that will be slow."""
+        return self.offload == "yes" or (self.offload == "auto" and self.layers != AUTO)
 
     def dtype_of(self, checkpoint: Checkpoint) -> str:
         """In which it computes."""
@@ -68,9 +80,12 @@ class Wish:
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         """The checkpoint's as it will be held; times `_scale` it is what memory takes."""
+        from swarm.model.layout import mapped_components
         from swarm.model.memory import ITEM_SIZE
 
-        return checkpoint.shape.rounded(ITEM_SIZE.get(self.dtype_of(checkpoint), 4)) if self.quantize else checkpoint.shape
+        shape = checkpoint.shape.rounded(ITEM_SIZE.get(self.dtype_of(checkpoint), 4)) if self.quantize else checkpoint.shape
+        mapped = mapped_components(self.on_disk, shape.components)
+        return replace(shape, component_bytes=tuple(0 if i in mapped else size for i, size in enumerate(shape.component_bytes))) if mapped else shape
 
 
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:
@@ -87,7 +102,7 @@ def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) 
     if spans is None:
         _most_needed(wish, checkpoint, ())  # says so if not even one layer fits
     else:
-        _check_fits(wish, checkpoint, spans)
+        _layout(wish, checkpoint, spans)
     _ = checkpoint.revision
     return checkpoint
 
@@ -123,13 +138,67 @@ def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) 
 
 def _costs(wish: Wish, checkpoint: Checkpoint) -> list[int]:
     """Bytes of each component, with the cache of a conversation."""
+    return [sum(each) for each in zip(*_sizes(wish, checkpoint), strict=True)]
+
+
+def _sizes(wish: Wish, checkpoint: Checkpoint) -> tuple[list[int], list[int]]:
+    """Bytes of weights, and of the cache of a conversation, of each component."""
     shape, scale, cached = wish.shape(checkpoint), _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
-    return [int((shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cached) * scale) for i in range(shape.components)]
+    return [int(size * scale) for size in shape.component_bytes], [int(size * cached * scale) for size in shape.kv_bytes_per_token]
 
 
-def _budget(wish: Wish, checkpoint: Checkpoint, ours: int = 0) -> int:
-    """Bytes for components, less one journal. `ours` will be given back."""
-    return max(_usable(wish, ours) - int(checkpoint.shape.row_bytes * _cache_wanted(wish, checkpoint.shape) * _scale(wish, checkpoint)), 0)
+def _budget(wish: Wish, checkpoint: Checkpoint, moving: bool = False) -> int:
+    """Bytes for components. What this process holds will be given back where it is `moving`."""
+    from swarm.model.layout import capacity
+
+    rooms, host = _rooms(wish, checkpoint, moving)
+    return capacity(*_sizes(wish, checkpoint), rooms, host)
+
+
+def _rooms(wish: Wish, checkpoint: Checkpoint, moving: bool = False, journals: int = 1) -> tuple[dict[str, int], int]:
+    """Bytes for components on each device, less the journals, and bytes of the machine for streamed layers."""
+    from swarm.model.memory import own_memory, usable
+
+    free = _free(wish)
+    rooms = {device: usable(each + (own_memory(device) if moving else 0)) for device, each in free.items()}
+    if wish.max_memory is not None and (whole := sum(rooms.values())) > wish.max_memory:
+        rooms = {device: room * wish.max_memory // whole for device, room in rooms.items()}
+    journal = journals * int(checkpoint.shape.row_bytes * _cache_wanted(wish, checkpoint.shape) * _scale(wish, checkpoint))
+    rooms = {device: max(room - journal // len(rooms), 0) for device, room in rooms.items()}
+    return rooms, _host_room(wish, rooms, moving)
+
+
+def _host_room(wish: Wish, devices: Collection[str], moving: bool) -> int:
+    """Raises InvalidConfig where memory of the machine is asked for that no device could be fed from."""
+    from swarm.model.layout import HOST
+    from swarm.model.memory import free_memory, own_memory, usable
+
+    if not all(device.startswith("cuda") for device in devices):
+        if wish.offload == "yes":
+            raise InvalidConfig(f"layers are streamed to CUDA and ROCm devices only, not to {', '.join(devices)}; leave out --offload yes")
+        return 0
+    return usable(free_memory(HOST) + (own_memory(HOST) if moving else 0)) if wish.streams else 0
+
+
+def _layout(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], loading: bool = False) -> Layout:
+    """What will lie where. Raises DoesNotFit where there is no room for all of it; of a CPU, where nothing is to be shared out, not once it is `loading`."""
+    from swarm.model.layout import HOST, Layout, lay_out, mapped_components
+    from swarm.model.memory import check_fits
+
+    mapped = mapped_components(wish.on_disk, checkpoint.shape.components)
+    if loading and tuple(_free(wish)) == (HOST,):
+        return Layout.alone(HOST, spans, mapped)
+    weights, cached = _sizes(wish, checkpoint)
+    rooms, host = _rooms(wish, checkpoint, journals=sum(span.start < checkpoint.shape.head for span in merge_spans(spans)))
+    found = lay_out(spans, weights, cached, rooms, host, mapped)
+    if found is None:
+        shape, scale, tokens = wish.shape(checkpoint), _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape)
+        check_fits(shape, spans, scale, tokens, _usable(wish))
+        raise DoesNotFit(
+            f"these layers of {shape.name} fit into what {' and '.join(rooms)} have free together, but not when every layer lies on one of them, with room for "
+            "those that are streamed; name fewer layers, or let --layers auto choose"
+        )
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -160,7 +229,10 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
 
     layers = format_layers(spans, checkpoint.shape.layers)
     with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
-        model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, device=wish.device, quantize=wish.quantize, progress=progress)
+        layout = _layout(wish, checkpoint, spans, loading=True)
+        model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, quantize=wish.quantize, on_disk=wish.on_disk, layout=layout, progress=progress)
+    if layout.streamed:
+        shown.say(f"{len(layout.streamed)} of these layers do not fit into {', '.join(layout.devices)}: they are copied in whenever they run, which takes time")
     if wish.compiled:
         with shown.progress(lambda done: "compiling layers") as progress:
             progress(0.0)
@@ -191,9 +263,7 @@ class Loading:
 
     def budget(self, held: Span) -> int:
         """What there was at first, or less if the machine's other programs have grown since."""
-        from swarm.model.memory import own_memory
-
-        return min(self._first_budget, _budget(self._wish, self._checkpoint, own_memory(self._wish.device)))
+        return min(self._first_budget, _budget(self._wish, self._checkpoint, moving=True))
 
     async def fetch(self, span: Span) -> None:
         await asyncio.to_thread(self._checkpoint.fetch, [span])
@@ -212,40 +282,40 @@ def held(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
 
 def cache_tokens(wish: Wish, part: Part) -> int:
     """Positions of all sessions together: as asked, or what half of the memory that is left takes."""
-    from swarm.model.memory import bytes_needed
+    from swarm.model.memory import bytes_needed, usable
 
     if wish.cache_tokens is not None:
         return wish.cache_tokens
-    shape, spans = wish.shape(part.checkpoint), part.model.spans
+    shape, spans, layout = wish.shape(part.checkpoint), part.model.spans, part.model.layout
     most = MOST_CACHE * shape.max_length
     scale = _scale(wish, part.checkpoint)
-    each = bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
-    left = min(_usable(wish) // 2, math.inf if wish.max_memory is None else wish.max_memory - bytes_needed(shape, spans, scale, 0))
+    held = bytes_needed(shape, spans, scale, 0)
+    each = bytes_needed(shape, spans, scale, 1) - held
+    held -= int(sum(shape.component_bytes[i] for i in layout.streamed) * scale)
+    left = min(_usable(wish) // 2, math.inf if wish.max_memory is None else wish.max_memory - held)
+    most = min(most, *(int(usable(free) // 2 // kept) for free, kept in _cached_on(layout, shape, scale, _free(wish)) if kept))
     return max(1, min(most, int(left // each))) if each > 0 else most
 
 
-def _check_fits(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span]) -> None:
-    from swarm.model.memory import check_fits
+def _cached_on(layout: Layout, shape: ModelShape, scale: float, free: Mapping[str, int]) -> list[tuple[int, float]]:
+    """Of each device what is free, and what a position takes there."""
+    return [(free[device], scale * sum(shape.kv_bytes_per_token[i] for i, on in layout.on.items() if on == device)) for device in free]
 
-    check_fits(wish.shape(checkpoint), spans, _scale(wish, checkpoint), _cache_wanted(wish, checkpoint.shape), _usable(wish))
 
-
-def _usable(wish: Wish, ours: int = 0) -> int:
+def _usable(wish: Wish) -> int:
     """Bytes for layers and cache."""
     from swarm.model.memory import usable
 
-    free = usable(_free(wish) + ours)
+    free = sum(map(usable, _free(wish).values()))
     return free if wish.max_memory is None else min(free, wish.max_memory)
 
 
-def _free(wish: Wish) -> int:
-    """Bytes free on the device. Raises InvalidConfig where there is none such."""
+def _free(wish: Wish) -> dict[str, int]:
+    """Bytes free on each device. Raises InvalidConfig where there is none such."""
+    from swarm.model.devices import resolve
     from swarm.model.memory import free_memory
 
-    try:
-        return free_memory(wish.device)
-    except (RuntimeError, AssertionError, ValueError) as error:  # torch, about a device that this machine or this build does not have
-        raise InvalidConfig(f"cannot use device {wish.device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
+    return {device: free_memory(device) for device in resolve(wish.device)}
 
 
 def _cache_wanted(wish: Wish, shape: ModelShape) -> int:

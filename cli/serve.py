@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, region, set_threads, short_name, size, upload
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
@@ -64,7 +64,20 @@ def parser() -> Parser:
         help="compile layers for this processor, so that tokens take less time: auto serves at once and compiles meanwhile (half a minute, once for each kind "
         "of layer, large ones only), wait compiles before it serves, off does not. Needs g++",
     )  # fmt: skip
-    what.add_argument("--device", type=device, default="cpu", help="where to compute, such as cpu or cuda:0")
+    what.add_argument(
+        "--device", type=device, default="cpu",
+        help="where to compute: cpu, mps, cuda:0 (ROCm has that name too), several such as cuda:0,cuda:1, over which layers are shared out by memory, or auto: "
+        "every GPU there is, and without one the CPU. Tested on CPUs only",
+    )  # fmt: skip
+    what.add_argument(
+        "--offload", choices=("auto", "yes", "no"), default="auto",
+        help="layers that a CUDA or ROCm device has no memory for stay in the machine's and are copied in whenever they run, which is slow: auto does so for "
+        "layers named with --layers, yes lets --layers auto count the machine's memory too, no refuses",
+    )  # fmt: skip
+    what.add_argument(
+        "--on-disk", type=on_disk, default=(), metavar="ENDS",
+        help="embed, head or embed,head: leave their matrices in the model's files, mapped, and count them as no memory (default: none)",
+    )  # fmt: skip
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
     what.add_argument(
@@ -134,7 +147,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     where = region(args.region)
     quantize = None if args.quantize == "none" else args.quantize
     asked = (args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
-    wish = Wish(*asked, where, quantize, compiled=args.compile == "wait")
+    wish = Wish(*asked, where, quantize, compiled=args.compile == "wait", offload=args.offload, on_disk=args.on_disk)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)

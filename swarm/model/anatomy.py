@@ -142,10 +142,13 @@ def replacements(model: nn.Module, anatomy: Anatomy, spans: Sequence[Span], keep
     return new
 
 
-def part_class(whole: type[PreTrainedModel], spans: Sequence[Span], needs_embedding: bool, needs_output: bool) -> type[PreTrainedModel]:
+def part_class(
+    whole: type[PreTrainedModel], spans: Sequence[Span], needs_embedding: bool, needs_output: bool, left_out: Sequence[int] = ()
+) -> type[PreTrainedModel]:
     """A subclass of a model's own class that holds only `spans`. `from_pretrained` builds it without memory, then reads only what remains.
 
-    `needs_embedding` keeps the embedding matrix for a head that is tied to it, `needs_output` the output matrix for an embedding stored under its name.
+    `needs_embedding` keeps the embedding matrix for a head that is tied to it, `needs_output` the output matrix for an embedding stored under its name. Of the
+    components `left_out`, `embed` or `head`, the matrix is not read.
     """
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: object, **kwargs: object) -> None:
@@ -154,13 +157,25 @@ def part_class(whole: type[PreTrainedModel], spans: Sequence[Span], needs_embedd
         has_embed, has_head = (any(component in span for span in spans) for component in (0, anatomy.count + 1))
         keep = [path for path, needed in ((anatomy.embedding, needs_embedding), (anatomy.output, needs_output)) if needed]
         for path, module in replacements(self, anatomy, spans, keep).items():
-            _put(self, path, module)
-        if not (has_embed or needs_embedding) or not (has_head or needs_output):
+            put(self, path, module)
+        for component in left_out:
+            leave_out(self.get_submodule(anatomy.output if component else anatomy.embedding))
+        if left_out or not (has_embed or needs_embedding) or not (has_head or needs_output):
             self._tied_weights_keys = {}
             self.all_tied_weights_keys = {}
 
     # transformers finds a family's conversions of stored tensors by the name of the class: the part must bear it.
     return type(whole.__name__, (whole,), {"__init__": __init__, "__module__": whole.__module__})
+
+
+def leave_out(module: nn.Module) -> None:
+    """Take an embedding's or a head's matrix away. A row is left that is no weight: transformers fills what it did not read with noise, and wants
+    something to fill."""
+    matrix: Any = module.weight
+    module.padding_idx = None  # type: ignore[assignment]  # which row that is matters to training only
+    module.register_parameter("weight", None)
+    del module.weight
+    module.register_buffer("weight", matrix.new_empty((1, matrix.shape[1])), persistent=False)
 
 
 @dataclass(slots=True)
@@ -253,7 +268,7 @@ def _path_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
     return next((path for path, module in model.named_modules() if module is wanted), None)
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     owner = model.get_submodule(parent)
     owner._modules[name] = module

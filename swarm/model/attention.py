@@ -60,7 +60,7 @@ class Pack:
         self.calls = 0
         self.table: SessionTable | None = None
         self._native: NativeAttention | None = None
-        self._masks: dict[tuple[int, int, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int, int | None, torch.device], torch.Tensor] = {}
 
     def use(self, native: NativeAttention, layers: int) -> None:
         """Let machine code attend, if the caches know the shapes of all `layers` layers already."""
@@ -80,7 +80,7 @@ class Pack:
 
     def mask(self, start: int, n: int, since: int, window: int | None, device: torch.device) -> torch.Tensor:
         """[n, L], true where query position start + i may look at position since + j. Every layer of one kind asks for the same one: it is built once."""
-        key = (start, n, since, window)
+        key = (start, n, since, window, device)
         if key not in self._masks:
             queries_n1 = torch.arange(start, start + n, device=device)[:, None]
             keys_1L = torch.arange(since, start + n, device=device)[None]

@@ -47,10 +47,10 @@ def measure_speed(model: SpanModel, budget: float = 2.0, clock: Callable[[], flo
 
 
 def _layers(model: SpanModel) -> tuple[int, int] | None:
-    """A stretch of layers alone, the longest there is, cut to MAX_LAYERS."""
+    """A stretch of layers alone, the longest there is, cut to MAX_LAYERS where layers are alike: not where devices differ, or some layers are streamed."""
     stretches = [(max(span.start, 1), min(span.stop, model.head)) for span in model.spans]
     start, stop = max(stretches, key=lambda stretch: stretch[1] - stretch[0])
-    return (start, min(stop, start + MAX_LAYERS)) if start < stop else None
+    return (start, stop if model.layout.is_spread else min(stop, start + MAX_LAYERS)) if start < stop else None
 
 
 def _component(model: SpanModel, component: int) -> tuple[int, int] | None:
@@ -78,8 +78,7 @@ def _prompt(model: SpanModel, start: int, stop: int, budget: float, clock: Calla
 def _run(model: SpanModel, start: int, stop: int, cache: KVCache, n: int) -> None:
     hidden_nH = torch.full((n, model.hidden), 0.5, dtype=model.dtype) if start else None
     model.run(start, stop, [Row(cache, cache.length, [0] * n, hidden_nH)])
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    model.synchronize()
 
 
 def _median(act: Callable[[], None], budget: float, clock: Callable[[], float], at_most: int) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Iterable
+from typing import Any
 
 import psutil
 
@@ -22,20 +23,23 @@ SHARE = 0.9
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes free on the device."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
+    """Bytes free on the device. MPS shares the machine's memory, and takes a part of it at most."""
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu"):
+        return _torch(kind).mem_get_info(device)[0]
+    if kind == "mps":
+        mps = _torch(kind)
+        return min(mps.recommended_max_memory() - mps.driver_allocated_memory(), psutil.virtual_memory().available)
     return psutil.virtual_memory().available
 
 
 def own_memory(device: str = "cpu") -> int:
     """Bytes of the device that this process would give back if it ended. Files that are mapped are not among them: they count as free already."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.memory_reserved(device)
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu"):
+        return _torch(kind).memory_reserved(device)
+    if kind == "mps":
+        return _torch(kind).driver_allocated_memory()
     info = psutil.Process().memory_info()
     return info.rss - getattr(info, "shared", 0)  # which only Linux tells apart
 
@@ -43,12 +47,18 @@ def own_memory(device: str = "cpu") -> int:
 def give_back(device: str = "cpu") -> None:
     """Return to the machine what was freed: what is in cycles (modules and their hooks know each other), and what allocators keep for the next time."""
     gc.collect()
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.empty_cache()
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu", "mps"):
+        _torch(kind).empty_cache()
     with contextlib.suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _torch(kind: str) -> Any:
+    """What torch has to say of this kind of device. Loaded when there is one to ask."""
+    import torch
+
+    return {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}[kind]
 
 
 def bytes_needed(shape: ModelShape, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel
@@ -23,8 +22,11 @@ from swarm.model.attention import Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.compiled import MOST, CompiledLayers, Recipe
+from swarm.model.devices import synchronize
 from swarm.model.families import length_scaling
+from swarm.model.layout import Layout, mapped_components
 from swarm.model.loading import read_part, share
+from swarm.model.mapped import Matrices
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import Native, native_code
@@ -33,6 +35,7 @@ from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
+from swarm.model.spread import Spread, spread
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,20 @@ class SpanModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, checkpoint: Checkpoint, spans: Sequence[Span], quantized: str | None = None, native: Native | None = None
+        self,
+        model: PreTrainedModel,
+        checkpoint: Checkpoint,
+        spans: Sequence[Span],
+        dtype: torch.dtype,
+        spread: Spread,
+        quantized: str | None = None,
+        native: Native | None = None,
     ) -> None:
         config = model.config
-        self.spans, self.dtype, self.device = tuple(spans), model.dtype, model.device
+        self.spans, self.dtype, self.device = tuple(spans), dtype, torch.device(spread.layout.entry)
+        self._spread, self.layout = spread, spread.layout
         self.hidden, self.vocab, self.max_length = config.hidden_size, config.vocab_size, checkpoint.shape.max_length
-        self.numerics = _numerics(model) + (f"-{quantized}" if quantized else "")
+        self.numerics = _numerics(model, dtype) + (f"-{quantized}" if quantized else "")
         self._model, self._anatomy, self._turn = model, dissect(model), seat(model)
         self._views: dict[tuple[int, int], View] = {}
         self._checkpoint, self._native = checkpoint, native
@@ -92,10 +103,13 @@ class SpanModel:
         dtype: str | None = None,
         device: str = "cpu",
         quantize: str | None = None,
+        on_disk: Collection[str] = (),
+        layout: Layout | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> SpanModel:
         """Read the weights of `spans`, and only those; `dtype` other than the checkpoint's converts them, and `quantize`, one of `quantized.METHODS`, rounds
-        those of linear layers. `progress` is called with 0.0 to 1.0.
+        those of linear layers. `layout` says what lies where, instead of `device` for everything; what `on_disk` names, of `layout.ON_DISK`, stays mapped.
+        `progress` is called with 0.0 to 1.0.
 
         Raises InvalidConfig (dtype, device), NotAModel, UnsafeWeights, UnsupportedModel, DoesNotFit (disk), HubUnreachable.
         """
@@ -107,26 +121,38 @@ class SpanModel:
             raise InvalidConfig(f"weights cannot be quantized as {quantize}; choose {', '.join(METHODS)}")
         if spans[-1].stop > checkpoint.shape.components:
             raise ValueError(f"components [{spans[-1].start}, {spans[-1].stop}) reach beyond the {checkpoint.shape.components} of {checkpoint.name}")
+        if quantize is not None and "head" in on_disk:
+            raise InvalidConfig("a head that is rounded is none that is in the model's files; leave head out of --on-disk, or --quantize")
         tensors = checkpoint.tensors_for(spans)
+        matrices = Matrices(checkpoint, spans, mapped_components(on_disk, checkpoint.shape.components))
+        layout = layout or Layout.alone(device, spans, matrices.components)
         folder = checkpoint.fetch(spans, progress=share(progress, 0.0, 0.5))
         head = checkpoint.shape.head
         kind = part_class(
             checkpoint.model_class,
             spans,
-            needs_embedding=any(head in span for span in spans) and not any(map(is_output_matrix, tensors)),
-            needs_output=any(0 in span for span in spans) and not any(map(is_token_embedding, tensors)),
+            needs_embedding=any(head in span for span in spans) and not any(map(is_output_matrix, tensors)) and head not in matrices.left_out,
+            needs_output=any(0 in span for span in spans) and not any(map(is_token_embedding, tensors)) and 0 not in matrices.left_out,
+            left_out=matrices.left_out,
         )
         model = read_part(kind, checkpoint, folder, tensors, DTYPES[name], share(progress, 0.5, 1.0))
+        anatomy = dissect(model)
+        matrices.seat(model, anatomy, folder, DTYPES[name], layout.entry)
+        native = native_code(cache_folder()) if layout.devices == ("cpu",) and not layout.streamed else None
+
+        def finish(module: torch.nn.Module) -> None:
+            if quantize is not None and (module is model or layout.devices != ("cpu",)):  # elsewhere at once, or exact weights would have to fit
+                round_weights(module, native=native.product.int8 if native else None)
+
         try:
-            cast(torch.nn.Module, model).to(device)
+            spread_model = spread(model, anatomy, layout, finish)
         except (RuntimeError, AssertionError) as error:
-            raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
-        native = native_code(cache_folder()) if model.device.type == "cpu" else None
+            where = ", ".join(layout.devices)
+            raise InvalidConfig(f"cannot use device {where} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
         if quantize is not None:
-            round_weights(model, native=native.product.int8 if native else None)
-            give_back(device)
+            give_back(layout.entry)
         tune(model, native=native.product if native else None)
-        return cls(model, checkpoint, spans, quantize, native)
+        return cls(model, checkpoint, spans, DTYPES[name], spread_model, quantize, native)
 
     @property
     def head(self) -> int:
@@ -137,6 +163,10 @@ class SpanModel:
     def nbytes(self) -> int:
         """Bytes of the tensors held; tied ones count once."""
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._model.state_dict().values()}.values())
+
+    def synchronize(self) -> None:
+        """Wait until every device has done what it was asked for."""
+        synchronize(self.layout.devices)
 
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
@@ -255,6 +285,7 @@ class SpanModel:
             out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]
         finally:
             self._turn.pack = None
+            self._spread.end()
             ran = 0 if self._compiled is None else self._compiled.end()
         if pack.calls + ran != view.held:
             raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
@@ -283,10 +314,10 @@ class SpanModel:
         for want, n in zip(wants, counts, strict=True):
             indices += [at + offset for offset in want]
             at += n
-        return self._integers(indices)
+        return self._integers(indices, self.layout.on[self.head])
 
-    def _integers(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+    def _integers(self, values: list[int], device: str | None = None) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long).to(device or self.device)
 
     def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int], list[int]]:
         """Rows that may be packed together: their rotary factors are the same, and compiled layers run them (1, 2, …, each of as many tokens as those take), or
@@ -336,7 +367,7 @@ class SpanModel:
             raise ValueError(f"logits are wanted of offsets {list(row.want)} among {n} tokens")
 
 
-def _numerics(model: PreTrainedModel) -> str:
+def _numerics(model: PreTrainedModel, dtype: torch.dtype) -> str:
     method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-    name = str(model.dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
     return name if method is None else f"{name}-{method.quant_method}"

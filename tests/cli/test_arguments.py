@@ -71,6 +71,16 @@ def test_several_peers_from_each_source(tmp_path, monkeypatch):
     assert addresses(given.initial_peers) == ["/f", "/g"]
 
 
+def test_what_stays_on_disk_from_each_source(tmp_path, monkeypatch):
+    config = tmp_path / "serve.yaml"
+    config.write_text("on-disk: embed\n")
+    assert serve.parser().read(["model"]).on_disk == ()
+    assert serve.parser().read(["model", "--config", str(config)]).on_disk == ("embed",)
+    monkeypatch.setenv("SWARM_ON_DISK", "head, embed")
+    assert serve.parser().read(["model", "--config", str(config)]).on_disk == ("embed", "head")
+    assert serve.parser().read(["model", "--on-disk", "none"]).on_disk == ()
+
+
 def test_switches_from_a_file_and_the_environment(tmp_path, monkeypatch):
     config = tmp_path / "generate.yaml"
     config.write_text("chat: true\nown-ends: false\nseed:\n")

@@ -83,6 +83,7 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
     monkeypatch.setattr("swarm.model.memory.usable", lambda free: 0)
     assert "not even one layer fits" in said(capsys, serve.main, model, "--layers", "0:2")
     assert "not even one layer fits" in said(capsys, serve.main, model)
+    assert "leave head out of --on-disk" in said(capsys, serve.main, model, "--on-disk", "embed,head", "--quantize", "int8")
     if not torch.cuda.is_available():
         assert "choose cpu" in said(capsys, serve.main, model, "--device", "cuda")
 
@@ -113,6 +114,9 @@ def test_devices_and_formats_that_are_not_there(capsys, model):
         *((main, [*argv, "--announce", "/ip4/1.2.3.4/udp/5"], "'/ip4/1.2.3.4/udp/5'") for main, argv in (("serve", ["model"]), ("bootstrap", []))),
         ("serve", ["/nowhere/model"], "there is no folder /nowhere/model"),
         ("serve", ["model", "--device", "quux"], "there is no device 'quux'; write cpu, cuda or cuda:0"),
+        ("serve", ["model", "--device", "cuda:0,gpu"], "there is no device 'gpu'"),
+        ("serve", ["model", "--device", "auto,cpu"], "there is no device 'auto'"),
+        ("serve", ["model", "--on-disk", "embed,layers"], "'embed,layers' cannot stay on disk; write embed, head, or embed,head"),
         ("generate", ["hello", "--local", "3", "--model", "./nothing"], "there is no folder ./nothing"),
         ("generate", ["hello", "--local", "3", "--stop", ""], "a stop string is a text of at least one character"),
         ("generate", ["hello", "--local", "13"], "at most 12 peers"),
