@@ -10,27 +10,40 @@ class CacheLedger:
 
     `tokens` positions of a session that weighs `whole`, the most that one can, use it up. Ask `can_reserve`, then `reserve`; a key reserves again to change its
     share.
+
+    `most` says to how many of them new reservations are held for the time being: what is reserved stays, may shrink, and goes on within `tokens`.
     """
 
     def __init__(self, tokens: int, whole: float) -> None:
-        self.tokens = tokens
+        self.tokens = self.most = tokens
         self._whole = whole
         self._held: dict[Hashable, float] = {}
 
     @property
     def free_tokens(self) -> int:
         """Positions that any one more session could still reserve, whatever of the things held it runs over."""
-        return max(int(self.tokens - sum(self._held.values()) / self._whole + ROUNDING), 0) if self._whole else self.tokens
+        return max(int(min(self.tokens, self.most) - self.held + ROUNDING), 0) if self._whole else self.tokens
+
+    @property
+    def held(self) -> float:
+        """Positions reserved, as of sessions that weigh the most."""
+        return sum(self._held.values()) / self._whole if self._whole else 0.0
 
     def can_reserve(self, key: Hashable, tokens: int, weight: float, spare: float = 0.0) -> bool:
-        """Whether they fit, instead of what the key may have reserved before, and leave so much of the whole (0 to 1) to others."""
-        others = sum(held for other, held in self._held.items() if other != key)
-        return others + tokens * weight <= self.tokens * self._whole * (1 - spare) + ROUNDING
+        """Whether they fit, instead of what the key may have reserved before, and leave so much of the whole (0 to 1) to others. What is no more than the key
+        has always fits."""
+        now = min(self.tokens, self.most) * (1 - spare)
+        return self._fits(key, tokens, weight, now) or tokens * weight <= self._held.get(key, -1.0) + ROUNDING
 
     def reserve(self, key: Hashable, tokens: int, weight: float) -> None:
-        if not self.can_reserve(key, tokens, weight):
+        """Also beyond `most`: whoever was told that it can, may have released its own on the way here."""
+        if not self._fits(key, tokens, weight, self.tokens):
             raise ValueError(f"{tokens} positions of weight {weight:g} do not fit into what is left")
         self._held[key] = tokens * weight
+
+    def _fits(self, key: Hashable, tokens: int, weight: float, budget: float) -> bool:
+        others = sum(held for other, held in self._held.items() if other != key)
+        return others + tokens * weight <= budget * self._whole + ROUNDING
 
     def release(self, key: Hashable) -> None:
         self._held.pop(key, None)

@@ -40,3 +40,18 @@ def test_what_needs_no_cache_is_never_refused():
     ledger = CacheLedger(10, 0.0)
     ledger.reserve("a", 10**9, 0.0)
     assert ledger.free_tokens == 10 and ledger.can_reserve("b", 10**9, 0.0)
+
+
+def test_what_is_held_back_for_now_hinders_nobody_who_has_it_already():
+    ledger = CacheLedger(100, 2.0)
+    ledger.reserve("a", 60, 2.0)
+    ledger.most = 50
+    assert (ledger.tokens, ledger.free_tokens, ledger.held) == (100, 0, 60)
+    assert not ledger.can_reserve("b", 1, 0.1) and not ledger.can_reserve("a", 61, 2.0)
+    assert ledger.can_reserve("a", 60, 2.0) and ledger.can_reserve("a", 60, 1.0)
+    ledger.release("a")
+    ledger.reserve("a", 60, 2.0)  # as who was told that it can
+    ledger.most = 80
+    assert ledger.free_tokens == 20 and ledger.can_reserve("b", 20, 2.0) and not ledger.can_reserve("b", 21, 2.0)
+    ledger.most = 1000
+    assert ledger.free_tokens == 40
