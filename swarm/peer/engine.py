@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOOK = 0.25
+"""Seconds between two looks at our share in a pause that is longer."""
+
 
 class Results(Protocol):
     def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None: ...
@@ -113,6 +116,7 @@ class Engine:
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
         self.steps = 0
         self.tokens = 0
+        self.share = 1.0
         self._clock = clock
         self._slots: dict[HopKey, _Slot] = {}
         self._arrivals = 0
@@ -197,8 +201,15 @@ class Engine:
                         done = await loop.run_in_executor(self._thread, self._execute, batch)
                         self._tell_time(batch, done)
                         self._report(done)
+                        await self._rest(done[0].micros / 1e6 if done else 0.0)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _rest(self, seconds: float) -> None:
+        """After a round of so many, for as long as our share asks for. It may be another before the pause is over."""
+        began = self._clock()
+        while self.share < 1 and (rest := began + seconds * (1 / self.share - 1) - self._clock()) > 0:  # noqa: ASYNC110  a pause, not a wait for anything
+            await asyncio.sleep(min(rest, LOOK))
 
     async def _woken(self) -> None:
         """Until something arrives, or those that wait for company have waited long enough."""
