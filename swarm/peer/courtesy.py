@@ -19,6 +19,9 @@ PATIENCE = 3.0
 FALL, RISE = 0.15, 0.05
 """Of the whole, how far the share moves in a second: all the way down in five, and back in fifteen, since a job often consists of several."""
 
+APART = 2.0
+"""Seconds that count between two readings at most: after a machine has slept nobody knows what was needed meanwhile."""
+
 STEP = 0.02
 """Differences below this are none, or what others use would be announced with all its noise."""
 
@@ -37,7 +40,7 @@ class Courtesy:
         if way != self._way:
             self._way, self._since = way, now
         elif way and now - self._since >= PATIENCE:
-            seconds = now - max(self._heard, self._since)
+            seconds = min(now - max(self._heard, self._since), APART)
             self.share = max(self.share - FALL * seconds, goal) if way < 0 else min(self.share + RISE * seconds, goal)
         self._heard = now
         return self.share

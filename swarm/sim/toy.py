@@ -170,7 +170,7 @@ class Engine:
         micros = round((self._clock() - began) * 1e6)
         self.timed(Span(ready[0][0].start, ready[0][0].stop), rows, (self._clock() - began) / self.boast)
         for key, slot, job in ready:
-            self._finish(key, slot, job, micros)
+            self._finish(key, slot, job, round(micros / self.share))
         if self.share < 1:
             await asyncio.sleep((self._clock() - began) * (1 / self.share - 1))
 
