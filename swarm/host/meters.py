@@ -29,14 +29,23 @@ class MachineMeters:
         self._before = self._times()
 
     def read(self) -> Readings:
-        from swarm.model.memory import gpu_memory, gpu_temperature, own_memory
+        from swarm.model.memory import gpu_temperature, own_memory
 
         before, self._before = self._before, self._times()
         others, ours = shares(before, self._before)
         there = psutil.virtual_memory().available
-        free, own = gpu_memory(self._device) if self._device.startswith("cuda") else (there, own_memory())
+        free, own = self._gpu_memory() if self._device.startswith("cuda") else (there, own_memory())
         temperature, hot = processor_temperature()
         return Readings(others, ours, free, own, there, temperature, hot, gpu_temperature(self._device))
+
+    def _gpu_memory(self) -> tuple[int, int]:
+        """A GPU that does not answer has nothing free."""
+        from swarm.model.memory import gpu_memory
+
+        try:
+            return gpu_memory(self._device)
+        except RuntimeError:  # torch's own, for whatever its driver says
+            return 0, 0
 
     def _times(self) -> tuple[float, float, float]:
         """Processor seconds: of the whole machine, of all programs, and of ours: this process and whatever it started, also what has ended since."""

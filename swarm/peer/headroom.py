@@ -21,7 +21,8 @@ class Headroom:
         """`position_bytes`: what a position of a session that runs all that is held takes; 0 where nobody knows, and then nothing is held back."""
         self._position = position_bytes
         self._base: int | None = None
-        """Bytes of this process without a cache: the least it had while nothing was reserved."""
+        """Bytes of this process when nothing was reserved last. What its allocator still kept then may be used again, but nobody knows for what; so it does
+        not count as cache."""
         self._seen: deque[tuple[float, int]] = deque()
 
     def most(self, free: int, own: int, host_free: int, reserved: float, now: float) -> int | None:
@@ -29,7 +30,7 @@ class Headroom:
         if not self._position:
             return None
         if self._base is None or not reserved:
-            self._base = own if self._base is None else min(self._base, own)
+            self._base = own
         allocated = min(max(own - self._base, 0), reserved * self._position)
         there = free - LEFT + allocated if host_free >= LEFT else 0
         self._seen.append((now, max(int(there / self._position), 0)))

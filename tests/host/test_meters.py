@@ -99,6 +99,9 @@ def test_of_a_gpu_what_our_allocator_keeps_is_free_and_a_missing_library_is_no_t
     def missing(device):
         raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
 
+    def broken(device):
+        raise RuntimeError("CUDA error")
+
     figures = {"mem_get_info": (100, 200), "memory_reserved": 50, "memory_allocated": 30, "get_device_name": "a GPU"}
     for name, figure in figures.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
@@ -108,6 +111,8 @@ def test_of_a_gpu_what_our_allocator_keeps_is_free_and_a_missing_library_is_no_t
     monkeypatch.setattr(torch.cuda, "temperature", lambda device: 55)
     assert MachineMeters("cuda:0").read().gpu_temperature == 55.0 and MachineMeters("cpu").read().gpu_temperature is None
     assert processor("cuda:0") == "a GPU"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    assert MachineMeters("cuda:0").read().free == 0
 
 
 def test_this_machine_can_be_read():
