@@ -41,6 +41,9 @@ BANDWIDTH = 10e9
 """Bytes of weights a second, to guess a decode step before anything is loaded: what two channels of DDR4 give two cores. Only the choice of layers sees it, and
 only in comparison with what others announce."""
 
+MEASURED, REMEASURED = 2.0, 0.5
+"""Seconds to time what was loaded: at first, and where it only has to be seen that the machine is still what it was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -58,6 +61,8 @@ class Wish:
     quantize: str | None = None
     compiled: bool = False
     """Before it serves."""
+    eager: bool = False
+    """Never compiled."""
     offload: str = "auto"
     on_disk: tuple[str, ...] = ()
 
@@ -221,11 +226,12 @@ async def announced_as_joining(wish: Wish, checkpoint: Checkpoint, spans: Sequen
 
 
 def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Part:
-    """Fetch, read, measure. Blocks, for minutes where files come from far away."""
-    from swarm.compose import Part
+    """Fetch, read, measure: shortly, where it is known what rounds took before. Blocks, for minutes where files come from far away."""
+    from swarm.compose import Part, open_notes, speed_of
     from swarm.model.measure import measure_speed
     from swarm.model.span import SpanModel
     from swarm.peer.improving import improve
+    from swarm.peer.past import known_fit
 
     layers = format_layers(spans, checkpoint.shape.layers)
     with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
@@ -239,7 +245,9 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
             asyncio.run(improve(_Idle(model), asked=True))
     with shown.progress(lambda done: "measuring speed") as progress:
         progress(0.0)
-        return Part(checkpoint, model, measure_speed(model))
+        about = speed_of(checkpoint, model, compiles=not wish.eager)
+        known = known_fit(open_notes(), about)
+        return Part(checkpoint, model, measure_speed(model, MEASURED if known is None else REMEASURED), about, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +285,15 @@ def held(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
     from swarm.compose import holding
 
     part = load(wish, checkpoint, spans, shown)
-    return holding(part, cache_tokens(wish, part))
+    return holding(part, cache_tokens(wish, part), position_bytes(wish, part))
+
+
+def position_bytes(wish: Wish, part: Part) -> int:
+    """Of a session that runs everything that was loaded."""
+    from swarm.model.memory import bytes_needed
+
+    shape, spans, scale = wish.shape(part.checkpoint), part.model.spans, _scale(wish, part.checkpoint)
+    return bytes_needed(shape, spans, scale, 1) - bytes_needed(shape, spans, scale, 0)
 
 
 def cache_tokens(wish: Wish, part: Part) -> int:
@@ -288,10 +304,8 @@ def cache_tokens(wish: Wish, part: Part) -> int:
         return wish.cache_tokens
     shape, spans, layout = wish.shape(part.checkpoint), part.model.spans, part.model.layout
     most = MOST_CACHE * shape.max_length
-    scale = _scale(wish, part.checkpoint)
-    held = bytes_needed(shape, spans, scale, 0)
-    each = bytes_needed(shape, spans, scale, 1) - held
-    held -= int(sum(shape.component_bytes[i] for i in layout.streamed) * scale)
+    scale, each = _scale(wish, part.checkpoint), position_bytes(wish, part)
+    held = bytes_needed(shape, spans, scale, 0) - int(sum(shape.component_bytes[i] for i in layout.streamed) * scale)
     left = min(_usable(wish) // 2, math.inf if wish.max_memory is None else wish.max_memory - held)
     most = min(most, *(int(usable(free) // 2 // kept) for free, kept in _cached_on(layout, shape, scale, _free(wish)) if kept))
     return max(1, min(most, int(left // each))) if each > 0 else most

@@ -181,6 +181,16 @@ def hold_lifeline(fd: int | None) -> None:
         threading.Thread(target=wait, args=(fd,), name="lifeline", daemon=True).start()
 
 
+NICE = 5
+"""By how much a polite process is nicer: at 5 the kernel gives it a quarter of a processor that another wants too, the least that a polite peer ever takes."""
+
+
+def make_way() -> None:
+    """Let other programs go first, also before what is started from here on."""
+    with contextlib.suppress(OSError):  # where that is not allowed
+        os.nice(max(NICE - os.nice(0), 0))
+
+
 def set_logging(debug: bool, handler: logging.Handler | None = None, level: int = logging.WARNING) -> None:
     """Our own log to stderr (or to `handler`, which knows a terminal better). Other libraries are heard when something is wrong."""
     handler = handler or logging.StreamHandler()

@@ -40,8 +40,8 @@ class Screen(Protocol):
     def progress(self, what: Callable[[float], str]) -> contextlib.AbstractContextManager[Callable[[float], None]]:
         """Yields a function to be called with 0.0 to 1.0, from any thread."""
 
-    def live(self) -> contextlib.AbstractContextManager[Callable[[list[tuple[str, str]]], None]]:
-        """Yields a function that shows a status: pairs of a heading and a value."""
+    def live(self) -> contextlib.AbstractContextManager[Callable[..., None]]:
+        """Yields a function that shows a status: a line, or several, of pairs of a heading and a value."""
 
 
 def screen(stream: Any = None) -> Screen:
@@ -110,14 +110,14 @@ class PlainScreen:
             repeating.join()
 
     @contextlib.contextmanager
-    def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:
+    def live(self) -> Iterator[Callable[..., None]]:
         last = self._clock()
 
-        def show(status: list[tuple[str, str]]) -> None:
+        def show(*lines: list[tuple[str, str]]) -> None:
             nonlocal last
             if self._clock() - last >= self._every:
                 last = self._clock()
-                self.say(", ".join(f"{name} {value}" for name, value in status))
+                self.say(", ".join(f"{name} {value}" for line in lines for name, value in line))
 
         yield show
 
@@ -182,7 +182,8 @@ class RichScreen:
             yield lambda done: bars.update(bar, total=1.0 if done else None, completed=done, description=what(done))
 
     @contextlib.contextmanager
-    def live(self) -> Iterator[Callable[[list[tuple[str, str]]], None]]:
+    def live(self) -> Iterator[Callable[..., None]]:
+        from rich.console import Group
         from rich.live import Live
         from rich.table import Table
 
@@ -194,4 +195,4 @@ class RichScreen:
             return grid
 
         with Live(console=self.console, refresh_per_second=4) as live:
-            yield lambda status: live.update(table(status))
+            yield lambda *lines: live.update(Group(*(table(line) for line in lines if line)))

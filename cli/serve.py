@@ -18,9 +18,9 @@ from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
-from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
+from swarm.cli.process import Stop, hold_lifeline, make_way, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import AUTO, Span, format_layers, short_id
+from swarm.core import AUTO, Span, format_layers, readable, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ def parser() -> Parser:
         "--max-memory", type=size, metavar="SIZE",
         help="take at most this much memory for layers and cache, such as 6GB, beside some 0.5 GB for the program (default: nine tenths of what is free)",
     )  # fmt: skip
+    what.add_argument(
+        "--polite", action="store_true",
+        help="make way for your other programs: while they use much of the processor, compute only a part of the time, down to a quarter, and say so to others",
+    )  # fmt: skip
     what.add_argument("--max-disk", type=size, metavar="SIZE", help="download at most this much, such as 20GB (default: no limit)")
     network = it.add_argument_group("network")
     network.add_argument(
@@ -125,6 +129,8 @@ def _main(argv: Sequence[str] | None) -> int:
     check_addresses(addresses(args.initial_peers), addresses(args.announce))
     check_early(args.model, args.layers)
     hold_lifeline(args.lifeline_fd)
+    if args.polite:
+        make_way()
     set_threads(args.threads)
     sys.setswitchinterval(SWITCH)
     shown = screen()
@@ -142,12 +148,13 @@ async def _settled(args: Any, shown: Screen, stop: Stop) -> int:
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
-    from swarm.compose import connect, serving_peer
+    from swarm.compose import connect, meters, open_notes, serving_peer
 
     where = region(args.region)
     quantize = None if args.quantize == "none" else args.quantize
     asked = (args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
-    wish = Wish(*asked, where, quantize, compiled=args.compile == "wait", offload=args.offload, on_disk=args.on_disk)
+    compiling = {"compiled": args.compile == "wait", "eager": args.compile == "off"}
+    wish = Wish(*asked, where, quantize, **compiling, offload=args.offload, on_disk=args.on_disk)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
@@ -177,6 +184,10 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
                 coordinate=args.coordinator == "auto",
                 loader=loader,
                 compiles=args.compile == "auto",
+                meters=meters(args.device),
+                polite=args.polite,
+                notes=open_notes(),
+                lasts=args.identity is not None,
             )
         await _keep_serving(Post(args, shown, connection, peer, checkpoint.shape.layers), stop, new=not initial_peers)
     shown.say("left")
@@ -199,8 +210,11 @@ class Post:
 
     def arrived(self, new: bool) -> None:
         """The swarm can see us."""
-        args, addrs, layers = self.args, self.connection.addrs, self.layers(self.peer.status().spans)
+        args, addrs, status = self.args, self.connection.addrs, self.peer.status()
+        layers = self.layers(status.spans)
         self.shown.say(f"serving layers {layers} of {args.model} as {self.connection.links.peer}")
+        if status.tokens:
+            self.shown.say(f"so far this peer has served {status.tokens:,} tokens, in {status.uptime / 3600:.1f} hours")
         if new:
             self.shown.say(f"{NO_PUBLIC_PEERS}, so a new swarm begins here, at {addrs[0]}")
             introduce(self.shown.say, addrs, args.model)
@@ -235,9 +249,26 @@ class Post:
                         ("free cache", f"{status.free_tokens:,}"),
                         ("peers", str(status.peers)),
                         ("coordinator", self._who(status.coordinator)),
-                    ]
+                    ],
+                    machine(status),
                 )
                 await asyncio.sleep(STATUS_EVERY)
+
+
+def machine(status: Status) -> list[tuple[str, str]]:
+    """What the person whose machine it is wants to know of it; nothing before the first reading."""
+    seen = status.readings
+    if seen is None:
+        return []
+    temperatures = (("temperature", seen.temperature), ("GPU", seen.gpu_temperature))
+    shown = [
+        ("cpu here", f"{seen.ours:.0%}"),
+        ("others", f"{seen.others:.0%}"),
+        ("memory here", readable(seen.own)),
+        ("free", f"{readable(seen.free)}{', too little' if status.short else ''}"),
+        *((name, f"{degrees:.0f} °C") for name, degrees in temperatures if degrees is not None),
+    ]
+    return [*shown, ("polite", f"slowed to {status.share:.0%}")] if status.share < 1 else shown
 
 
 async def _keep_serving(post: Post, stop: Stop, new: bool) -> None:

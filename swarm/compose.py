@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.core import ModelShape, PeerId, Span, base_dtype, is_rounded
 from swarm.errors import NotAModel
 from swarm.peer.hops import HopRoom
-from swarm.ports import Directory, Links
+from swarm.ports import Directory, Links, Meters, Notes
 
 if TYPE_CHECKING:
     from swarm.model.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from swarm.model.text import Text
     from swarm.peer.holding import Holding, Loader, ServingEngine
     from swarm.peer.hops import Offer
+    from swarm.peer.pace import Fit
     from swarm.peer.server import Peer
 
 
@@ -210,9 +211,37 @@ class Part:
     checkpoint: Checkpoint
     model: SpanModel
     speed: Speed
+    speed_of: tuple[str, ...] = ()
+    known: Fit | None = None
+    """As in `peer.holding.Holding`."""
 
 
-def holding(part: Part, cache_tokens: int) -> Holding:
+def meters(device: str) -> Meters:
+    """Of this machine, for a peer that computes there."""
+    from swarm.host.meters import MachineMeters
+
+    return MachineMeters(device)
+
+
+def open_notes() -> Notes:
+    """What was measured at earlier starts, beside the hashes of files."""
+    from swarm.host.notes import FileNotes
+    from swarm.model.sources import cache_folder
+
+    return FileNotes(cache_folder() / "measured")
+
+
+def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool) -> tuple[str, ...]:
+    """All that the speed of what was loaded depends on."""
+    from swarm.host.meters import processor
+    from swarm.model.measure import threads
+
+    device, spans = str(model.device), ",".join(f"{span.start}:{span.stop}" for span in model.spans)
+    what = (checkpoint.shape.config_hash, checkpoint.revision or "", model.numerics, spans)
+    return ("speed", *what, device, f"{threads()} threads", "compiled" if compiles else "eager", processor(device))
+
+
+def holding(part: Part, cache_tokens: int, position_bytes: float = 0.0) -> Holding:
     """What a peer can serve of what was loaded."""
     from swarm.peer.holding import Holding
     from swarm.peer.hops import Offer
@@ -227,7 +256,7 @@ def holding(part: Part, cache_tokens: int) -> Holding:
         journal=_journal_weight(shape),
         version=int(time.time() * 1000),  # rises across restarts too
     )
-    return Holding(part.model, offer, speed.decode, speed.prefill, speed.head_weight, cache_tokens)
+    return Holding(part.model, offer, speed.decode, speed.prefill, speed.head_weight, cache_tokens, position_bytes, part.speed_of, part.known)
 
 
 def serving_peer(
@@ -241,9 +270,14 @@ def serving_peer(
     coordinate: bool = True,
     loader: Loader | None = None,
     compiles: bool = False,
+    meters: Meters | None = None,
+    polite: bool = False,
+    notes: Notes | None = None,
+    lasts: bool = False,
 ) -> Peer:
     """A peer that serves what it is given; run it with `serve`. With `coordinate` it stands for election as coordinator of its model, with `loader` it moves to
-    other layers where they are needed more; if it `compiles`, its layers become faster while it serves."""
+    other layers where they are needed more; if it `compiles`, its layers become faster while it serves. `meters`, `polite` and `notes` as in `Peer`, and
+    whether its identity `lasts`."""
     from swarm.peer.engine import Engine
     from swarm.peer.improving import improve
     from swarm.peer.server import About, Peer
@@ -254,7 +288,7 @@ def serving_peer(
         connection.directory,
         engine,
         held,
-        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload),
+        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts),
         clock=time.monotonic,
         wall=time.time,
         verify=connection.verify,
@@ -262,4 +296,7 @@ def serving_peer(
         loader=loader,
         improve=partial(improve, engine) if compiles else None,
         seed=secrets.randbits(64),
+        meters=meters,
+        polite=polite,
+        notes=notes,
     )

@@ -1,8 +1,10 @@
-"""What the shells ask of the world. `swarm.net` answers with hivemind; tests answer with fakes. One verb each, and a close."""
+"""What the shells ask of the world. `swarm.net` answers with hivemind, `swarm.host` with psutil and files; tests answer with fakes. One verb each, and a
+close where there is something to close."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from swarm.core import PeerId
@@ -50,3 +52,38 @@ class Directory(Protocol):
         """Every good record under a model's key, bad ones skipped. Sorted by peer id."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What this machine's meters say. Shares are of all its processors together, 0 to 1; memory in bytes; temperatures in degrees Celsius, None where there is
+    no sensor. `others` is the processor time of programs that are not ours, `ours` that of this process and its children, both since the last reading. `free`
+    is what programs could still take where the cache lies (on the GPU of a peer that computes there), `own` what this process holds there; `host_free` is what
+    could still be taken of the machine's own memory, which a peer needs wherever it computes."""
+
+    others: float = 0.0
+    ours: float = 0.0
+    free: int = 0
+    own: int = 0
+    host_free: int = 0
+    temperature: float | None = None
+    hot: bool = False
+    """Whether a sensor of the processor is at the mark that it calls high itself."""
+    gpu_temperature: float | None = None
+
+
+class Meters(Protocol):
+    """The machine below us."""
+
+    def read(self) -> Readings:
+        """Takes some milliseconds, so not in the event loop; never fails: what cannot be read is left out."""
+
+
+class Notes(Protocol):
+    """What was measured, kept for the next start: figures, each set under the texts that name all it depends on."""
+
+    def read(self, about: Sequence[str]) -> Mapping[str, float]:
+        """Nothing where nothing was noted, or not in one piece."""
+
+    def write(self, about: Sequence[str], figures: Mapping[str, float]) -> None:
+        """Instead of what was noted about the same. Never fails: where nothing can be written, the next start begins anew."""

@@ -391,7 +391,8 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
     near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it does
-    not know.
+    not know. `share` is the part of its time in which it computes, less than 1 while it makes way for its owner's other programs; the costs are what things
+    take then.
     """
 
     version: Count
@@ -420,6 +421,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     region: Annotated[str, Meta(max_length=64)] = ""
     claim: Claim | None = None
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
 LIFETIME = 25.0

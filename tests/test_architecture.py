@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "peer": WORDS | {"ports", "machines", "routing", "model"},
     "client": WORDS | {"ports", "machines", "routing"},
     "net": WORDS | {"ports"},
-    "compose": WORDS | {"ports", "machines", "model", "peer", "net"},
+    "host": WORDS | {"ports", "model"},
+    "compose": WORDS | {"ports", "machines", "model", "peer", "net", "host"},
     "sim": WORDS | {"ports", "machines", "routing", "peer", "client", "compose"},
     "aio": {"client"},
     "demo": set(),
@@ -75,8 +76,11 @@ HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model"}, "transformers": {"
 
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
+    "swarm.peer.courtesy",
+    "swarm.peer.headroom",
     "swarm.peer.hops",
     "swarm.peer.pace",
+    "swarm.peer.past",
     "swarm.peer.schedule",
     "swarm.client.chat",
     "swarm.client.report",

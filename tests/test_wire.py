@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarm import wire
 from swarm.core import Hop, Sampling
 from swarm.errors import ProtocolError
+from tests.net.helpers import announcement
 
 S = b"s" * 16
 HOPS = (Hop("a", 0, 2, ("/ip4/1.2.3.4/tcp/5",)), Hop("b", 2, 4))
@@ -111,3 +112,12 @@ def test_a_token_on_its_way_is_small():
 def test_rows_are_cut_without_copying():
     blob = wire.Blob("bfloat16", 2, memoryview(bytes(range(24))))
     assert len(blob) == 6 and bytes(blob[2:4].data) == bytes(range(8, 16)) and blob[2:4].data.obj is blob.data.obj
+
+
+def test_a_share_of_time_is_above_none_and_at_most_all_and_who_knows_of_none_takes_all():
+    fields = msgspec.msgpack.decode(wire.encode(announcement("a", share=0.25)))
+    assert wire.decode_announcement(msgspec.msgpack.encode(fields)).share == 0.25
+    assert wire.decode_announcement(msgspec.msgpack.encode(fields[:-1])).share == 1.0
+    for wrong in (0.0, -0.5, 1.01, float("nan"), float("inf"), "half"):
+        with pytest.raises(ProtocolError):
+            wire.decode_announcement(msgspec.msgpack.encode([*fields[:-1], wrong]))

@@ -29,6 +29,11 @@ class Speed:
     head_weight: float = 1.0
 
 
+def threads() -> int:
+    """On which the CPU computes."""
+    return torch.get_num_threads()
+
+
 def measure_speed(model: SpanModel, budget: float = 2.0, clock: Callable[[], float] = time.perf_counter) -> Speed:
     """Time a few steps, for about `budget` seconds where layers are not so slow that warming up alone takes longer.
 

@@ -44,6 +44,32 @@ def own_memory(device: str = "cpu") -> int:
     return info.rss - getattr(info, "shared", 0)  # which only Linux tells apart
 
 
+def gpu_memory(device: str) -> tuple[int, int]:
+    """Bytes that may still be allocated on a GPU, those included that our allocator keeps for the next time, and bytes that we have allocated."""
+    import torch
+
+    used = torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - used, used
+
+
+def gpu_temperature(device: str) -> float | None:
+    """Degrees Celsius, None where the device has no sensor that torch can read: that takes a GPU, and the package nvidia-ml-py."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    try:
+        return float(torch.cuda.temperature(device))
+    except Exception:  # of a library that may be missing, or not fit for the driver: torch lets its errors through, of classes nobody else knows
+        return None
+
+
+def gpu_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def give_back(device: str = "cpu") -> None:
     """Return to the machine what was freed: what is in cycles (modules and their hooks know each other), and what allocators keep for the next time."""
     gc.collect()

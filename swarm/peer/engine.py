@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOOK = 0.25
+"""Seconds between two looks at our share in a pause that is longer."""
+
 
 class Results(Protocol):
     def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None: ...
@@ -112,6 +115,7 @@ class Engine:
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
         self.steps = 0
         self.tokens = 0
+        self.share = 1.0
         self._clock = clock
         self._slots: dict[HopKey, _Slot] = {}
         self._copies: list[tuple[KVCache, KVCache, int]] = []
@@ -207,8 +211,15 @@ class Engine:
                         done = await loop.run_in_executor(self._thread, self._round, copies, batch)
                         self._tell_time(batch, done)
                         self._report(done)
+                        await self._rest(done[0].micros / 1e6 if done else 0.0)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _rest(self, seconds: float) -> None:
+        """After a round of so many, for as long as our share asks for. It may be another before the pause is over."""
+        began = self._clock()
+        while self.share < 1 and (rest := began + seconds * (1 / self.share - 1) - self._clock()) > 0:  # noqa: ASYNC110  a pause, not a wait for anything
+            await asyncio.sleep(min(rest, LOOK))
 
     async def _woken(self) -> None:
         """Until something arrives, or those that wait for company have waited long enough."""
@@ -297,7 +308,8 @@ class Engine:
     def _finished(self, part: _Part, whole: Sequence[_Done]) -> None:
         assert self.results is not None
         draws = tuple(draw for result in whole for draw in result.draws)
-        self.results.finished(part.key, part.job.serial, joined([result.rows for result in whole]), draws, sum(result.micros for result in whole))
+        micros = round(sum(result.micros for result in whole) / self.share)  # the rest that it costs is a part of what it took: clients see who is slow
+        self.results.finished(part.key, part.job.serial, joined([result.rows for result in whole]), draws, micros)
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
 

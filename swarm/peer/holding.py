@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from swarm.core import Span
 from swarm.peer.engine import Results
 from swarm.peer.hops import HopEngine, Offer
+from swarm.peer.pace import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,21 @@ class Holding:
     prefill: float
     head_weight: float
     cache_tokens: int
+    position_bytes: float = 0.0
+    """What a position of a session that runs all of it takes; 0 where that is not known."""
+    speed_of: tuple[str, ...] = ()
+    """All that its speed depends on: what is computed, and by what."""
+    known: Fit | None = None
+    """What rounds of the same took before the last restart."""
 
 
 class ServingEngine(HopEngine, Protocol):
     """What a peer needs of its engine besides: a model to run or none, counts of what was computed, where results go, who hears how long a round took (its
-    components, all its rows, seconds), and one task for its life."""
+    components, all its rows, seconds), the share of its time in which it computes at most, and one task for its life."""
 
     steps: int
     tokens: int
+    share: float
     results: Results | None
     timed: Callable[[Span, int, float], None]
 

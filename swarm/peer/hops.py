@@ -237,6 +237,10 @@ class HopRoom:
             self._do(key, [*hop.failed("unknown", "the peer serves other layers now"), Forget("moved")])
         self.offer = replace(self.offer, spans=(place,), version=version)
 
+    def hold_to(self, most: int) -> None:
+        """Take sessions only as far as there is memory for so many positions."""
+        self._drop(self.ledger.hold_to(most))
+
     def settle(self, offer: Offer, ledger: CacheLedger) -> None:
         """What was to come is here. Orders are taken again once we are no longer `leaving`."""
         self.offer, self.ledger = offer, ledger

@@ -21,9 +21,11 @@ from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
 from swarm.peer.holding import Holding, Loader, ServingEngine
 from swarm.peer.hops import HopRoom
+from swarm.peer.monitor import Monitor
 from swarm.peer.moving import Mover
 from swarm.peer.pace import Pace
-from swarm.ports import Directory, Links
+from swarm.peer.past import KEEP_EVERY, Past
+from swarm.ports import Directory, Links, Meters, Notes, Readings
 from swarm.routing.table import PeerView
 from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message, Needed
 
@@ -71,6 +73,8 @@ class About:
     region: str = ""
     max_upload: float | None = None
     """Bytes per second that its owner allows it to send."""
+    lasts: bool = False
+    """Whether it will be the same peer after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,13 @@ class Status:
     peers: int
     coordinator: PeerId | None
     """Who plans routes for others, as far as we know."""
+    uptime: float = 0.0
+    """Seconds, and `tokens`, are of all times that this identity has served."""
+    share: float = 1.0
+    """Of its time, in which it computes."""
+    short: bool = False
+    """Whether other programs have taken memory that its cache was to have."""
+    readings: Readings | None = None
 
 
 class Peer:
@@ -109,10 +120,14 @@ class Peer:
         seed: int = 0,
         limits: HopLimits = HopLimits(),
         changed: Callable[[], None] = lambda: None,
+        meters: Meters | None = None,
+        polite: bool = False,
+        notes: Notes | None = None,
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
-        something else."""
+        something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
+        remembers what it measured."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
@@ -124,6 +139,9 @@ class Peer:
         self._upload, self._gauged = about.max_upload or 0.0, -GAUGE_EVERY
         self._aim: Span | None = None
         engine.results = self.room
+        self._think = think
+        self._monitor = None if meters is None else Monitor(meters, self.room, engine, polite=polite, clock=clock, think=think)
+        self._past = None if notes is None else Past(notes, links.peer if about.lasts else None, clock)
         self._taken = asyncio.Event()
         self._take(holding)
         self.coordinator = None if sign is None else self._candidate(sign, think)
@@ -134,9 +152,10 @@ class Peer:
 
     def _take(self, holding: Holding) -> None:
         self._engine.load(holding.model)
-        self._pace = Pace(holding.decode, holding.prefill, holding.head_weight, holding.offer.components)
+        self._holding, self._pace = holding, Pace(holding.decode, holding.prefill, holding.head_weight, holding.offer.components, holding.known)
         self._engine.timed = self._pace.add
-        self._head_weight = holding.head_weight
+        if self._monitor is not None:
+            self._monitor.take(holding)
         self._taken.set()
 
     def _candidate(self, sign: Callable[[bytes], bytes], think: Think) -> Coordinator:
@@ -161,12 +180,26 @@ class Peer:
 
     def status(self) -> Status:
         leader = self.coordinator.leader if self.coordinator is not None else None
-        room, engine = self.room, self._engine
-        return Status(self.state, room.offer.spans, self._aim, room.sessions, engine.tokens, engine.steps, room.ledger.free_tokens, self._known, leader)
+        room, engine, monitor, past = self.room, self._engine, self._monitor, self._past
+        tokens, uptime = (engine.tokens, self._clock() - self._began) if past is None else (past.tokens(engine.tokens), past.uptime)
+        machine = () if monitor is None else (monitor.share, monitor.is_short, monitor.readings)
+        known = (self.state, room.offer.spans, self._aim, room.sessions, tokens, engine.steps, room.ledger.free_tokens, self._known, leader)
+        return Status(*known, uptime, *machine)
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Announce and answer until cancelled. `ready` is called once, when the swarm can see us."""
+        try:
+            await self._serve(ready)
+        finally:
+            if self._past is not None:
+                self._past.keep(self._past.page(self._engine.tokens, self._holding, self._pace))
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as tasks:
+            if self._monitor is not None:
+                tasks.create_task(self._monitor.run(self._renew), name="monitor")
+            if self._past is not None:
+                tasks.create_task(self._keep_remembering(), name="notes")
             tasks.create_task(self._engine.run(), name="engine")
             tasks.create_task(self._tick(), name="leases")
             self._become("online")
@@ -186,6 +219,15 @@ class Peer:
             await self._taken.wait()
             self._taken.clear()
             await improve()
+
+    async def _keep_remembering(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_EVERY)
+            await self._remember()
+
+    async def _remember(self) -> None:
+        if self._past is not None:
+            await self._think(self._past.keep, self._past.page(self._engine.tokens, self._holding, self._pace))
 
     async def drain(self, patience: float) -> bool:
         """Leave in peace: say so, let running sessions move away or finish for up to `patience` seconds. True if none was left behind that was running."""
@@ -252,6 +294,7 @@ class Peer:
         self.room.vacate(place, max(self.room.offer.version + 1, int(self._wall() * 1000)))
         self._become("joining", place)
         await self._renew()
+        await self._remember()
         await self._engine.unload()
         holding = await loader.load(place)
         self._take(holding)
@@ -263,11 +306,14 @@ class Peer:
         """Raises RemoteError."""
         async with self._announcing:  # one after the other, so that the directory gets them in order
             self._announced = self._clock()
+            if self._monitor is not None:
+                self._monitor.announced()
             self._sequence = max(self._sequence + 1, int(self._wall() * 1000))  # by the clock, so that it rises across restarts too
             await self._directory.announce(self._record())
 
     def _record(self) -> Announcement:
         about, offer, ledger, wall = self._about, self.room.offer, self.room.ledger, self._wall()
+        share = 1.0 if self._monitor is None else self._monitor.share
         spans = offer.spans if self._aim is None else (self._aim,)
         return Announcement(
             version=VERSION,
@@ -279,8 +325,8 @@ class Peer:
             numerics=offer.numerics,
             components=offer.components,
             spans=tuple((span.start, span.stop) for span in spans),
-            decode=self._pace.decode,
-            prefill=self._pace.prefill,
+            decode=self._pace.decode / share,
+            prefill=self._pace.prefill / share,
             cache_tokens=ledger.tokens,
             free_tokens=max(ledger.free_tokens, 0),
             max_length=offer.max_length,
@@ -289,13 +335,14 @@ class Peer:
             time=wall,
             name=about.name,
             sessions=self.room.working(AT_WORK),
-            head_weight=self._head_weight,
+            head_weight=self._holding.head_weight,
             rtts=self._rtts,
             span_version=offer.version,
             busy=self.room.busy(AT_WORK),
             region=about.region,
             claim=self.coordinator.claim if self.coordinator is not None else None,
             upload=self._upload,
+            share=share,
         )
 
     async def _keep_announcing(self) -> None:

@@ -27,6 +27,7 @@ from swarm.sim import toy
 from swarm.sim.clock import Process, VirtualLoop
 from swarm.sim.directory import Directory, Table
 from swarm.sim.guests import Talk
+from swarm.sim.host import Meters
 from swarm.sim.network import Links, Network
 from swarm.sim.verdict import SETTLED, Sight, Turn, Verdict, faults_of
 
@@ -173,12 +174,12 @@ class Stage:
 
     # --- what may happen ----------------------------------------------------------------------------------------------------------------------------------
 
-    def join(self, span: Span | None = None, *, slower: float = 1.0, boast: float = 1.0) -> Server:
+    def join(self, span: Span | None = None, *, slower: float = 1.0, boast: float = 1.0, meters: Meters | None = None) -> Server:
         """Somebody new: where it helps most by what the directory says, unless told. `slower` is how many times slower it is than it says until it notices,
-        `boast` how many times faster it says it is, whatever it notices."""
+        `boast` how many times faster it says it is, whatever it notices. With `meters` it looks at its machine, and is polite."""
         server = self._arrive(Server, f"peer{len(self.servers):03}")
         self.servers[server.peer] = server
-        server.task = self._start(server, self._serve(server, span, slower, boast))
+        server.task = self._start(server, self._serve(server, span, slower, boast, meters))
         return server
 
     def kill(self, actor: Actor, *, silently: bool = False) -> None:
@@ -356,7 +357,7 @@ class Stage:
     def _choose(self, views: Sequence[PeerView], room: int) -> Span:
         return choose_spans(views, self.scene.components, (1,) * self.scene.components, room, self.scene.layer[0])
 
-    async def _serve(self, server: Server, span: Span | None, slower: float, boast: float) -> None:
+    async def _serve(self, server: Server, span: Span | None, slower: float, boast: float, meters: Meters | None) -> None:
         directory, layer = Directory(self.table, server.links), self.random.uniform(*self.scene.layer)
         if span is None:
             room = self.random.randint(*self.scene.holds)
@@ -380,6 +381,8 @@ class Stage:
             loader=Loader(held, self.scene, self.random),
             seed=self.random.getrandbits(32),
             changed=lambda: self._changed(server),
+            meters=meters,
+            polite=meters is not None,
         )
         try:
             await server.shell.serve()

@@ -95,6 +95,7 @@ class Engine:
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
         self.steps = 0
         self.tokens = 0
+        self.share = 1.0
         self.work = 0
         """Rows times the components that each went through here."""
         self.boast = 1.0
@@ -177,7 +178,9 @@ class Engine:
         micros = round((self._clock() - began) * 1e6)
         self.timed(Span(ready[0][0].start, ready[0][0].stop), rows, (self._clock() - began) / self.boast)
         for key, slot, job in ready:
-            self._finish(key, slot, job, micros)
+            self._finish(key, slot, job, round(micros / self.share))
+        if self.share < 1:
+            await asyncio.sleep((self._clock() - began) * (1 / self.share - 1))
 
     def _taken(self, slot: _Slot) -> Compute | None:
         """The oldest job, after the cuts before it. None if it was voided while another group ran."""

@@ -31,10 +31,12 @@ from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
 from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
-from swarm.cli.serve import Post, Rate, _keep_serving
+from swarm.cli.serve import Post, Rate, _keep_serving, machine
 from swarm.client.session import OVERDUE
 from swarm.core import Span
 from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
+from swarm.peer.server import Status
+from swarm.ports import Readings
 
 
 def test_the_list_of_public_peers(tmp_path):
@@ -107,8 +109,8 @@ def test_a_screen_that_is_no_terminal_says_each_thing_once():
     with shown.live() as show:
         show([("state", "online"), ("sessions", "1")])
         now[0] = 61.0
-        show([("state", "online"), ("sessions", "2")])
-    assert stream.getvalue() == "fetching …\nloading …\nstate online, sessions 2\n"
+        show([("state", "online"), ("sessions", "2")], [], [("others", "1%")])
+    assert stream.getvalue() == "fetching …\nloading …\nstate online, sessions 2, others 1%\n"
     assert isinstance(screen(stream), PlainScreen)
 
 
@@ -171,6 +173,44 @@ def test_a_terminal_that_stands_still_holds_up_nobody():
     shown.settle()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "line 0" and PIECES // 3 < len(lines) < 2 * PIECES
+
+
+READINGS = Readings(others=0.87, ours=0.123, free=123_400_000_000, own=98_700_000_000, host_free=1, temperature=101.4, gpu_temperature=77.0)
+
+
+def status(**changes: object) -> Status:
+    return Status("online", (Span(0, 4),), None, 1, 2, 3, 4, 5, None, **{"readings": READINGS, **changes})
+
+
+def test_what_a_person_sees_of_the_machine():
+    assert machine(status(readings=None)) == []
+    assert machine(status(readings=Readings(others=0.5, free=2 * 10**9, own=10**9))) == [
+        ("cpu here", "0%"), ("others", "50%"), ("memory here", "1.0 GB"), ("free", "2.0 GB"),
+    ]  # fmt: skip
+    shown = dict(machine(status(share=0.5, short=True)))
+    assert (shown["temperature"], shown["GPU"], shown["polite"], shown["free"]) == ("101 °C", "77 °C", "slowed to 50%", "123.4 GB, too little")
+
+
+def test_the_lines_about_a_peer_and_its_machine_fit_into_eighty_columns(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    shown = screen(stream)
+    line = [("state", "online"), ("layers", "0:4"), ("sessions", "1")]
+    with shown.live() as show:
+        show(line, machine(status(share=0.25)))
+    shown.settle()
+    said = stream.getvalue()
+    assert all(word in said for word in ("sessions", "online", "slowed to 25%", "101 °C", "77 °C", "98.7 GB")) and "…" not in said
+
+
+def test_a_polite_process_lets_others_go_first_and_is_never_less_polite_than_it_was():
+    script = "import os; from swarm.cli.process import NICE, make_way; os.nice({0}); before = os.nice(0); make_way(); assert os.nice(0) == max(before, NICE)"
+    for before in (0, 9):
+        subprocess.run([sys.executable, "-P", "-c", script.format(before)], check=True, timeout=60)
 
 
 class Busy:

@@ -55,3 +55,28 @@ def test_what_is_laid_by_is_in_nobodys_way_and_goes_when_its_room_is_wanted():
     ledger.lay_by("d", 10, 1)
     ledger.release("d")
     assert ledger.reserve("b", 100, 1) == []
+
+
+def test_what_is_held_back_for_now_hinders_nobody_who_has_it_already():
+    ledger = CacheLedger(100, 2.0)
+    ledger.reserve("a", 60, 2.0)
+    ledger.most = 50
+    assert (ledger.tokens, ledger.free_tokens, ledger.held) == (100, 0, 60)
+    assert not ledger.can_reserve("b", 1, 0.1) and not ledger.can_reserve("a", 61, 2.0)
+    assert ledger.can_reserve("a", 60, 2.0) and ledger.can_reserve("a", 60, 1.0)
+    ledger.release("a")
+    ledger.reserve("a", 60, 2.0)  # as who was told that it can
+    ledger.most = 80
+    assert ledger.free_tokens == 20 and ledger.can_reserve("b", 20, 2.0) and not ledger.can_reserve("b", 21, 2.0)
+    ledger.most = 1000
+    assert ledger.free_tokens == 40
+
+
+def test_what_is_laid_by_goes_first_when_memory_is_short():
+    ledger = CacheLedger(100, 2.0)
+    ledger.reserve("a", 30, 2.0)
+    ledger.lay_by("old", 20, 2.0)
+    ledger.lay_by("new", 20, 2.0)
+    assert ledger.laid == 40 and ledger.hold_to(60) == ["old"]
+    assert ledger.hold_to(10) == ["new"] and (ledger.held, ledger.laid, ledger.free_tokens) == (30, 0, 0)
+    assert ledger.hold_to(100) == [] and ledger.free_tokens == 70

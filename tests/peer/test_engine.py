@@ -14,10 +14,11 @@ import torch
 
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
-from swarm.peer.engine import Engine
+from swarm.peer.engine import LOOK, Engine
 from swarm.peer.hops import HopKey
 from swarm.peer.schedule import SHARED
 from swarm.wire import Blob, Order
+from tests.net.virtual import run
 
 ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
 
@@ -478,5 +479,66 @@ def test_a_stream_is_not_kept_waiting_by_the_turns_that_prompts_take():
         engine.open(key("c"), msgspec.structs.replace(order("c"), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
         engine.submit(key("c"), job(1, 0, 9))
         assert sorted([(await seen.get())[0] for _ in range(2)]) == [b"a", b"c"], "the chunk that was on its way has left the ring"
+
+    scenario(play)
+
+
+def test_after_every_round_it_rests_for_what_the_round_took(monkeypatch):
+    rests = []
+
+    async def rest(engine, seconds):
+        rests.append(seconds)
+
+    monkeypatch.setattr(Engine, "_rest", rest)
+
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        for serial in range(3):
+            engine.submit(key("a"), job(serial, serial, 1))
+            await seen.get()
+        engine.submit(key("a"), job(3, 3, 13))
+        await seen.get()
+        assert len(rests) >= 3 and all(seconds > 0 for seconds in rests[:3])
+
+    scenario(play)
+
+
+@pytest.mark.parametrize("share, rest", [(1.0, 0.0), (0.5, 2.0), (0.25, 6.0)])
+def test_a_share_is_that_of_computing_in_computing_and_resting(share, rest):
+    async def main():
+        loop = asyncio.get_running_loop()
+        engine = Engine(clock=loop.time)
+        engine.share = share
+        await engine._rest(2.0)
+        return loop.time()
+
+    assert run(main()) == pytest.approx(rest)
+
+
+def test_a_rest_is_over_when_nobody_needs_the_machine_any_more():
+    async def main():
+        loop = asyncio.get_running_loop()
+        engine = Engine(clock=loop.time)
+        engine.share = 0.25
+        loop.call_later(1.0, setattr, engine, "share", 1.0)
+        await engine._rest(100.0)
+        return loop.time()
+
+    assert run(main()) <= 1.0 + LOOK
+
+
+def test_what_a_step_took_is_with_the_rest_that_it_costs():
+    told = []
+
+    async def play(engine, model, seen):
+        engine.share, engine._clock = 0.5, count().__next__  # a second at every look, so that no real time counts
+        finished = engine.results.finished
+        engine.results.finished = lambda *result: (told.append(result[-1]), finished(*result))
+        timed = []
+        engine.timed = lambda span, rows, seconds: timed.append(seconds)
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1))
+        await seen.get()
+        assert told == [round(2e6 * timed[0])]
 
     scenario(play)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from swarm.core import Span
-from swarm.peer.pace import BOUND, PROMPT, Pace
+from swarm.peer.pace import ALIKE, BOUND, ENOUGH, PROMPT, Fit, Pace
 
 LAYERS = Span(3, 9)
 
@@ -75,3 +75,23 @@ def test_it_never_announces_what_cannot_be():
     for _ in range(5000):
         pace.add(LAYERS, 1, 1e6)
     assert pace.decode <= 0.01 * BOUND and pace.prefill <= 0.001 * BOUND
+
+
+def test_a_restart_goes_on_from_what_rounds_took_and_then_follows_the_machine_as_ever():
+    fit = fitted(0.020, 0.0008).fit
+    again = Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20, fit)
+    assert (again.decode, again.prefill) == (pytest.approx(fit.decode), pytest.approx(fit.prefill)) and again.fit == fit
+    for _ in range(400):
+        again.add(LAYERS, 1, len(LAYERS) * 0.0105)
+    assert again.decode == pytest.approx(0.0105, rel=0.15)
+
+
+@pytest.mark.parametrize("times", [1.1 * ALIKE, 0.9 / ALIKE, 0.0, 1e9])
+def test_a_machine_that_is_not_what_it_was_is_believed(times):
+    fresh = Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20)
+    pace = Pace(0.0105, 0.0005 + 0.010 / PROMPT, 1.5, 20, Fit(times * 0.010, times * 0.0005, 10_000))
+    assert (pace.decode, pace.prefill, pace.fit) == (fresh.decode, fresh.prefill, None)
+
+
+def test_a_few_rounds_are_not_worth_keeping():
+    assert fitted(0.010, 0.0005, rounds=ENOUGH - 1).fit is None and fitted(0.010, 0.0005, rounds=ENOUGH).fit is not None

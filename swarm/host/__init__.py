@@ -1,0 +1,1 @@
+"""The machine below us: its meters, and the small files in which something outlives us."""
