@@ -44,6 +44,11 @@ def parser() -> Parser:
         help=f"ask only peers that compute in this format: {', '.join(CLASSES)}; -int8 are those that round the weights, who are asked unnamed only where "
         "nobody else serves all layers (default: the fastest)",
     )  # fmt: skip
+    whom.add_argument(
+        "--mixed", action="store_true",
+        help="let one chain mix peers that round the weights with others, whoever is fastest: the answer then depends on the route, and where a peer fails "
+        "on the way it may go on with other tokens than it would have had",
+    )  # fmt: skip
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
     how.add_argument(
@@ -207,7 +212,7 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
+    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

@@ -275,7 +275,8 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
     ours = (checkpoint.revision, wish.numerics(checkpoint))
     if views and not any(view.numerics == ours[1] for view in views):
         log.warning(
-            "every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype and --quantize change it",
+            "every other peer of this model serves it as %s, this one as %s: they share a chain only where a client lets them (--mixed), or never if "
+            "the dtypes differ; --dtype and --quantize change it",
             views[0].numerics,
             ours[1],
         )

@@ -81,6 +81,24 @@ def is_rounded(numerics: str) -> bool:
     return numerics.endswith("-int8")
 
 
+_MIXED = "-mixed"
+
+
+def mixed(numerics: str) -> str:
+    """The mixed class of whoever computes in this dtype, whatever weights they have rounded: `bfloat16-mixed` of `bfloat16` and of `bfloat16-int8`. Peers of it
+    share a chain whose client allows that."""
+    return base_dtype(numerics) + _MIXED
+
+
+def is_mixed(numerics: str) -> bool:
+    return numerics.endswith(_MIXED)
+
+
+def may_serve(held: str, ordered: str) -> bool:
+    """Whether a peer of the numerics `held` may be a hop of a chain of the numerics `ordered`."""
+    return ordered in (held, mixed(held))
+
+
 FIRST_SLAB = 64
 """Positions of the smallest slab of a cache: a short question and its answer without copying, 80 KB a layer for 5 heads of 64 in bfloat16."""
 
