@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from swarm.cli.screen import Screen
-from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, parse_layers
+from swarm.core import AUTO, ROUNDED_BITS, ModelShape, Span, check_layers, format_layers, parse_layers
 from swarm.errors import InvalidConfig, ModelNotFound, ProtocolError, RemoteError
 from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
@@ -70,7 +70,8 @@ class Wish:
         """The checkpoint's as it will be held; times `_scale` it is what memory takes."""
         from swarm.model.memory import ITEM_SIZE
 
-        return checkpoint.shape.rounded(ITEM_SIZE.get(self.dtype_of(checkpoint), 4)) if self.quantize else checkpoint.shape
+        item = ITEM_SIZE.get(self.dtype_of(checkpoint), 4)
+        return checkpoint.shape.rounded(item, ROUNDED_BITS[self.quantize]) if self.quantize else checkpoint.shape
 
 
 def open_checkpoint(wish: Wish, hashing: Callable[[float], None] | None = None) -> Checkpoint:

@@ -123,7 +123,7 @@ class SpanModel:
             raise InvalidConfig(f"cannot use device {device} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
         native = native_code(cache_folder()) if model.device.type == "cpu" else None
         if quantize is not None:
-            round_weights(model, native=native.product.int8 if native else None)
+            round_weights(model, quantize, native=native.product.rounded[quantize] if native else None)
             give_back(device)
         tune(model, native=native.product if native else None)
         return cls(model, checkpoint, spans, quantize, native)

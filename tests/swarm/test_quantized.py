@@ -56,10 +56,10 @@ def test_a_chain_of_rounded_peers_gives_the_tokens_of_the_rounded_model(model, r
 
 def test_one_chain_mixes_both_kinds_for_a_client_that_allows_it(model):
     """No class serves all layers: half of each model answers."""
-    expected = in_one_process(model, 40, None, "int8")
-    assert expected not in (in_one_process(model, 40, None), in_one_process(model, 40, "int8"))
-    with swarm.LocalSwarm(str(model), layers=["0:3"], dtype="float32") as local:
-        local.add("3:6", arguments=["--quantize", "int8"])
+    expected = in_one_process(model, 40, None, "int4")
+    assert expected not in (in_one_process(model, 40, None), in_one_process(model, 40, "int4"))
+    with swarm.LocalSwarm(str(model), layers=["3:6"], dtype="float32-int4") as local:
+        local.add("0:3", arguments=["--quantize", "none"])
         for own_ends in (False, True):
             with swarm.Client(str(model), initial_peers=local.initial_peers, mixed=True, own_ends=own_ends) as client, client.session() as session:
                 answer = list(session.stream_tokens(PROMPT, max_new_tokens=40, ignore_eos=True))
