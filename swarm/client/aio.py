@@ -86,7 +86,7 @@ class Client:
         if not is_number(patience) or not patience >= 0:
             raise UsageError(f"patience is a number of seconds from 0 on, and cannot be {patience!r}")
         if mixed and dtype is not None and base_dtype(dtype) != dtype:
-            raise UsageError(f"mixed=True takes rounded and exact peers alike, dtype={dtype!r} only some of them; name {base_dtype(dtype)!r}, or leave out one")
+            raise UsageError(f"mixed takes rounded and exact peers alike, dtype {dtype} only some of them; name {base_dtype(dtype)}, or leave out one")
         self.model = str(model)
         self._timeout = timeout
         self.patience = patience

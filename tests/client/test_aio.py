@@ -125,7 +125,7 @@ PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx
     [
         *((model, {}, "a model is a hub id") for model in (None, 5, "")),
         *(("m", {"initial_peers": peers}, "initial_peers are addresses") for peers in (5, None, [5], b"x")),
-        *(("m", {"mixed": True, "dtype": dtype}, "dtype='float32-int8' only some of them; name 'float32'") for dtype in ("float32-int8",)),
+        ("m", {"mixed": True, "dtype": "float32-int8"}, "dtype float32-int8 only some of them; name float32"),
         *(("m", {"timeout": timeout}, "timeout is a number of seconds above 0") for timeout in (-1, 0, "x", float("inf"))),
         *(("m", {"patience": patience}, "patience is a number of seconds from 0 on") for patience in (-1, "x", None, float("nan"))),
     ],
