@@ -1,7 +1,8 @@
 """What rounding weights costs in understanding and gains in memory and speed: `python -m bench.quantized [--each 40] [--json]`.
 
 Perplexity of the demo model over answers to questions that it was never trained on, a byte a token, whole and rounded (it has learnt to tell answers, not what
-people ask); and the bytes of its weights.
+people ask); how far it is from the exact one over questions and answers (Kullback-Leibler divergence of what it expects next), which tells ways of rounding
+apart; and the bytes of its weights.
 """
 
 from __future__ import annotations
@@ -34,23 +35,29 @@ def main() -> None:
     whole, tokenizer = Span(0, checkpoint.shape.components), AutoTokenizer.from_pretrained(swarm.demo_model())
     texts = [(tokenizer.encode(one.prompt), tokenizer.encode(" " + one.answer)) for one in test_set(seed=0, per_task=args.each)]
 
-    def perplexity(model: SpanModel) -> float:
-        lost, count = 0.0, 0
+    def judge(model: SpanModel) -> tuple[float, float]:
+        """Perplexity, and nats from `exact`."""
+        lost, answers, off, seen = 0.0, 0, 0.0, 0
         for at in range(0, len(texts), BATCH):
             batch = texts[at : at + BATCH]
-            rows = [Row(model.new_cache(0, whole.stop), 0, asked + told, None, range(len(asked) - 1, len(asked + told) - 1)) for asked, told in batch]
-            for (_, told), logits_nV in zip(batch, model.run(0, whole.stop, rows), strict=True):
-                lost += float(torch.nn.functional.cross_entropy(logits_nV, torch.tensor(told), reduction="sum"))
-                count += len(told)
-        return math.exp(lost / count)
+
+            def logits(of: SpanModel, batch=batch) -> list[torch.Tensor]:
+                rows = [Row(of.new_cache(0, whole.stop), 0, asked + told, None, range(len(asked + told) - 1)) for asked, told in batch]
+                return [some_nV.float().log_softmax(-1) for some_nV in of.run(0, whole.stop, rows)]
+
+            for (_, told), ours_nV, exact_nV in zip(batch, logits(model), logits(exact), strict=True):
+                lost += float(torch.nn.functional.nll_loss(ours_nV[-len(told) :], torch.tensor(told), reduction="sum"))
+                off += float((exact_nV.exp() * (exact_nV - ours_nV)).sum())
+                answers, seen = answers + len(told), seen + len(ours_nV)
+        return math.exp(lost / answers), off / seen
 
     ways: Sequence[str | None] = (None, *METHODS)
     figures: dict[str, object] = {"texts": len(texts)}
-    found = {}
+    found, exact = {}, SpanModel.load(checkpoint, [whole], dtype=args.dtype)
     for way in ways:
         model = SpanModel.load(checkpoint, [whole], dtype=args.dtype, quantize=way)
-        found[way] = perplexity(model)
-        figures[model.numerics] = f"perplexity {found[way]:.4f}, {model.nbytes / 1e6:.1f} MB of weights"
+        found[way], off = judge(model)
+        figures[model.numerics] = f"perplexity {found[way]:.4f}, {off:.4f} nats a byte from exact, {model.nbytes / 1e6:.1f} MB of weights"
     for way in METHODS:
         figures[f"{way}: perplexity more by"] = f"{100 * (found[way] / found[None] - 1):.2f} %"
     show("the demo model", figures, args.json)

@@ -17,7 +17,7 @@ from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
 from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
-from swarm.core import Sampling
+from swarm.core import ROUNDED_BITS, Sampling
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ EXAMPLES = """\
 """
 
 
-CLASSES = ("float32", "bfloat16", "float16", "float32-int8", "bfloat16-int8", "float16-int8")
+DTYPES = ("float32", "bfloat16", "float16")
+CLASSES = (*DTYPES, *(f"{dtype}-{method}" for method in ROUNDED_BITS for dtype in DTYPES))
 
 
 def parser() -> Parser:
@@ -41,8 +42,13 @@ def parser() -> Parser:
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
     whom.add_argument(
         "--dtype", choices=CLASSES, metavar="FORMAT",
-        help=f"ask only peers that compute in this format: {', '.join(CLASSES)}; -int8 are those that round the weights, who are asked unnamed only where "
-        "nobody else serves all layers (default: the fastest)",
+        help=f"ask only peers that compute in this format: {', '.join(CLASSES)}; -int8 and -int4 are those that round the weights, who are asked unnamed only "
+        "where nobody else serves all layers (default: the fastest)",
+    )  # fmt: skip
+    whom.add_argument(
+        "--mixed", action="store_true",
+        help="let one chain mix peers that round the weights with others, whoever is fastest: the answer then depends on the route, and where a peer fails "
+        "on the way it may go on with other tokens than it would have had",
     )  # fmt: skip
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     how = it.add_argument_group("how to answer")
@@ -207,7 +213,7 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, own_ends=args.own_ends, timeout=left())
+    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from swarm.cli.screen import Screen
-from swarm.core import AUTO, ModelShape, Span, check_layers, format_layers, merge_spans, parse_layers
+from swarm.core import AUTO, ROUNDED_BITS, ModelShape, Span, check_layers, format_layers, merge_spans, parse_layers
 from swarm.errors import DoesNotFit, InvalidConfig, ModelNotFound, ProtocolError, RemoteError
 from swarm.wire import RENEW_EVERY, VERSION, Announcement
 
@@ -88,7 +88,8 @@ class Wish:
         from swarm.model.layout import mapped_components
         from swarm.model.memory import ITEM_SIZE
 
-        shape = checkpoint.shape.rounded(ITEM_SIZE.get(self.dtype_of(checkpoint), 4)) if self.quantize else checkpoint.shape
+        item = ITEM_SIZE.get(self.dtype_of(checkpoint), 4)
+        shape = checkpoint.shape.rounded(item, ROUNDED_BITS[self.quantize]) if self.quantize else checkpoint.shape
         mapped = mapped_components(self.on_disk, shape.components)
         return replace(shape, component_bytes=tuple(0 if i in mapped else size for i, size in enumerate(shape.component_bytes))) if mapped else shape
 
@@ -359,7 +360,8 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
     ours = (checkpoint.revision, wish.numerics(checkpoint))
     if views and not any(view.numerics == ours[1] for view in views):
         log.warning(
-            "every other peer of this model serves it as %s, this one as %s: they cannot share a chain; --dtype and --quantize change it",
+            "every other peer of this model serves it as %s, this one as %s: they share a chain only where a client lets them (--mixed), or never if "
+            "the dtypes differ; --dtype and --quantize change it",
             views[0].numerics,
             ours[1],
         )

@@ -20,7 +20,7 @@ from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, make_way, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
-from swarm.core import AUTO, Span, format_layers, readable, short_id
+from swarm.core import AUTO, ROUNDED_BITS, Span, format_layers, readable, short_id
 from swarm.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def parser() -> Parser:
     )  # fmt: skip
     what.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format to serve in (default: that of the checkpoint)")
     what.add_argument(
-        "--quantize", choices=("none", "int8"), default="none",
-        help="int8 holds each weight as one byte: half the memory of bfloat16, answers that differ a little, and chains only with peers that do the same",
+        "--quantize", choices=("none", *ROUNDED_BITS), default="none",
+        help="int8 holds each weight as one byte: half the memory of bfloat16, answers that differ a little, and chains only with peers that do the same "
+        "(with others where a client allows it); int4 as half a byte, and answers differ more",
     )  # fmt: skip
     what.add_argument(
         "--compile", choices=("auto", "off", "wait"), default="auto",

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import ModelShape, PeerId, Span, base_dtype, is_rounded
+from swarm.core import ModelShape, PeerId, Span, base_dtype, is_mixed, is_rounded
 from swarm.errors import NotAModel
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links, Meters, Notes
@@ -156,9 +156,9 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
 
     shape = opened.shape
     spans = (Span(0, 1), Span(shape.components - 1, shape.components))
-    rounded = dtype is not None and is_rounded(dtype)  # others are; our own ends are exact all the same
-    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounded else dtype)
-    offer = Offer(opened.revision or "", dtype if dtype and rounded else model.numerics, shape.components, spans, shape.max_length)
+    rounds = dtype is not None and (is_rounded(dtype) or is_mixed(dtype))  # others do, or may; our own ends are exact all the same
+    model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounds else dtype)
+    offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length)
     async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
         yield own
 

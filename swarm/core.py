@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from math import ceil
 from typing import NamedTuple
 
 from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers, UsageError
@@ -85,9 +86,36 @@ def base_dtype(numerics: str) -> str:
     return numerics.partition("-")[0]
 
 
+ROUNDED_BITS = {"int8": 8.0, "int4": 4.5}
+"""How weights may be rounded (`--quantize`), and the bits that each then takes: those of a group of 32 in int4 share 16 more."""
+
+
+def rounding(numerics: str) -> str | None:
+    """How peers of this class have rounded the weights of the checkpoint: `int8` of `bfloat16-int8`."""
+    method = numerics.partition("-")[2]
+    return method if method in ROUNDED_BITS else None
+
+
 def is_rounded(numerics: str) -> bool:
-    """Whether peers of this class have rounded the weights of the checkpoint (`--quantize`)."""
-    return numerics.endswith("-int8")
+    return rounding(numerics) is not None
+
+
+_MIXED = "-mixed"
+
+
+def mixed(numerics: str) -> str:
+    """The mixed class of whoever computes in this dtype, whatever weights they have rounded: `bfloat16-mixed` of `bfloat16` and of `bfloat16-int8`. Peers of it
+    share a chain whose client allows that."""
+    return base_dtype(numerics) + _MIXED
+
+
+def is_mixed(numerics: str) -> bool:
+    return numerics.endswith(_MIXED)
+
+
+def may_serve(held: str, ordered: str) -> bool:
+    """Whether a peer of the numerics `held` may be a hop of a chain of the numerics `ordered`."""
+    return ordered in (held, mixed(held))
 
 
 FIRST_SLAB = 64
@@ -198,13 +226,13 @@ class ModelShape:
         stored = self.row_bytes // self.hidden if self.hidden else 0
         return item / stored if item and stored else 1.0
 
-    def rounded(self, item: int) -> ModelShape:
-        """As of peers whose layers and head have weights of one byte and that compute in numbers of `item` bytes: what then is multiplied by `scale(item)` are
-        the bytes that they hold."""
+    def rounded(self, item: int, bits: float = 8) -> ModelShape:
+        """As of peers whose layers and head have weights of so many bits and that compute in numbers of `item` bytes: what then is multiplied by `scale(item)`
+        are the bytes that they hold."""
         if not self.component_bytes:
             return self
         embed, *others = self.component_bytes
-        return replace(self, component_bytes=(embed, *(-(-each // item) for each in others)))
+        return replace(self, component_bytes=(embed, *(ceil(each * bits / (8 * item)) for each in others)))
 
     def bytes_needed(self, spans: Iterable[Span], scale: float = 1.0, cache_tokens: int = 0) -> int:
         """Weights, cache and journals of `spans`. `scale` is bytes per number as served over bytes per number as stored; `cache_tokens` are positions of all

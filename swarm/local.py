@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from swarm.core import base_dtype, check_layers, is_rounded, texts
+from swarm.core import base_dtype, check_layers, rounding, texts
 from swarm.errors import SwarmError, UsageError
 
 log = logging.getLogger(__name__)
@@ -194,8 +194,8 @@ class LocalSwarm:
         self.peers: list[LocalPeer] = []
         self._start = start
         self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
-        rounding = ["--quantize", "int8"] if dtype and is_rounded(dtype) else []
-        self._arguments = [*(["--dtype", base_dtype(dtype)] if dtype else []), *rounding, *arguments]
+        quantize = ["--quantize", method] if dtype and (method := rounding(dtype)) else []
+        self._arguments = [*(["--dtype", base_dtype(dtype)] if dtype else []), *quantize, *arguments]
         self._stack = contextlib.ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = 0

@@ -6,8 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.core import Hop, Sampling, Span, check_cover, format_layers, merge_spans, missing_spans, parse_layers
+from swarm.core import (
+    Hop,
+    Sampling,
+    Span,
+    base_dtype,
+    check_cover,
+    format_layers,
+    is_mixed,
+    is_rounded,
+    may_serve,
+    merge_spans,
+    missing_spans,
+    mixed,
+    parse_layers,
+    rounding,
+)
 from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers
+
+
+@pytest.mark.parametrize(
+    ("numerics", "base", "how"),
+    [("float32", "float32", None), ("bfloat16-int8", "bfloat16", "int8"), ("float16-int4", "float16", "int4"), ("bfloat16-awq", "bfloat16", None)],
+)
+def test_how_weights_are_rounded_is_in_the_name_of_a_class(numerics, base, how):
+    assert (base_dtype(numerics), rounding(numerics), is_rounded(numerics)) == (base, how, how is not None)
+    assert mixed(numerics) == mixed(mixed(numerics)) == f"{base}-mixed" and is_mixed(mixed(numerics)) and not is_mixed(numerics)
+    assert may_serve(numerics, numerics) and may_serve(numerics, f"{base}-mixed") and not may_serve(numerics, "int8-mixed")
 
 
 @pytest.mark.parametrize(

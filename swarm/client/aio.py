@@ -21,13 +21,13 @@ from swarm.client.advice import Advisers
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
-from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_rounded, texts
+from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
 from swarm.routing.peers import PeerTable
-from swarm.routing.plan import choose_class
+from swarm.routing.plan import choose_class, or_mix
 from swarm.routing.route import Request, Route
 from swarm.routing.slow import Slowness
 from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
@@ -62,10 +62,11 @@ class Client:
     """Use it as `async with Client(model, initial_peers=[…]) as client`, or call `start` and `close`.
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm, or a single one. `dtype` asks for peers of one numerics class
-    ("float32", …); without it the class with the cheapest route is taken. `own_ends` holds embed and head here, so that no peer is told tokens: they see
-    activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session
-    that begins as an earlier one of this client did is computed from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens
-    are hidden). `identity` is a file with the client's key; without it every client is somebody new.
+    ("float32", …); without it the class with the cheapest route is taken. `mixed` lets a chain mix peers that have rounded the weights with others of the same
+    dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
+    activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
+    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `identity` is a file with the client's key;
+    without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -76,6 +77,7 @@ class Client:
         *,
         initial_peers: Sequence[str] | str = (),
         dtype: str | None = None,
+        mixed: bool = False,
         own_ends: bool = False,
         reuse: bool = True,
         identity: str | None = None,
@@ -88,6 +90,8 @@ class Client:
         check_seconds(timeout)
         if not is_number(patience) or not patience >= 0:
             raise UsageError(f"patience is a number of seconds from 0 on, and cannot be {patience!r}")
+        if mixed and dtype is not None and base_dtype(dtype) != dtype:
+            raise UsageError(f"mixed takes rounded and exact peers alike, dtype {dtype} only some of them; name {base_dtype(dtype)}, or leave out one")
         self.model = str(model)
         self._timeout = timeout
         self.patience = patience
@@ -100,7 +104,7 @@ class Client:
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
-        self._dtype, self._own_ends = dtype, own_ends
+        self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
@@ -135,11 +139,17 @@ class Client:
 
     @classmethod
     async def over(
-        cls, opened: OpenedModel, connection: Connection, generator: random.Random, ends: KeepEnds | None = None, wall: Callable[[], float] = time.time
+        cls,
+        opened: OpenedModel,
+        connection: Connection,
+        generator: random.Random,
+        ends: KeepEnds | None = None,
+        wall: Callable[[], float] = time.time,
+        mixed: bool = False,
     ) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
         by which peers announce from `wall`."""
-        self = cls(opened.shape.name)
+        self = cls(opened.shape.name, mixed=mixed)
         self._random, self.wall = generator, wall
         try:
             await self._begin(opened, connection, ends)
@@ -342,10 +352,19 @@ class Client:
                 scale=opened.shape.scale(ITEM_SIZE.get(base_dtype(self._dtype or ""))),
             )
             try:
-                return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
+                return self._cheapest_class(self._mixed, opened, request)
             except MissingLayers as error:
                 missing = error
-        raise missing
+        try:
+            self._cheapest_class(True, opened, request)
+        except (MissingLayers, UsageError):
+            raise missing from None
+        raise or_mix(missing)
+
+    def _cheapest_class(self, may_mix: bool, opened: OpenedModel, request: Request) -> Class:
+        if not may_mix:
+            return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
+        return choose_class(self.table.mixed, opened.revision, self.components, self._dtype and mixed(self._dtype), request)
 
     def _usual_dtype(self, opened: OpenedModel) -> str | None:
         """What our own ends should compute in, if the caller does not mind: what the peers do. None where there are none yet: as the checkpoint has it."""
@@ -353,7 +372,7 @@ class Client:
             classes = [self._choose_class(opened)]
         except (MissingLayers, UsageError):
             classes = [(revision, numerics) for revision, numerics in sorted(self.table.atlases) if opened.revision in (None, revision)]
-        return next((numerics for _, numerics in classes if numerics in DTYPES or is_rounded(numerics)), None)
+        return next((numerics for _, numerics in classes if numerics in DTYPES or is_rounded(numerics) or is_mixed(numerics)), None)
 
     async def _read(self) -> None:
         try:

@@ -13,13 +13,13 @@ from typing import Protocol
 
 from swarm.client.advice import Advisers, Question
 from swarm.client.earlier import Earlier
-from swarm.core import ModelShape, PeerId, SessionId, Span, base_dtype
+from swarm.core import ModelShape, PeerId, SessionId, Span, base_dtype, mixed
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
 from swarm.routing.explain import explain
 from swarm.routing.load import announced
 from swarm.routing.peers import PeerTable
-from swarm.routing.plan import plan, repair
+from swarm.routing.plan import or_mix, plan, repair
 from swarm.routing.route import Request, Route
 from swarm.routing.slow import Slowness
 from swarm.wire import ITEM_SIZE
@@ -58,7 +58,7 @@ class Surroundings(Protocol):
 
 
 class Planner:
-    """Routes for one session, through peers of one revision and numerics class."""
+    """Routes for one session, through peers of one revision and numerics class, which may be a mixed one."""
 
     def __init__(self, around: Surroundings, session: SessionId, revision: str, numerics: str) -> None:
         self._around, self._session, self._class = around, session, (revision, numerics)
@@ -95,7 +95,7 @@ class Planner:
             if looks and not begun and missing.longest is not None:
                 raise PromptTooLong(goal, missing.longest, f"no peer that serves layers {missing.layers} takes more than")
             if now >= give_up and looks:  # never without having looked once
-                raise refusal or missing
+                raise refusal or self._with_hint(missing, length, goal)
             if looks == 1:
                 log.warning("waiting up to %.0f s for somebody to serve layers %s", give_up - now, missing.layers)
             if looks:
@@ -116,9 +116,9 @@ class Planner:
         at a copy."""
         around = self._around
         failed = around.table.shunned(around.clock()) - {hop.peer for hop in route.hops}
-        request, views = self._request(length, goal, failed), list(self._atlas().views.values())
+        request, atlas = self._request(length, goal, failed), self._atlas().copy()
         request = replace(request, tokens_needed=0)  # the session's own share of the caches is taken already
-        return lambda: explain(Atlas(views), request, route, announced(views)).lines()
+        return lambda: explain(atlas, request, route, announced(atlas.views.values())).lines()
 
     async def _advised(self, old: Route | None, length: int, goal: int, begun: bool, avoid: frozenset[PeerId], tentative: bool) -> Route | None:
         """What a coordinator says, if there is one, and it can be believed."""
@@ -137,8 +137,17 @@ class Planner:
         load = announced(atlas.views.values())
         return repair(atlas, request, old, lost, load) if old is not None and lost else plan(atlas, request, load)
 
+    def _with_hint(self, missing: MissingLayers, length: int, goal: int) -> MissingLayers:
+        """Says so where a chain that may be mixed would do."""
+        around, (revision, numerics) = self._around, self._class
+        try:
+            plan(around.table.atlas((revision, mixed(numerics))), self._request(length, goal, around.table.shunned(around.clock(), forgive=True)))
+        except MissingLayers:
+            return missing
+        return or_mix(missing)
+
     def _atlas(self) -> Atlas:
-        return self._around.table.atlases.get(self._class) or Atlas()
+        return self._around.table.atlas(self._class)
 
     def _request(self, length: int, goal: int, exclude: frozenset[PeerId]) -> Request:
         around = self._around

@@ -70,6 +70,20 @@ class OperatorInt8Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
+class OperatorInt4Linear(nn.Module):
+    """The same of weights of half a byte."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight_OB", None)
+        self.register_buffer("widths_OG", None)
+        self.bias = linear.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        out = torch.ops.swarm.product_int4(input, self.weight_OB, self.widths_OG)
+        return out if self.bias is None else out + self.bias
+
+
 class Traced:
     """Stands for the sessions of a row: attention is our operator, for the layer whose number is given with every call."""
 
@@ -136,7 +150,8 @@ def _describe_operators() -> None:
     """Shapes of their results, for tracing."""
     library = torch.library
     library.register_fake("swarm::product")(lambda x, w: x.new_empty((*x.shape[:-1], w.shape[0])))
-    library.register_fake("swarm::product_int8")(lambda x, w, scales: x.new_empty((*x.shape[:-1], w.shape[0])))
+    for name in ("product_int8", "product_int4"):
+        library.register_fake(f"swarm::{name}")(lambda x, w, steps: x.new_empty((*x.shape[:-1], w.shape[0])))
     library.register_fake("swarm::attend")(lambda q, k, v, *_: q.new_empty((1, q.shape[2], q.shape[1], v.shape[3])))
 
 
@@ -177,8 +192,9 @@ def _furnish(layer: nn.Module, recipe: Recipe) -> None:
     """Tensors of the shapes and dtypes that will be there, without anything in them; and our operators."""
     for path, part in list(layer.named_modules()):
         if isinstance(part, nn.Linear):
-            rounded = f"{path}.weight_OI" in recipe.tensors
-            _put(layer, path, (OperatorInt8Linear if rounded else OperatorLinear)(part))
+            rounded = {"weight_OI": OperatorInt8Linear, "weight_OB": OperatorInt4Linear}
+            kind = next((kind for name, kind in rounded.items() if f"{path}.{name}" in recipe.tensors), OperatorLinear)
+            _put(layer, path, kind(part))
     for name, (shape, dtype) in recipe.tensors.items():
         path, _, last = name.rpartition(".")
         owner, tensor = layer.get_submodule(path), torch.empty(tuple(shape), dtype=getattr(torch, dtype))

@@ -27,6 +27,7 @@ import torch
 from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from swarm.model import int4
 from swarm.model.cache import KVCache
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,17 @@ TRIED = tuple((rows, inputs, outputs) for rows in (1, 3, 4, 16) for inputs, outp
 
 class NativeProduct:
     """x_TI, w_OI → y_TO, of float32 or bfloat16 in memory of the CPU; anything else torch multiplies. Sums are in float32, those of a row always in the same
-    order, whatever other rows there are and however many threads. `int8` is the same for weights of one byte."""
+    order, whatever other rows there are and however many threads. `int8` is the same for weights of one byte, `int4` for those of
+    half a one (`rounded` has them by name)."""
 
     __name__ = "native"
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._products = {torch.float32: library.product_float32, torch.bfloat16: library.product_bfloat16}
         self._int8 = {torch.float32: library.product_int8_float32, torch.bfloat16: library.product_int8_bfloat16}
-        for products, pointers in ((self._products, 3), (self._int8, 4)):
+        self._int4 = {torch.float32: library.product_int4_float32, torch.bfloat16: library.product_int4_bfloat16}
+        self.rounded = {"int8": self.int8, "int4": self.int4}
+        for products, pointers in ((self._products, 3), (self._int8, 4), (self._int4, 4)):
             for product in products.values():
                 product.argtypes = (*[ctypes.c_void_p] * pointers, *[ctypes.c_long] * 3, ctypes.c_int)
                 product.restype = None
@@ -71,11 +75,18 @@ class NativeProduct:
 
     def int8(self, x_TI: torch.Tensor, w_OI: torch.Tensor, scales_O: torch.Tensor) -> torch.Tensor:
         """x_TI of float32 or bfloat16, int8 w_OI, float32 scales_O, all in memory of the CPU → y_TO, of x's dtype. Raises KeyError for other dtypes."""
-        product = self._int8[x_TI.dtype]
-        (rows, inputs), outputs = x_TI.shape, w_OI.shape[0]
-        x_TI, w_OI, scales_O, y_TO = x_TI.contiguous(), w_OI.contiguous(), scales_O.contiguous(), x_TI.new_empty((rows, outputs))
-        product(x_TI.data_ptr(), w_OI.data_ptr(), scales_O.data_ptr(), y_TO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
-        return y_TO
+        return _multiplied(self._int8[x_TI.dtype], x_TI, w_OI, scales_O)
+
+    def int4(self, x_TI: torch.Tensor, w_OB: torch.Tensor, widths_OG: torch.Tensor) -> torch.Tensor:
+        """The same of what `int4.rounded` makes of weights."""
+        return _multiplied(self._int4[x_TI.dtype], x_TI, w_OB, widths_OG)
+
+
+def _multiplied(product: Callable[..., None], x_TI: torch.Tensor, weights: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    (rows, inputs), outputs = x_TI.shape, weights.shape[0]
+    x_TI, weights, steps, y_TO = x_TI.contiguous(), weights.contiguous(), steps.contiguous(), x_TI.new_empty((rows, outputs))
+    product(x_TI.data_ptr(), weights.data_ptr(), steps.data_ptr(), y_TO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
+    return y_TO
 
 
 class _Session(ctypes.Structure):
@@ -210,7 +221,7 @@ def native_code(folder: Path, find: Callable[[str], str | None] = shutil.which) 
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.info("cannot compile matrix products and attention, so torch's serve: %s", _reason(error))
         return None
-    if not agrees(product) or not agrees_in_int8(product.int8) or not attends(attention):
+    if not agrees(product) or not agrees_in_int8(product.int8) or not agrees_in_int4(product.int4) or not attends(attention):
         log.warning("matrix products and attention compiled by %s give wrong results, so torch's serve", by)
         return None
     return native
@@ -239,6 +250,21 @@ def agrees_in_int8(product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor],
             scales_O = torch.rand(outputs, generator=dice) + 0.5
             wanted_TO = linear(x_TI.double(), w_OI.double()) * scales_O
             if not (product(x_TI, w_OI, scales_O).double() - wanted_TO).abs().max() <= CLOSE * wanted_TO.abs().max():
+                return False
+    return True
+
+
+@torch.inference_mode()
+def agrees_in_int4(product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+    """The same of weights of half a byte."""
+    dice = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows, inputs, outputs in TRIED:
+            inputs = -(-inputs // int4.GROUP) * int4.GROUP
+            x_TI, w_OI = (torch.randn(count, inputs, generator=dice).to(dtype) for count in (rows, outputs))
+            w_OB, widths_OG = int4.rounded(w_OI)
+            wanted_TO = linear(x_TI.double(), int4.widened(w_OB, widths_OG).double())
+            if not (product(x_TI, w_OB, widths_OG).double() - wanted_TO).abs().max() <= CLOSE * wanted_TO.abs().max():
                 return False
     return True
 

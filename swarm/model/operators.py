@@ -19,6 +19,7 @@ SOURCES = ("operators.cpp",)
 NAMES = {
     "product": "AOTITorchError aoti_torch_cpu_product(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*)",
     "product_int8": "AOTITorchError aoti_torch_cpu_product_int8(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*)",
+    "product_int4": "AOTITorchError aoti_torch_cpu_product_int4(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*)",
     "attend": "AOTITorchError aoti_torch_cpu_attend(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, int64_t, double, "
     "AtenTensorHandle*, AtenTensorHandle*)",
 }
@@ -27,7 +28,7 @@ NAMES = {
 RANK = 4
 """Dimensions of a tensor that is lent, at most."""
 
-_CODES = {torch.int64: 4, torch.float32: 6, torch.bool: 11, torch.bfloat16: 15, torch.int8: 1}
+_CODES = {torch.int64: 4, torch.float32: 6, torch.bool: 11, torch.bfloat16: 15, torch.int8: 1, torch.uint8: 0}
 """Dtypes as torch's C interface numbers them."""
 
 

@@ -1,5 +1,6 @@
-"""Room: model. Weights of one byte. Every number of a linear layer's matrix becomes one of 255 steps, which are as wide as the largest number of its output
-needs: half the memory of bfloat16, and a decoding step reads half as much. Activations and sums stay what they were. Knows linear layers; not models or spans.
+"""Room: model. Weights of one byte, or of half a one (`int4.py`). Every number of a linear layer's matrix becomes one of 255 steps, which are as wide as the
+largest number of its output needs: half the memory of bfloat16, and a decoding step reads half as much. Activations and sums stay what they were. Knows linear
+layers; not models or spans.
 
 Left as they are: embeddings, which are looked up and not multiplied; small matrices; and what decides which expert sees a token, since a decision that is
 rounded is another one. Experts whose matrices are no linear layers of their own stay exact too.
@@ -10,15 +11,14 @@ Shapes: T = rows (tokens), I = inputs, O = outputs of a layer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from swarm.model import int4
 from swarm.model.products import FEW, MEASURED, WIDE, fastest, sample
-
-METHODS = ("int8",)
 
 STEPS = 127
 """To either side of zero."""
@@ -30,7 +30,7 @@ DECIDING = ("gate", "router")
 """Last names of layers that choose experts."""
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""x_TI, int8 w_OI, float32 scales_O → y_TO, of x's dtype."""
+"""x_TI, int8 w_OI, float32 scales_O → y_TO, of x's dtype; or the two tensors that `int4.rounded` gives in their place."""
 
 
 def as_given(x_TI: torch.Tensor, w_OI: torch.Tensor, scales_O: torch.Tensor) -> torch.Tensor:
@@ -50,29 +50,78 @@ def _at_once(w_OI: torch.Tensor) -> int:
     return max(WIDE // w_OI.shape[1], 1)
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with weights of one byte, made of an exact one. `products[T]` multiplies T rows, the last one more than that."""
+class RoundedLinear(nn.Module):
+    """A linear layer made of an exact one, whose weights are held as two tensors: what `rounded` gives. `products[T]` multiplies T rows, the last one more than
+    that."""
 
-    def __init__(self, exact: nn.Linear, products: tuple[Product, ...] = (as_given,)) -> None:
+    NAMES: tuple[str, str]
+    MULTIPLE: int = 1
+    """Of what inputs must be a multiple."""
+
+    def __init__(self, exact: nn.Linear, products: tuple[Product, ...]) -> None:
         super().__init__()
         self.out_features, self.in_features = exact.weight.shape
         self.products = products
         self.bias = exact.bias
-        weights, scales = zip(*(_rounded(w_oI) for w_oI in exact.weight.detach().split(_at_once(exact.weight))), strict=True)
-        self.register_buffer("weight_OI", torch.cat(weights))
-        self.register_buffer("scales_O", torch.cat(scales))
-        self.weight_OI: torch.Tensor
-        self.scales_O: torch.Tensor
+        pieces = (self.rounded(w_oI) for w_oI in exact.weight.detach().split(_at_once(exact.weight)))
+        for name, parts in zip(self.NAMES, zip(*pieces, strict=True), strict=True):
+            self.register_buffer(name, torch.cat(parts))
+
+    @staticmethod
+    def rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+    @property
+    def held(self) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, steps = self.NAMES
+        return self.get_buffer(weights), self.get_buffer(steps)
 
     @property
     def weight(self) -> torch.Tensor:
         """What it stands for, in float32: for the few models that look at a layer's matrix themselves."""
-        return self.weight_OI.float() * self.scales_O[:, None]
+        raise NotImplementedError
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows = input.numel() // self.in_features
-        out = self.products[min(rows, len(self.products) - 1)](input.reshape(rows, self.in_features), self.weight_OI, self.scales_O)
+        out = self.products[min(rows, len(self.products) - 1)](input.reshape(rows, self.in_features), *self.held)
         return (out if self.bias is None else out + self.bias).view(*input.shape[:-1], self.out_features)
+
+
+class Int8Linear(RoundedLinear):
+    NAMES = "weight_OI", "scales_O"
+
+    weight_OI: torch.Tensor
+    scales_O: torch.Tensor
+
+    def __init__(self, exact: nn.Linear, products: tuple[Product, ...] = (as_given,)) -> None:
+        super().__init__(exact, products)
+
+    @staticmethod
+    def rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _rounded(w_OI)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.weight_OI.float() * self.scales_O[:, None]
+
+
+class Int4Linear(RoundedLinear):
+    NAMES = "weight_OB", "widths_OG"
+    MULTIPLE = int4.GROUP
+
+    def __init__(self, exact: nn.Linear, products: tuple[Product, ...] = (int4.as_given,)) -> None:
+        super().__init__(exact, products)
+
+    @staticmethod
+    def rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return int4.rounded(w_OI)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return int4.widened(*self.held)
+
+
+METHODS: Mapping[str, type[RoundedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
 
 
 def _rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,19 +131,20 @@ def _rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (w_OI / scales_O[:, None]).round().to(torch.int8), scales_O
 
 
-def quantize(model: nn.Module, clock: Callable[[], float] = time.perf_counter, native: Product | None = None) -> int:
-    """Replace the linear layers of `model` by such of one byte, one after the other, and let them multiply as is fastest here (`native` is one more product);
+def quantize(model: nn.Module, method: str, clock: Callable[[], float] = time.perf_counter, native: Product | None = None) -> int:
+    """Replace the linear layers of `model` by rounded ones, one after the other, and let them multiply as is fastest here (`native` is one more product);
     how many there were. Takes a pass over the weights, and about a second."""
-    made: list[Int8Linear] = []
+    kind = METHODS[method]
+    made: list[RoundedLinear] = []
     for parent in list(model.modules()):
         for child, module in list(parent.named_children()):
-            if type(module) is nn.Linear and child not in DECIDING and min(module.weight.shape) >= LEAST:
-                quantized = Int8Linear(module)
+            if type(module) is nn.Linear and child not in DECIDING and min(module.weight.shape) >= LEAST and module.in_features % kind.MULTIPLE == 0:
+                quantized = kind(module, ())
                 setattr(parent, child, quantized)
                 made.append(quantized)
     if made:
         dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-        products = choose([layer.weight_OI for layer in made], dtype, clock, native)
+        products = choose([layer.held[0] for layer in made], dtype, clock, native)
         for layer in made:
             layer.products = products
     return len(made)
@@ -103,18 +153,26 @@ def quantize(model: nn.Module, clock: Callable[[], float] = time.perf_counter, n
 @torch.inference_mode()
 def choose(weights: Sequence[torch.Tensor], dtype: torch.dtype, clock: Callable[[], float], native: Product | None = None) -> tuple[Product, ...]:
     """The best product for 0 (unused), 1, 2, … rows of this dtype, as `products.choose`."""
+    given, _ = _products(weights)
     if weights[0].device.type != "cpu":
-        return (as_given,)
+        return (given,)
     best = {rows: _fastest(weights, rows, dtype, clock, native) for rows in MEASURED}
-    return (as_given, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
+    return (given, *(best[next(measured for measured in MEASURED if measured >= rows)] for rows in range(1, MEASURED[-1] + 1)))
+
+
+def _products(weights: Sequence[torch.Tensor]) -> tuple[Product, Product]:
+    """Those of torch for weights of this kind: as given, and in float32."""
+    return (int4.as_given, int4.in_float32) if weights[0].dtype == torch.uint8 else (as_given, in_float32)
 
 
 def _fastest(weights: Sequence[torch.Tensor], rows: int, dtype: torch.dtype, clock: Callable[[], float], native: Product | None) -> Product:
     if dtype == torch.float16:  # nothing native reads that
         native = None
-    products = (as_given, *((in_float32,) if dtype != torch.float32 else ()), *((native,) if native is not None else ()))
+    given, wide = _products(weights)
+    products = (given, *((wide,) if dtype != torch.float32 else ()), *((native,) if native is not None else ()))
     read = sample(weights, rows)
-    scales_O = torch.ones(max(map(len, read)))
-    timed = [lambda x_TI, w_OI, product=product: product(x_TI, w_OI, scales_O[: len(w_OI)]) for product in products]  # type: ignore[misc]
+    halves = given is int4.as_given
+    steps = {w.shape: torch.ones(len(w), w.shape[1] // int4.HALF, dtype=torch.bfloat16) if halves else torch.ones(len(w)) for w in read}
+    timed = [lambda x, w, product=product: product(x.repeat(1, 2) if halves else x, w, steps[w.shape]) for product in products]  # type: ignore[misc]
     expected = len(products) - 1 if native is not None and rows <= FEW else 0
     return products[fastest(timed, expected, read, rows, dtype, clock)]

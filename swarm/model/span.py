@@ -142,7 +142,7 @@ class SpanModel:
 
         def finish(module: torch.nn.Module) -> None:
             if quantize is not None and (module is model or layout.devices != ("cpu",)):  # elsewhere at once, or exact weights would have to fit
-                round_weights(module, native=native.product.int8 if native else None)
+                round_weights(module, quantize, native=native.product.rounded[quantize] if native else None)
 
         try:
             spread_model = spread(model, anatomy, layout, finish)

@@ -17,7 +17,7 @@ from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, RemoteError
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
 from swarm.ports import Directory, Links
-from swarm.routing.atlas import Atlas, Class
+from swarm.routing.atlas import Class
 from swarm.routing.load import Ledger, Load
 from swarm.routing.needs import Needs
 from swarm.routing.peers import PeerTable
@@ -251,7 +251,7 @@ class Coordinator:
 
     def _route(self, sender: PeerId, message: RouteRequest, load: Load) -> Route | None:
         """Runs beside the event loop: reads the table, which nobody changes meanwhile, and touches nothing else."""
-        atlas = self.table.atlases.get((message.revision, message.numerics), Atlas())
+        atlas = self.table.atlas((message.revision, message.numerics))
         try:
             request = self._request(sender, message)
             if message.old:

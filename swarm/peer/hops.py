@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from swarm.core import Hop, HopKey, PeerId, SessionId, Span, check_cover
+from swarm.core import Hop, HopKey, PeerId, SessionId, Span, check_cover, may_serve
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
@@ -307,7 +307,7 @@ class HopRoom:
             return "refused", "this order is not for this peer"
         if self._only is not None and order.client != self._only:
             return "refused", "these ends serve their own client alone"
-        if order.revision != self.offer.revision or order.numerics != self.offer.numerics:
+        if order.revision != self.offer.revision or not may_serve(self.offer.numerics, order.numerics):
             return "refused", "the peer serves another revision of the model"
         try:
             check_cover(order.route, self.offer.components)

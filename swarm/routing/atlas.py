@@ -40,9 +40,10 @@ class Atlas:
     for strangers would send every route through them (docs/routing.md). Same both ways, zero to oneself.
     """
 
-    def __init__(self, views: Iterable[PeerView] = ()) -> None:
-        """Raises ValueError for peers of different classes, as `put` does."""
+    def __init__(self, views: Iterable[PeerView] = (), *, mixed: bool = False) -> None:
+        """`mixed` is a map of a mixed class. Raises ValueError for peers of different classes, as `put` does."""
         self.views: dict[PeerId, PeerView] = {}
+        self.mixed = mixed
         self._draw_anew()
         for view in views:
             self.put(view)
@@ -53,7 +54,7 @@ class Atlas:
     def put(self, view: PeerView) -> None:
         """A peer that is new, or news of one that is there. Raises ValueError for one of another class."""
         other = next((other for other in self.views.values() if other.peer != view.peer), view)
-        if other.kind != view.kind:
+        if other.kind != view.kind and not (self.mixed and other.mixed_kind == view.mixed_kind):
             raise ValueError("these peers differ in revision or numerics and cannot share a chain; choose_class first")
         known = self.views.get(view.peer)
         self.views[view.peer] = view
@@ -70,6 +71,9 @@ class Atlas:
         if known is None or known.rtts != view.rtts:
             self._measure(row, known.rtts if known is not None else {}, view.rtts)
         self._forget_the_gone()
+
+    def copy(self) -> Atlas:
+        return Atlas(self.views.values(), mixed=self.mixed)
 
     def drop(self, peer: PeerId) -> None:
         """A peer that is gone. What others measured of it stays theirs."""

@@ -16,12 +16,14 @@ from swarm.routing.route import Leg, Request, Route
 @dataclass(frozen=True, slots=True)
 class Reason:
     """One hop. `alternative` is the best route without its peer, None where there is none or the hop is the client's own end; `loss` how many seconds more
-    the whole answer is expected to take that way, those included by which it delays others. Below zero, a plan from scratch would leave this peer."""
+    the whole answer is expected to take that way, those included by which it delays others. Below zero, a plan from scratch would leave this peer.
+    `numerics` is what its peer computes in, "" where nobody knows."""
 
     leg: Leg
     own: bool
     alternative: Route | None
     loss: float | None
+    numerics: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,11 @@ class Explanation:
         """For people: for each hop what it takes and what would replace it, then the ring."""
         names = [format_layers([leg.hop.span], self.route.components - 2) for leg in self.route.legs]
         wide, ways = max(map(len, names)), ["next hop"] * (len(names) - 1) + ["first hop"]
-        lines = []
+        mixed, lines = len({reason.numerics for reason in self.reasons} - {""}) > 1, []
         for at, (reason, name, way) in enumerate(zip(self.reasons, names, ways, strict=True)):
             leg = reason.leg
             takes = f"{_ms(leg.compute)} compute  {_ms(leg.queue)} queue  {_ms(leg.network)} to the {way}"
-            lines.append(f"hop {at}  {short_id(leg.hop.peer)}  layers {name:<{wide}}  {takes}")
+            lines.append(f"hop {at}  {short_id(leg.hop.peer)}  layers {name:<{wide}}  {takes}{f'  in {reason.numerics}' if mixed and reason.numerics else ''}")
             lines.append(f"       {self._instead(reason)}")
         return [*lines, self._ring()]
 
@@ -82,7 +84,8 @@ def _reasons(atlas: Atlas, request: Request, route: Route, load: Load | None) ->
         if peer not in without:
             without[peer] = _plan_without(atlas, request, peer, load)
         other = without[peer]
-        yield Reason(leg, False, other, None if other is None else other.cost - route.cost)
+        numerics = atlas.views[peer].numerics if peer in atlas.views else ""
+        yield Reason(leg, False, other, None if other is None else other.cost - route.cost, numerics)
 
 
 def _plan_without(atlas: Atlas, request: Request, peer: str, load: Load | None) -> Route | None:

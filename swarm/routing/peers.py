@@ -17,11 +17,13 @@ SHUNNED = 30.0
 
 
 class PeerTable:
-    """`views` are the peers of all classes by peer id, `atlases` the map of each class."""
+    """`views` are the peers of all classes by peer id, `atlases` the map of each class, `mixed` that of each mixed class: where it is of a single
+    class, that class's own."""
 
     def __init__(self) -> None:
         self.views: dict[PeerId, PeerView] = {}
         self.atlases: dict[Class, Atlas] = {}
+        self.mixed: dict[Class, Atlas] = {}
         self.spoke: dict[PeerId, float] = {}
         """When each made the announcement we know, by its own clock."""
         self.passed_over: dict[PeerId, str] = {}
@@ -57,6 +59,11 @@ class PeerTable:
                 self.atlases.setdefault(view.kind, Atlas()).put(view)
         self.views = now
         self.atlases = {kind: atlas for kind, atlas in self.atlases.items() if len(atlas)}
+        self._mix()
+
+    def atlas(self, kind: Class) -> Atlas:
+        """The map of a class, mixed or not; an empty one where nobody is of it."""
+        return self.atlases.get(kind) or self.mixed.get(kind) or Atlas()
 
     def correct(self, peer: PeerId, facts: Facts, components: int) -> bool:
         """What a peer said of itself when it refused, until it announces itself again: others on the way may have made it up. False if we knew that already, or
@@ -73,6 +80,7 @@ class PeerTable:
             return False
         self.views[peer] = new
         self.atlases[view.kind].put(new)
+        self.mixed[view.mixed_kind].put(new)
         if peer in self.spoke:
             self._told[peer] = self.spoke[peer]
         return True
@@ -86,3 +94,23 @@ class PeerTable:
         time of the announcement, since one that we had not read yet when it failed may be older than that."""
         self._shunned = {peer: entry for peer, entry in self._shunned.items() if entry[0] > now}
         return frozenset(peer for peer, (_, failed) in self._shunned.items() if not forgive or self.spoke.get(peer, 0.0) <= failed)
+
+    def _mix(self) -> None:
+        """Bring `mixed` up to date. A map of its own is kept only where there are several classes to mix: nobody else pays for one."""
+        parts: dict[Class, list[Atlas]] = {}
+        for atlas in self.atlases.values():
+            parts.setdefault(next(iter(atlas.views.values())).mixed_kind, []).append(atlas)
+        self.mixed = {kind: of[0] if len(of) == 1 else _union(of, self.mixed.get(kind)) for kind, of in parts.items()}
+
+
+def _union(parts: Iterable[Atlas], before: Atlas | None) -> Atlas:
+    """The map of all their peers: the one of `before`, brought up to date, if it was one."""
+    there = {peer: view for part in parts for peer, view in part.views.items()}
+    if before is None or not before.mixed:
+        return Atlas(there.values(), mixed=True)
+    for peer in [peer for peer in before.views if peer not in there]:
+        before.drop(peer)
+    for peer, view in there.items():
+        if before.views.get(peer) != view:
+            before.put(view)
+    return before

@@ -130,6 +130,12 @@ def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, component
     return min(costs, key=lambda found: (is_rounded(found[1][1]), found))[1]
 
 
+def or_mix(error: MissingLayers) -> MissingLayers:
+    """The same, where peers of several classes together could serve what those of one cannot."""
+    sentence = f"{error}; or let one chain mix peers that round the weights with others, who together serve all: swarm-generate --mixed, Client(mixed=True)"
+    return MissingLayers(sentence, error.spans, error.layers, error.partial, error.longest, error.memory)
+
+
 def atlas_of(peers: Peers) -> Atlas:
     """A ValueError for what is always a mistake of the caller: views of several classes, or several of one peer."""
     if isinstance(peers, Atlas):

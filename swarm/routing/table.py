@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarm.core import PeerId, Span, merge_spans
+from swarm.core import PeerId, Span, is_mixed, merge_spans, mixed
 from swarm.errors import ProtocolError
 from swarm.wire import Announcement
 
@@ -51,6 +51,8 @@ class PeerView:
             raise ProtocolError(f"{record.peer} announces nonsense: {error}") from error
         if spans[-1].stop > components:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {components}")
+        if is_mixed(record.numerics):  # or clients that allow no mixing would take it for a class
+            raise ProtocolError(f"{record.peer} announces to compute in {record.numerics}, which only chains can be")
         return cls(
             record.peer, record.addrs, spans, max(record.decode, FASTEST), record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
             record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,
@@ -61,6 +63,11 @@ class PeerView:
     def kind(self) -> tuple[str, str]:
         """Its class: revision and numerics."""
         return self.revision, self.numerics
+
+    @property
+    def mixed_kind(self) -> tuple[str, str]:
+        """The mixed class it belongs to as well."""
+        return self.revision, mixed(self.numerics)
 
     @property
     def longest(self) -> int:

@@ -41,7 +41,7 @@ class Talk:
         addrs = (f"/sim/{guest.peer}",) if own_ends else ()
         directory = Directory(stage.table, guest.links)
         connection = Connection(guest.links, directory, addrs, lambda data: toy.signed(guest.peer, data), toy.verify, stage.loop.create_future())
-        client = await Client.over(opened, connection, self._random, self._ends if own_ends else None, directory.wall)
+        client = await Client.over(opened, connection, self._random, self._ends if own_ends else None, directory.wall, stage.scene.mixed)
         try:
             while not stage.over:
                 await self._converse(client)

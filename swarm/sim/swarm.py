@@ -69,6 +69,10 @@ class Scene:
     """Share of conversations that begin as the guest's last one did."""
     impatience: float = 0.25
     """Share of answers that nobody reads to their end."""
+    numerics: tuple[str, ...] = (toy.NUMERICS,)
+    """What peers compute in, taken in turn as they come."""
+    mixed: bool = False
+    """Whether clients let one chain mix them."""
 
     @property
     def components(self) -> int:
@@ -364,7 +368,8 @@ class Stage:
             span = self._choose([PeerView.of(record, self.scene.components) for record in await directory.read(self.shape.config_hash)], room)
         server.engine = self.engine(layer * slower)
         server.engine.boast = boast
-        offer = Offer(toy.REVISION, toy.NUMERICS, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
+        numerics = self.scene.numerics[list(self.servers).index(server.peer) % len(self.scene.numerics)]
+        offer = Offer(toy.REVISION, numerics, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
         held = Holding(server.engine.speed, offer, layer * 1.05 / boast, layer / 20 / boast, 1.0, self.scene.cache_tokens)
         about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",))
         server.shell = Peer(

@@ -47,6 +47,34 @@ def peer(name: str, revision: str = "r", numerics: str = "float32", stop: int = 
     return PeerView(name, spans=(Span(0, stop),), revision=revision, numerics=numerics, **changes)
 
 
+def test_a_chain_mixes_peers_that_round_weights_with_others_only_if_its_client_allows_it():
+    async def main(**options) -> tuple[str, str]:
+        it = client(peer("a", stop=2), PeerView("b", spans=(Span(2, 4),), revision="r", numerics="float32-int8"), **options)
+        it.patience = 0.0
+        planner = it.session()._chain._planner
+        route = await planner.find(None, 5, 10, patience=0)
+        said = "\n".join(planner.reasons(route, 5, 10)())
+        assert "in float32-int8" in said and "in float32\n" in said, "who looks at a mixed route sees what it is made of"
+        return [hop.peer for hop in route.hops], planner._class
+
+    for dtype in (None, "float32"):
+        assert run(main(mixed=True, dtype=dtype)) == (["a", "b"], ("r", "float32-mixed"))
+        with pytest.raises(MissingLayers, match=r"layers 1:2 are served by nobody.*; or let one chain mix .* --mixed, Client\(mixed=True\)") as caught:
+            run(main(dtype=dtype))
+        assert caught.value.layers == "1:2"
+    with pytest.raises(UsageError, match="no peer serves this model in bfloat16"):
+        run(main(mixed=True, dtype="bfloat16"))
+
+
+def test_mixing_is_no_advice_where_it_would_not_help():
+    async def main() -> None:
+        client(peer("a", stop=2), peer("b", numerics="float32-int8", stop=3), peer("c", numerics="bfloat16-int8", stop=3)).session()
+
+    with pytest.raises(MissingLayers) as caught:
+        run(main())
+    assert "mix" not in str(caught.value)
+
+
 def test_a_peer_that_failed_lately_and_is_back_is_taken_before_it_is_said_that_nobody_serves():
     async def main() -> str:
         it = client(peer("a"))
@@ -67,6 +95,7 @@ def test_a_peer_that_failed_lately_and_is_back_is_taken_before_it_is_said_that_n
         ("r", [peer("a", numerics="float32", stop=2)], "float32"),
         ("mine", [peer("a", numerics="float32")], None),
         (None, [peer("a", numerics="bfloat16-awq")], None),
+        (None, [peer("a", numerics="bfloat16-int8")], "bfloat16-int8"),
         (None, [], None),
     ],
 )
@@ -96,6 +125,7 @@ PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx
     [
         *((model, {}, "a model is a hub id") for model in (None, 5, "")),
         *(("m", {"initial_peers": peers}, "initial_peers are addresses") for peers in (5, None, [5], b"x")),
+        ("m", {"mixed": True, "dtype": "float32-int8"}, "dtype float32-int8 only some of them; name float32"),
         *(("m", {"timeout": timeout}, "timeout is a number of seconds above 0") for timeout in (-1, 0, "x", float("inf"))),
         *(("m", {"patience": patience}, "patience is a number of seconds from 0 on") for patience in (-1, "x", None, float("nan"))),
     ],

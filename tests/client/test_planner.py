@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,19 @@ def test_it_says_how_much_memory_would_fill_a_hole_as_the_peers_it_goes_with_ser
     for numerics, memory, words in (("float32", 12_403_200, "12.4 MB"), ("bfloat16", 6_201_600, "6.2 MB"), ("something new", 6_201_600, "6.2 MB")):
         error = run(main(numerics))
         assert error.memory == memory and f"a cache of 100 positions take about {words}" in str(error)
+
+
+def test_a_session_that_loses_its_last_peer_hears_that_mixing_would_help():
+    async def main(*others: PeerView) -> MissingLayers:
+        around = Around([PeerView("a", spans=(Span(0, 2),), revision="r", numerics="float32"), *others])
+        with pytest.raises(MissingLayers) as caught:
+            await Planner(around, b"s" * 16, "r", "float32").find(None, 10, 100, patience=0, begun=True)
+        return caught.value
+
+    other = PeerView("b", spans=(Span(2, 4),), revision="r", numerics="float32-int8")
+    assert "--mixed" in str(run(main(other)))
+    for useless in (replace(other, revision="s"), replace(other, numerics="bfloat16-int8"), replace(other, spans=(Span(3, 4),))):
+        assert "--mixed" not in str(run(main(useless)))
 
 
 @pytest.mark.parametrize("begun", [False, True])

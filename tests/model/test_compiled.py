@@ -17,6 +17,7 @@ from swarm.core import Span
 from swarm.model import compiled as room
 from swarm.model.compiled import Argument, Call, Recipe, Unsuitable, compile_layers, worth_compiling
 from swarm.model.native import COMPILERS
+from swarm.model.quantized import METHODS
 from swarm.model.span import Row, SpanModel
 from swarm.peer.improving import improve
 from tests.model.tiny import save
@@ -100,6 +101,21 @@ def test_steps_are_those_of_the_eager_model(folder, made, ran):
                 for one, other in zip(here.step(tokens), there.step(tokens), strict=True):
                     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
             assert set(ran) == {min(span.stop, 7) - max(span.start, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_of_rounded_layers_are_those_of_the_eager_ones(folder, ran, method):
+    eager, model = load(folder, quantize=method), load(folder, quantize=method)
+    recipes = model.recipes()
+    build(recipes)
+    assert model.use_compiled(recipes) == 6
+    for count, tokens in ((1, 1), (3, 1), (1, 4)):
+        here, there = Sessions(model, count), Sessions(eager, count)
+        ran.clear()
+        for one, other in zip(here.step(tokens), there.step(tokens), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert set(ran) == {6}
 
 
 def test_prompts_stay_eager_and_crowds_go_in_groups(made, ran):
@@ -214,8 +230,8 @@ def test_layers_of_a_kind_share_their_code_and_others_do_not(tmp_path, folder):
     assert keys(load(folder, Span(2, 5))) == whole[:3], "whoever holds what"
     copy = shutil.copytree(folder, tmp_path / "elsewhere")
     assert keys(load(copy)) == whole, "wherever the files are"
-    others = [load(folder, dtype="bfloat16"), load(folder, quantize="int8"), load(save_llama(tmp_path / "wide", hidden=72))]
-    assert len({whole[0], *(keys(other)[0] for other in others)}) == 4
+    others = [load(folder, dtype="bfloat16"), load(folder, quantize="int8"), load(folder, quantize="int4"), load(save_llama(tmp_path / "wide", hidden=72))]
+    assert len({whole[0], *(keys(other)[0] for other in others)}) == 5
     windows = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     gemma = save("Gemma2", windows | dict(sliding_window=5), tmp_path / "gemma")
     model = SpanModel.load(gemma.checkpoint, [Span(0, 6)])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from swarm.model import int4
 from swarm.model.native import COMPILERS, FLAGS, FOLDER, NativeProduct, agrees, native_code
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler on this machine")
@@ -66,6 +67,18 @@ def test_so_does_a_row_times_weights_of_one_byte(product, dtype, inputs):
     alone = torch.cat([product.int8(x_TI[at : at + 1], w_OI, scales_O) for at in range(11)])
     for rows in range(1, 12):
         assert torch.equal(product.int8(x_TI[:rows], w_OI, scales_O), alone[:rows])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inputs", [32, 96, 224])
+def test_so_does_a_row_times_weights_of_half_a_byte(product, dtype, inputs):
+    x_TI, (w_OB, widths_OG) = random(11, inputs, dtype=dtype), int4.rounded(random(67, inputs, dtype=dtype))
+    alone = torch.cat([product.int4(x_TI[at : at + 1], w_OB, widths_OG) for at in range(11)])
+    for rows in range(1, 12):
+        assert torch.equal(product.int4(x_TI[:rows], w_OB, widths_OG), alone[:rows])
+    exact = linear(x_TI.double(), int4.widened(w_OB, widths_OG).to(dtype).double())
+    torch.testing.assert_close(alone.double(), exact, rtol={torch.float32: 1e-5, torch.bfloat16: 2**-7}[dtype], atol={torch.float32: 1e-4}.get(dtype, 0.05))
 
 
 @needs_compiler

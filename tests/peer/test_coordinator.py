@@ -218,6 +218,26 @@ def test_it_answers_with_a_signed_route_and_repairs_one():
     run(main())
 
 
+def test_it_plans_through_peers_of_several_classes_for_whoever_allows_that():
+    async def main():
+        world = World(spans=((3, 4),))
+        world.records["x"] = announcement("x", sequence=1, spans=((0, 2),), claim=None)
+        world.records["y"] = announcement("y", sequence=1, spans=((2, 4),), numerics="float32-int8", claim=None)
+        world.records["z"] = announcement("z", sequence=1, spans=((2, 4),), numerics="float32-int4", claim=None)
+        await living(world, "a")
+        await asyncio.sleep(1)
+        member = world.members["a"]
+        member.receive("client", question(1))
+        member.receive("client", question(2, numerics="float32-mixed"))
+        member.receive("client", question(3, numerics="float32-mixed", old=(Hop("x", 0, 2), Hop("y", 2, 4)), exclude=("y",)))
+        await asyncio.sleep(1)
+        alone, mixed, mended = answers(world)
+        assert alone.reason == "missing"
+        assert [hop.peer for hop in decode_advice(mixed.advice).hops] == ["x", "y"] and [hop.peer for hop in decode_advice(mended.advice).hops] == ["x", "z"]
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

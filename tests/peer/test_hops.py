@@ -91,6 +91,24 @@ def test_a_clients_own_ends_serve_nobody_else():
     assert any(isinstance(message, Have) for _, message in Setting(only="client").answer("before", ORDER))
 
 
+@pytest.mark.parametrize(
+    ("held", "ordered", "obeyed"),
+    [
+        ("float32", "float32", True),
+        ("float32-int8", "float32", False),
+        ("float32", "float32-int8", False),
+        ("float32", "float32-mixed", True),
+        ("float32-int8", "float32-mixed", True),
+        ("bfloat16-int8", "float32-mixed", False),
+    ],
+)
+def test_who_rounds_weights_and_who_does_not_share_a_chain_where_the_signed_order_says_so(held, ordered, obeyed):
+    setting = Setting()
+    setting.room.offer = replace(setting.room.offer, numerics=held)
+    sent = [message for _, message in setting.answer("before", changed(numerics=ordered))]
+    assert isinstance(sent[0], Have) if obeyed else sent[0].reason == "refused"
+
+
 def test_an_order_is_obeyed_reserved_and_passed_on():
     setting = Setting()
     sent = setting.answer("before", ORDER)

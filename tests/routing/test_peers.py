@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from swarm.core import Span
+from swarm.errors import ProtocolError
 from swarm.routing.peers import SHUNNED, PeerTable
 from swarm.routing.table import PeerView
 from swarm.wire import Facts
@@ -29,6 +32,29 @@ def test_who_is_not_there_any_more_is_on_no_map_and_who_changed_is_on_another():
     assert table.atlases["one", "float32"].facts("free_tokens").tolist() == [7]
     table.show([])
     assert not table.atlases and not table.views
+
+
+def test_peers_of_several_classes_are_on_one_map_of_their_mixed_class_as_well_and_a_lone_class_lends_its_own():
+    table, exact = PeerTable(), ("one", "float32-mixed")
+    rounded = [replace(view(name), numerics=f"float32-{how}") for name, how in (("b", "int8"), ("c", "int4"))]
+    table.show([view("a"), view("other", "two")])
+    assert table.mixed[exact] is table.atlases["one", "float32"] and sorted(table.mixed) == [exact, ("two", "float32-mixed")]
+    table.show([view("a"), *rounded, replace(view("d"), numerics="bfloat16")])
+    mixed = table.mixed[exact]
+    assert table.atlas(exact) is mixed and mixed.peers == ["a", "b", "c"] and table.atlas(("one", "float32-int8")).peers == ["b"]
+    table.show([replace(rounded[0], free_tokens=7), view("e"), replace(rounded[1], revision="two")])
+    assert table.mixed[exact] is mixed and mixed.peers == ["b", "e"] and mixed.facts("free_tokens").tolist()[0] == 7, "kept, and brought up to date"
+    assert table.correct("b", Facts(((0, 1),), 6, 10), 10) and mixed.facts("free_tokens").tolist()[0] == 10
+    table.show([view("e")])
+    assert table.mixed[exact] is table.atlases["one", "float32"]
+    table.show(rounded)
+    assert table.atlas(exact).peers == ["b", "c"] and not len(table.atlas(("one", "float32")))
+
+
+def test_nobody_announces_to_be_of_a_mixed_class():
+    """Who allows no mixing might take it for a class like others."""
+    with pytest.raises(ProtocolError, match="float32-mixed"):
+        PeerView.of(announcement(numerics="float32-mixed"), 10)
 
 
 def test_an_announcement_that_makes_no_sense_is_left_out_alone():

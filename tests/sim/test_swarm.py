@@ -11,10 +11,12 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swarm.core import Span
 from swarm.sim import scripts
 from swarm.sim.scripts import repeated
 from swarm.sim.swarm import Scene, Script, Stage, Verdict
@@ -68,6 +70,39 @@ def test_all_kinds_at_once(seed):
 def test_all_kinds_at_once_where_there_are_few(seed):
     """Six peers with room for half the model: often nobody serves some layers, and turns end with honest errors."""
     checked(seed, repeated(scripts.churn, (5, 12), LONG), Scene(peers=6, holds=(4, 6), cache_tokens=600))
+
+
+HALVES = Scene(peers=0, numerics=("float32", "float32-int8"), clients=0)
+
+
+def divided(*spans: tuple[int, int]) -> Script:
+    """Peers with these spans, every other one of which rounds weights; then three guests."""
+
+    async def script(stage: Stage) -> None:
+        for span in spans:
+            stage.join(Span(*span))
+        await asyncio.sleep(15.0)
+        for _ in range(3):
+            stage.visit()
+        await asyncio.sleep(30.0)
+
+    return script
+
+
+def test_where_no_class_serves_all_layers_a_client_that_allows_it_is_answered_and_another_hears_what_would_help():
+    halves = divided((0, 5), (5, 10))
+    verdict = checked(1, halves, replace(HALVES, mixed=True))
+    assert verdict.finished > 8 and not verdict.excused and any(turn.planner for turn in verdict.turns)
+    alone = Stage(1, HALVES).run(halves)
+    assert alone.turns and not alone.finished and all("--mixed" in str(turn.error) for turn in alone.turns)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixed_chains_under_all_kinds_of_misfortune(seed):
+    """Of three classes none serves all layers for long: repairs, changes without a pause and coordinators must mix as the first route did."""
+    scene = Scene(peers=12, numerics=("float32", "float32-int8", "float32-int4"), mixed=True)
+    verdict = checked(seed, repeated(scripts.churn, (3, 8), LONG), scene)
+    assert verdict.finished > 0.5 * len(verdict.turns) and any(turn.planner for turn in verdict.turns)
 
 
 def test_nobody_serves_a_layer_until_somebody_comes():

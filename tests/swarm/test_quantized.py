@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 import swarm
 from swarm.core import Span
-from swarm.errors import UsageError
+from swarm.errors import MissingLayers, UsageError
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.span import Row, SpanModel
 from tests.swarm.models import save_llama
@@ -25,15 +27,21 @@ def rounded(model):
         yield local
 
 
-def in_one_process(model, new: int, quantize: str | None) -> list[int]:
+def in_one_process(model, new: int, *quantize: str | None) -> list[int]:
+    """With as many equal parts as ways to round, one after the other."""
     checkpoint = Checkpoint.open(str(model))
     count = checkpoint.shape.components
-    part = SpanModel.load(checkpoint, [Span(0, count)], dtype="float32", quantize=quantize)
-    cache, tokens, fed = part.new_cache(0, count), list(PROMPT), 0
+    cuts = [count * at // len(quantize) for at in range(len(quantize) + 1)]
+    spans = [Span(*cut) for cut in pairwise(cuts)]
+    parts = [SpanModel.load(checkpoint, [span], dtype="float32", quantize=way) for span, way in zip(spans, quantize, strict=True)]
+    caches = [part.new_cache(span.start, span.stop) for part, span in zip(parts, spans, strict=True)]
+    tokens, fed = list(PROMPT), 0
     for _ in range(new):
-        logits_1V = part.run(0, count, [Row(cache, fed, tokens[fed:])])[0]
+        rows = None
+        for part, span, cache in zip(parts, spans, caches, strict=True):
+            rows = part.run(span.start, span.stop, [Row(cache, fed, tokens[fed:], rows)])[0]
         fed = len(tokens)
-        tokens.append(int(logits_1V.argmax()))
+        tokens.append(int(rows.argmax()))
     return tokens[len(PROMPT) :]
 
 
@@ -44,6 +52,20 @@ def test_a_chain_of_rounded_peers_gives_the_tokens_of_the_rounded_model(model, r
         assert client.generate_tokens(PROMPT, max_new_tokens=24, ignore_eos=True) == expected
     with swarm.Client(str(model), initial_peers=rounded.initial_peers, dtype="float32") as client, pytest.raises(UsageError, match="float32-int8"):
         client.generate_tokens(PROMPT, max_new_tokens=2)
+
+
+def test_one_chain_mixes_both_kinds_for_a_client_that_allows_it(model):
+    """No class serves all layers: half of each model answers."""
+    expected = in_one_process(model, 40, None, "int4")
+    assert expected not in (in_one_process(model, 40, None), in_one_process(model, 40, "int4"))
+    with swarm.LocalSwarm(str(model), layers=["3:6"], dtype="float32-int4") as local:
+        local.add("0:3", arguments=["--quantize", "none"])
+        for own_ends in (False, True):
+            with swarm.Client(str(model), initial_peers=local.initial_peers, mixed=True, own_ends=own_ends) as client, client.session() as session:
+                answer = list(session.stream_tokens(PROMPT, max_new_tokens=40, ignore_eos=True))
+            assert len(answer) == 40 and (own_ends or answer == expected)
+        with swarm.Client(str(model), initial_peers=local.initial_peers, patience=0.0) as client, pytest.raises(MissingLayers, match="--mixed"):
+            client.generate_tokens(PROMPT, max_new_tokens=2)
 
 
 def test_clients_keep_their_own_ends_exact_before_rounded_layers(model, rounded):

@@ -22,6 +22,7 @@ using Floats = float __attribute__((vector_size(4 * LANES)));
 using Ints = int32_t __attribute__((vector_size(4 * LANES)));
 using Halves = uint16_t __attribute__((vector_size(2 * LANES)));
 using Bytes = int8_t __attribute__((vector_size(LANES)));
+using UnsignedBytes = uint8_t __attribute__((vector_size(LANES)));
 
 template <class Vector>
 inline Vector read(const void* from) {
@@ -44,9 +45,11 @@ inline Floats multiply_add(Floats w, Floats x, Floats sums) {
 
 inline float multiply_add(float w, float x, float sum) { return __builtin_fmaf(w, x, sum); }
 
-// How numbers lie in memory.
+// How numbers lie in memory. `Place` is where some begin, LINE how many of them one line of a cache holds.
 struct Float32 {
     using Number = float;
+    using Place = const Number*;
+    static constexpr int LINE = 16;
     static Floats load(const Number* from) { return read<Floats>(from); }
     static float widen(Number number) { return number; }
     static Number narrow(float number) { return number; }
@@ -54,6 +57,8 @@ struct Float32 {
 
 struct BFloat16 {
     using Number = uint16_t;
+    using Place = const Number*;
+    static constexpr int LINE = 32;
     static Floats load(const Number* from) { return (Floats)(__builtin_convertvector(read<Halves>(from), Ints) << 16); }
     static float widen(Number number) {
         const uint32_t bits = uint32_t(number) << 16;
@@ -71,6 +76,8 @@ struct BFloat16 {
 
 struct Int8 {
     using Number = int8_t;
+    using Place = const Number*;
+    static constexpr int LINE = 64;
     static Floats load(const Number* from) {
 #if defined __AVX512F__
         return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(from)));
@@ -81,6 +88,43 @@ struct Int8 {
 #endif
     }
     static float widen(Number number) { return number; }
+};
+
+// Half a byte each, in groups of 32: byte b of a group holds its numbers b (low) and b + 16 (high), 8 more than how many steps they are. The steps of a group
+// are as wide as a number of bfloat16 says, negative or not. A place is the beginning of a group.
+struct Int4 {
+    static constexpr int GROUP = 32, LINE = 128;
+
+    struct Place {
+        const uint8_t* bytes;
+        const uint16_t* widths;
+        Place operator+(long numbers) const { return {bytes + numbers / 2, widths + numbers / GROUP}; }
+        operator const void*() const { return bytes; }
+    };
+
+    struct Group {
+        Floats parts[GROUP / LANES];
+    };
+
+    static Group load(Place from) {
+        Group group;
+        const float width = BFloat16::widen(*from.widths);
+        for (int part = 0; part < GROUP / LANES; part++) {
+            const auto bytes = widen(from.bytes + part * LANES % 16);
+            group.parts[part] = __builtin_convertvector(((part * LANES < 16 ? bytes : bytes >> 4) & 15) - 8, Floats) * width;
+        }
+        return group;
+    }
+
+    static Ints widen(const uint8_t* from) {
+#if defined __AVX512F__
+        return (Ints)_mm512_cvtepu8_epi32(read<__m128i>(from));
+#elif defined __FMA__ && defined __AVX2__
+        return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
+#else
+        return __builtin_convertvector((UnsignedBytes)read<Bytes>(from), Ints);
+#endif
+    }
 };
 
 inline float total(Floats sums) {

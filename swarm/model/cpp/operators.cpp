@@ -18,6 +18,8 @@ void product_float32(const float*, const float*, float*, long, long, long, int);
 void product_bfloat16(const uint16_t*, const uint16_t*, uint16_t*, long, long, long, int);
 void product_int8_float32(const float*, const int8_t*, const float*, float*, long, long, long, int);
 void product_int8_bfloat16(const uint16_t*, const int8_t*, const float*, uint16_t*, long, long, long, int);
+void product_int4_float32(const float*, const uint8_t*, const uint16_t*, float*, long, long, long, int);
+void product_int4_bfloat16(const uint16_t*, const uint8_t*, const uint16_t*, uint16_t*, long, long, long, int);
 }
 
 namespace {
@@ -73,6 +75,19 @@ Tensor product_int8(Tensor x, Tensor w, Tensor scales) {
         product_int8_float32(numbers_of<float>(x), weights, steps, room_of<float>(y), rows, inputs, outputs, turn.threads);
     else
         product_int8_bfloat16(numbers_of<uint16_t>(x), weights, steps, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
+    return y;
+}
+
+Tensor product_int4(Tensor x, Tensor w, Tensor widths) {
+    x = torch::stable::contiguous(x);
+    const int64_t outputs = w.size(0), inputs = 2 * w.size(1), rows = x.numel() / inputs;
+    Tensor y = results_of(x, outputs);
+    const auto* weights = numbers_of<uint8_t>(w);
+    const auto* steps = numbers_of<uint16_t>(widths);
+    if (is_wide(x))
+        product_int4_float32(numbers_of<float>(x), weights, steps, room_of<float>(y), rows, inputs, outputs, turn.threads);
+    else
+        product_int4_bfloat16(numbers_of<uint16_t>(x), weights, steps, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
     return y;
 }
 
@@ -139,6 +154,10 @@ extern "C" AOTITorchError aoti_torch_cpu_product_int8(AtenTensorHandle x, AtenTe
     return given(out, [&] { return product_int8(borrowed(x), borrowed(w), borrowed(scales)); });
 }
 
+extern "C" AOTITorchError aoti_torch_cpu_product_int4(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle widths, AtenTensorHandle* out) {
+    return given(out, [&] { return product_int4(borrowed(x), borrowed(w), borrowed(widths)); });
+}
+
 extern "C" AOTITorchError aoti_torch_cpu_attend(
     AtenTensorHandle q, AtenTensorHandle k, AtenTensorHandle v, AtenTensorHandle layer, double scaling, int64_t window, double softcap, AtenTensorHandle* sinks,
     AtenTensorHandle* out) {
@@ -188,11 +207,13 @@ extern "C" int run_layer(Run run, void* container, const Lent* inputs, int64_t c
 STABLE_TORCH_LIBRARY(swarm, library) {
     library.def("product(Tensor x, Tensor w) -> Tensor");
     library.def("product_int8(Tensor x, Tensor w, Tensor scales) -> Tensor");
+    library.def("product_int4(Tensor x, Tensor w, Tensor widths) -> Tensor");
     library.def("attend(Tensor q, Tensor k, Tensor v, Tensor layer, float scaling, int window, float softcap, Tensor? sinks) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(swarm, CPU, library) {
     library.impl("product", TORCH_BOX(&product));
     library.impl("product_int8", TORCH_BOX(&product_int8));
+    library.impl("product_int4", TORCH_BOX(&product_int4));
     library.impl("attend", TORCH_BOX(&attend));
 }
