@@ -134,6 +134,17 @@ def digest_of(tokens: Sequence[int]) -> bytes:
     return blake2b(b"".join(token.to_bytes(4, "little") for token in tokens), digest_size=16).digest()
 
 
+def slab_after_cut(capacity: int, positions: int) -> int:
+    """Of a cache with room for `capacity` positions that is cut to so many: far less than half of it full, it gives memory back."""
+    return min(capacity, needed) if capacity > 2 * (needed := slab_size(positions)) else capacity
+
+
+def longest_after_cut(longest: int, positions: int) -> int:
+    """How long a cache that had grown to `longest` positions counts as having been, once it is cut to so many: `slab_after_cut` leaves no more room than that,
+    whatever limit it grew under, since a limit leaves out less than half of a slab."""
+    return positions if slab_size(longest) >= 4 * slab_size(positions) else longest
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the head draws a token. `temperature` 0 is greedy. Draws are keyed by (seed, position), so one seed gives one answer.

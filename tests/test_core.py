@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core import (
+    FIRST_SLAB,
     Hop,
     Sampling,
     Span,
@@ -15,12 +16,15 @@ from swarm.core import (
     format_layers,
     is_mixed,
     is_rounded,
+    longest_after_cut,
     may_serve,
     merge_spans,
     missing_spans,
     mixed,
     parse_layers,
     rounding,
+    slab_after_cut,
+    slab_size,
 )
 from swarm.errors import InvalidSampling, LayersOutOfRange, MalformedLayers
 
@@ -105,3 +109,13 @@ def test_a_cover_has_no_gap_no_overlap_and_reaches_the_end():
 def test_sampling_out_of_range_is_refused(wrong):
     with pytest.raises(InvalidSampling):
         Sampling(**wrong)
+
+
+@given(st.integers(1, 5000), st.integers(0, 5000), st.integers(0, 5000))
+def test_a_cache_that_is_cut_has_no_more_room_than_is_counted(longest, more, cut):
+    """Under whatever limit it grew, and however little of it is left."""
+    limit, cut = longest + more, min(cut, longest)
+    left = slab_after_cut(slab_size(longest, limit), cut)
+    assert cut <= left <= slab_size(longest_after_cut(longest, cut))
+    assert left < 4 * max(cut, FIRST_SLAB), "the rest goes back"
+    assert slab_after_cut(slab_size(longest), longest) == slab_size(longest), "and what is full stays as it is"

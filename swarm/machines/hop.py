@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, slab_size
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, longest_after_cut, slab_size
 from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.journal import Journal
@@ -131,7 +131,14 @@ class HopSession:
 
     def reserves(self, order: Order) -> int:
         """Positions to be reserved once it follows this order: a lower limit does not shrink what has grown under an earlier one."""
-        return max(order.limit, min(slab_size(self._longest), self.reserved))
+        return max(order.limit, min(slab_size(longest_after_cut(self._longest, self._kept(order))), self.reserved))
+
+    def _kept(self, order: Order) -> int:
+        """How many of its positions an order lets it keep."""
+        if order.chain <= self.epoch.chain:
+            return self.accepted
+        keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
+        return min(keep if self._rewindable else 0, self.accepted)
 
     @property
     def size(self) -> int:
@@ -172,7 +179,7 @@ class HopSession:
         self._renew(now)
         if order.chain == self.epoch.chain:
             return [self._have(resend=True)]
-        keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
+        keep = self._kept(order)
         farewell = self._dismiss(order) + self._dismiss_branch(order)
         self.reserved = self.reserves(order)
         self._opened, self._order = message, order
@@ -483,6 +490,7 @@ class HopSession:
         while self._pending and self._pending[-1].start >= keep:
             self._pending.pop()
         del self.tokens[keep:]
+        self._longest = longest_after_cut(self._longest, keep)
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
         self._journal.truncate(self.computed)
         if self._branch is not None:

@@ -14,7 +14,7 @@ import ctypes
 
 import torch
 
-from swarm.core import slab_size
+from swarm.core import slab_after_cut, slab_size
 
 
 class Slabs(ctypes.Structure):
@@ -93,10 +93,17 @@ class KVCache:
         self.length += n
 
     def truncate(self, n: int) -> None:
-        """Forget positions from `n` on. Raises ValueError when there are fewer: a gap cannot be invented."""
+        """Forget positions from `n` on; memory that is far more than the rest needs goes back. Raises ValueError when there are fewer: a gap is not
+        to be invented."""
         if not 0 <= n <= self.length:
             raise ValueError(f"cannot truncate a cache of {self.length} positions to {n}")
         self.length = n
+        capacity = next((slab.shape[1] for slab in self._keys.values()), 0)
+        if (less := slab_after_cut(capacity, n)) < capacity:
+            for slabs in (self._keys, self._values):
+                for layer, slab in slabs.items():
+                    slabs[layer] = slab[:, :less].clone(memory_format=torch.contiguous_format)
+            self._slabs = None
 
     def free(self) -> None:
         """Give the memory back; the cache is empty and usable again."""

@@ -76,6 +76,11 @@ def give_back(device: str = "cpu") -> None:
     kind = device.partition(":")[0]
     if kind in ("cuda", "xpu", "mps"):
         _torch(kind).empty_cache()
+    trim()
+
+
+def trim() -> None:
+    """Return to the machine what the C library's allocator keeps for the next time."""
     with contextlib.suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

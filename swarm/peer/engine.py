@@ -6,6 +6,7 @@ Knows the span model, caches and the sampler. Does not know what a chain is: it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -30,6 +31,10 @@ T = TypeVar("T")
 
 LOOK = 0.25
 """Seconds between two looks at our share in a pause that is longer."""
+
+
+WORTH_GIVING_BACK = 8 * 2**20
+"""Bytes of caches freed after which the allocator is asked to return what it keeps, which takes some milliseconds. Otherwise it keeps nearly all of it."""
 
 
 class Results(Protocol):
@@ -120,6 +125,8 @@ class Engine:
         self._slots: dict[HopKey, _Slot] = {}
         self._copies: list[tuple[KVCache, KVCache, int]] = []
         """Caches to begin as other ones are, in so many positions: before any cut that is asked for later."""
+        self._freed = 0
+        """Bytes of caches that have gone since memory was last given back."""
         self._arrivals = 0
         self._patience: float | None = None
         self._wake = asyncio.Event()
@@ -163,6 +170,7 @@ class Engine:
             slot.queue.pop()
         slot.ran = [result for result in slot.ran if result.part.job.start < length]
         slot.queue.append(length)
+        self._wake.set()
 
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
         self._copies.append((self._slots[key].cache, self._slots[other].cache, length))
@@ -175,6 +183,7 @@ class Engine:
     def free(self, key: HopKey) -> None:
         if (slot := self._slots.pop(key, None)) is not None:
             slot.queue.clear()
+            self._freed += slot.cache.nbytes
             self._muster.gone(key)
             self._wake.set()
 
@@ -212,8 +221,20 @@ class Engine:
                         self._tell_time(batch, done)
                         self._report(done)
                         await self._rest(done[0].micros / 1e6 if done else 0.0)
+                await self._tidy()
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _tidy(self) -> None:
+        """While nobody waits: cut what no job follows, and give memory back to the machine."""
+        cuts = [(slot.cache, min(cut for cut in slot.queue if isinstance(cut, int))) for slot in self._slots.values() if slot.queue and slot.next_job() is None]
+        for slot in self._slots.values():
+            if slot.next_job() is None:
+                slot.queue.clear()
+        copies, self._copies = self._copies, []
+        freed, self._freed = self._freed, 0 if self._freed >= WORTH_GIVING_BACK else self._freed
+        if copies or cuts or freed >= WORTH_GIVING_BACK:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._clean, copies, cuts, freed >= WORTH_GIVING_BACK)
 
     async def _rest(self, seconds: float) -> None:
         """After a round of so many, for as long as our share asks for. It may be another before the pause is over."""
@@ -314,12 +335,25 @@ class Engine:
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
 
     def _round(self, copies: Sequence[tuple[KVCache, KVCache, int]], batch: Sequence[_Part]) -> list[_Done]:
+        self._copy(copies)
+        return self._execute(batch)
+
+    def _copy(self, copies: Sequence[tuple[KVCache, KVCache, int]]) -> None:
         for cache, other, length in copies:
             try:
                 cache.begin_as(other, length)
             except Exception:  # whatever there is too little of: the hop's first row does not append then, and fails
                 log.warning("a session's prefix could not be copied", exc_info=True)
-        return self._execute(batch)
+
+    def _clean(self, copies: Sequence[tuple[KVCache, KVCache, int]], cuts: Sequence[tuple[KVCache, int]], gives_back: bool) -> None:
+        from swarm.model.memory import trim
+
+        self._copy(copies)
+        for cache, length in cuts:
+            with contextlib.suppress(ValueError):  # what could not be copied, or failed half-way, is shorter already
+                cache.truncate(length)
+        if gives_back:
+            trim()
 
     def _execute(self, batch: Sequence[_Part]) -> list[_Done]:
         """Run one group. A row that cannot be run fails alone: the others get another try without it."""

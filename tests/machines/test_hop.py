@@ -257,9 +257,15 @@ def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_holds_nothin
 def test_what_has_grown_under_an_earlier_limit_stays_reserved():
     hop = opened(1, limit=100)
     run(hop, hop.step("a", Step(S, 1, 1, 0, 0, tuple(range(90)), rows(*[1.0] * 90)), 0))
-    for chain, limit, reserved in ((2, 0, 100), (3, 120, 120), (4, 0, 120)):
-        hop.open(*order(1, chain=chain, starts=((1, 0), (chain, 0)), limit=limit), now=0)
+    for chain, limit, kept, reserved in ((2, 0, 80, 100), (3, 120, 70, 120), (4, 0, 60, 120), (5, 0, 0, 0)):
+        message, opens = order(1, chain=chain, starts=((chain, kept),), limit=limit)
+        assert hop.reserves(opens) == reserved, "what is asked before is what is done"
+        hop.open(message, opens, now=0)
         assert hop.reserved == reserved
+    hop.open(*order(1, chain=6, starts=((6, 0),), limit=120), now=0)
+    run(hop, hop.step("a", Step(S, 6, 1, 0, 0, tuple(range(10)), rows(*[1.0] * 10)), 0))
+    hop.open(*order(1, chain=7, starts=((7, 5),), limit=0), now=0)
+    assert hop.reserved == 64, "what went back with a cut is not counted for ever"
     fresh = opened(1, limit=100)
     run(fresh, fresh.step("a", Step(S, 1, 1, 0, 0, (1, 2), rows(1, 1)), 0))
     fresh.open(*order(1, chain=2, starts=((2, 2),), limit=10), now=0)

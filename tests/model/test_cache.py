@@ -123,3 +123,20 @@ def test_a_cache_does_not_begin_as_one_that_does_not_fit(start, held, length):
     two.advance(held)
     with pytest.raises(ValueError):
         two.begin_as(one, length)
+
+
+def test_a_cut_gives_memory_back_and_keeps_what_counts():
+    cache = KVCache(3, 5)
+    ones = torch.arange(1000.0)[None, :, None].expand(2, -1, 3)
+    for layer in (2, 3):
+        cache.write(layer, 0, ones, -ones)
+    cache.advance(1000)
+    before = cache.nbytes
+    cache.truncate(990)
+    assert cache.nbytes == before, "a guess that is taken back costs no copy"
+    cache.truncate(100)
+    assert cache.nbytes == before // 8
+    keys, values = cache.write(3, 100, torch.full((2, 1, 3), 9.0), torch.full((2, 1, 3), 9.0))
+    assert keys[1, :, 2].tolist() == [*range(100), 9.0] and values[0, :100, 0].tolist() == [-float(x) for x in range(100)]
+    cache.truncate(0)
+    assert cache.nbytes == 0 and cache.length == 0

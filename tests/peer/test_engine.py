@@ -14,7 +14,7 @@ import torch
 
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
-from swarm.peer.engine import LOOK, Engine
+from swarm.peer.engine import LOOK, WORTH_GIVING_BACK, Engine
 from swarm.peer.hops import HopKey
 from swarm.peer.schedule import SHARED
 from swarm.wire import Blob, Order
@@ -24,6 +24,8 @@ ROUTE = (Hop("me", 0, 2), Hop("you", 2, 4))
 
 
 class Cache:
+    nbytes = 0
+
     def __init__(self, limit):
         self.rows, self.limit = [], limit
 
@@ -130,6 +132,44 @@ def test_sessions_that_wait_together_run_together_and_one_that_fails_fails_alone
         assert got == [(b"a", 1, [1]), (b"b", "failed", "RuntimeError('thirteen')"), (b"c", 1, [3])]
         assert model.batches[0] == [[1], [13], [3]]
 
+    scenario(play)
+
+
+def test_a_cut_that_no_job_follows_is_made_all_the_same():
+    """Or a session that is cut and says nothing more would hold what nobody counts."""
+
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, 1, 2, 3))
+        await seen.get()
+        cache = engine._slots[key("a")].cache
+        engine.truncate(key("a"), 2)
+        engine.truncate(key("a"), 1)
+        while len(cache.rows) > 1:  # noqa: ASYNC110  a cache tells nobody
+            await asyncio.sleep(0)
+        engine.submit(key("a"), job(2, 1, 5))
+        assert await seen.get() == (b"a", 2, [6])
+
+    scenario(play)
+
+
+def test_memory_of_sessions_that_are_gone_goes_back_to_the_machine(monkeypatch):
+    trimmed = asyncio.Event()
+    monkeypatch.setattr("swarm.model.memory.trim", lambda: loop.call_soon_threadsafe(trimmed.set))
+
+    async def play(engine, model, seen):
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        for name, size in (("a", WORTH_GIVING_BACK - 1), ("b", 1)):
+            assert not trimmed.is_set()
+            engine.open(key(name), order(name))
+            engine.submit(key(name), job(1, 0, 1))
+            await seen.get()
+            engine._slots[key(name)].cache.nbytes = size
+            engine.free(key(name))
+        await trimmed.wait()
+
+    loop = None
     scenario(play)
 
 
