@@ -187,12 +187,14 @@ class Close(SessionMessage, frozen=True, array_like=True, tag=16):
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
-    """What a peer that refuses an order holds now, so that the next route is planned with it. `term` is the highest it has heard of."""
+    """What a peer that refuses an order holds now, so that the next route is planned with it. `term` is the highest it has heard of, `retry_after` how many
+    seconds to wait before it is asked again for room that it lacks."""
 
     spans: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1, max_length=64)]
     span_version: Count
     free_tokens: Count
     term: Count = 0
+    retry_after: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
 
 class Broken(SessionMessage, frozen=True, array_like=True, tag=17):

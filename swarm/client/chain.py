@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -37,6 +38,9 @@ NEXT_TOKEN = 5.0
 
 FEEDING = 20.0
 """Seconds, beyond four times what is predicted, in which newcomers must be fed; some hop of theirs hangs if they are not."""
+
+LEAST_REST = 0.05
+"""Seconds before a peer without room is asked again, at least."""
 
 SETTLED = 60.0
 """Seconds between two moves away from slow peers, so that an answer does not wander."""
@@ -89,6 +93,10 @@ class Chain:
         self._answers = False
         self._sick: str | None = None
         self._silences = 0
+        self._retry_after = 0.0
+        """What a peer without room has said last."""
+        self._crowded: tuple[float, int] | None = None
+        """Since when peers have no room for us, and how often we have asked."""
         self._trouble: dict[PeerId, tuple[float, float]] = {}
         """When a peer failed us first, and last."""
         self._next: _Better | None = None
@@ -140,6 +148,9 @@ class Chain:
     def _corrected(self, message: Broken) -> Broken:
         """A peer that says what it holds now is planned with again, without what we took it to hold. Told what we knew already, we avoid it."""
         hops, facts, news = self._machine.route, message.facts, False
+        if message.reason == "overloaded" and facts is not None and message.chain == self._machine.chain and 0 <= message.hop < len(hops):
+            self._retry_after = facts.retry_after
+            self._network.table.correct(hops[message.hop].peer, facts, self._network.components)
         if message.reason not in ("moved", "stale") or message.chain != self._machine.chain or not 0 <= message.hop < len(hops):
             return message
         if message.reason == "moved" and facts is not None:
@@ -173,7 +184,7 @@ class Chain:
     async def follow(self) -> AsyncGenerator[Deliver, None]:
         """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
         self._followed = True
-        self._silences = 0
+        self._silences, self._crowded = 0, None
         self._trouble.clear()
         try:
             await self._open_turn()
@@ -188,7 +199,7 @@ class Chain:
                 if isinstance(effect, _Better):
                     await self._leave(effect)
                     continue
-                self._sick, self._silences = None, 0
+                self._sick, self._silences, self._crowded = None, 0, None
                 self._trouble.clear()
                 self._stopwatch.token(self._network.clock(), effect.micros)
                 slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and self._answers else None
@@ -285,8 +296,11 @@ class Chain:
         if broken.reason == "leaving":
             self._seek("leaving", broken.hop)
             return
+        if broken.reason == "overloaded" and self._route is not None:
+            await self._find_room(broken, self._route)
+            return
         failure: PeerLost | Refused = PeerLost(f"peer {broken.peer} was lost again and again; try again later, or resume the session")
-        if broken.reason in ("refused", "overloaded", "failed"):
+        if broken.reason in ("refused", "failed"):
             failure = Refused(
                 f"peer {broken.peer} says no and nobody can take its place ({broken.detail}); try again later, or resume the session", broken.reason
             )
@@ -296,6 +310,26 @@ class Chain:
             await self._open(self._route)
             return
         await self._find_route(failure if isinstance(failure, Refused) else None)
+
+    async def _find_room(self, broken: Reroute, route: Route) -> None:
+        """A peer has none: go where there is some, or wait for as long as it says and ask again. Raises Refused when patience runs out."""
+        length = len(self.history)
+        other = self._planner.elsewhere(route, length, self._machine.goal, broken.peer, begun=length > self._began)
+        if other is not None:
+            await self._open(other)
+            return
+        now = self._network.clock()
+        since, asked = self._crowded or (now, 0)
+        self._crowded = since, asked + 1
+        rest = max(self._retry_after, LEAST_REST) * (0.75 + self._session[asked % len(self._session)] / 512)  # so that those who were refused together spread
+        if now + rest > since + self._network.patience:
+            raise Refused(
+                f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); try again in {math.ceil(rest)} s or later, "
+                "or resume the session, or start another peer",
+                broken.reason,
+            )
+        await asyncio.sleep(rest)
+        await self._open(route)
 
     def _troubled(self, peer: PeerId) -> float:
         """For how many seconds a peer has failed us again and again. Once it is no longer shunned it was chosen on its merits, not for want of others."""
@@ -470,7 +504,7 @@ class Chain:
                 self._network.send(effect.peer, effect.message)
                 continue
             if isinstance(effect, Reroute):
-                if effect.reason not in ("unknown", "silent", "moved", "stale") and effect.peer != self._network.peer:
+                if effect.reason not in ("unknown", "silent", "moved", "stale", "overloaded") and effect.peer != self._network.peer:
                     self._shun(effect.peer)
                 if not self._followed:
                     self._sick = effect.reason

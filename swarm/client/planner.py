@@ -6,6 +6,7 @@ Asks `swarm.routing` what would be best. Does not know what a session says to it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -80,6 +81,8 @@ class Planner:
         Peers that failed us lately come last, those to `avoid` not at all; `tentative` says that the session may stay on its `old` route. `patience` replaces
         the client's own. Raises `refusal`, or else MissingLayers, when patience runs out, or PromptTooLong at once where no peer will ever take that many
         positions, unless the answer has `begun`: somebody else may come.
+
+        Where only room is missing, by what was announced some seconds ago, peers are asked all the same: they know, and say when to ask again.
         """
         around = self._around
         give_up, looks = around.clock() + (around.patience if patience is None else patience), 0
@@ -91,9 +94,12 @@ class Planner:
                     return self._plan(old, length, goal, around.table.shunned(around.clock(), forgive=forgive) | avoid)
                 except MissingLayers as error:
                     missing = error
+            if patience is None:
+                with contextlib.suppress(MissingLayers):
+                    return self._plan(old, length, goal, around.table.shunned(around.clock(), forgive=True) | avoid, crowded=True)
             now = around.clock()
-            if looks and not begun and missing.longest is not None:
-                raise PromptTooLong(goal, missing.longest, f"no peer that serves layers {missing.layers} takes more than")
+            if looks and not begun:
+                self._check_length(missing, goal)
             if now >= give_up and looks:  # never without having looked once
                 raise refusal or self._with_hint(missing, length, goal)
             if looks == 1:
@@ -102,6 +108,23 @@ class Planner:
                 await asyncio.sleep(LOOK_AGAIN)
             await around.refresh()
             looks += 1
+
+    def elsewhere(self, old: Route, length: int, goal: int, full: PeerId, *, begun: bool = False) -> Route | None:
+        """At once, and of our own: a route without a peer that has no room, if anybody has. Raises PromptTooLong as `find` does."""
+        with contextlib.suppress(MissingLayers):
+            return self._plan(old, length, goal, self._around.table.shunned(self._around.clock()) | {full})
+        try:
+            self._plan(None, length, goal, frozenset(), crowded=True)
+        except MissingLayers as error:
+            if not begun:
+                self._check_length(error, goal)
+        return None
+
+    @staticmethod
+    def _check_length(missing: MissingLayers, goal: int) -> None:
+        """Raises PromptTooLong where that is why."""
+        if missing.longest is not None:
+            raise PromptTooLong(goal, missing.longest, f"no peer that serves layers {missing.layers} takes more than")
 
     def is_there(self, route: Route) -> bool:
         """Whether everybody on it holds what they held when it was planned, and has not failed us lately."""
@@ -131,8 +154,8 @@ class Planner:
             request = replace(request, exclude=request.exclude | lost)
         return await around.advisers.route(Question(self._session, self._class, request, old if lost else None, begun, tentative), atlas)
 
-    def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId]) -> Route:
-        request, atlas = self._request(length, goal, exclude), self._atlas()
+    def _plan(self, old: Route | None, length: int, goal: int, exclude: frozenset[PeerId], *, crowded: bool = False) -> Route:
+        request, atlas = replace(self._request(length, goal, exclude), crowded=crowded), self._atlas()
         lost = self._lost(old, exclude, atlas)
         load = announced(atlas.views.values())
         return repair(atlas, request, old, lost, load) if old is not None and lost else plan(atlas, request, load)

@@ -17,6 +17,7 @@ from swarm.errors import ProtocolError
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
+from swarm.peer.crowd import Crowd
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
@@ -127,7 +128,7 @@ class HopRoom:
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
         self._veil, self._only, self._wall = veil, only, wall
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
-        self._prefixes = Prefixes()
+        self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
 
@@ -148,7 +149,7 @@ class HopRoom:
     def facts(self) -> Facts:
         """What is told to whoever ordered something that cannot be done."""
         spans = tuple((span.start, span.stop) for span in self.offer.spans)
-        return Facts(spans, self.offer.version, max(self.ledger.free_tokens, 0), self._term)
+        return Facts(spans, self.offer.version, max(self.ledger.free_tokens, 0), self._term, self._crowd.retry_after(self._clock()))
 
     def heard(self, term: int) -> None:
         """Somebody coordinates under this term: routes of lower ones may be begun for as long as routes live. Where all candidates began anew it falls, once
@@ -257,6 +258,8 @@ class HopRoom:
         if reason is not None:
             kind, detail = reason
             log.info("refused a session: %s (%s)", kind, detail)
+            if kind == "overloaded":
+                self._crowd.refused(message.session, self._clock())
             self._links.send(sender, Broken(message.session, message.chain, message.to - 1, message.to, kind, detail, self.facts()))
             return
         key = self._key(message, order)
@@ -275,6 +278,7 @@ class HopRoom:
             veil = None if self._veil is None else partial(self._veil, order.session)
             hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
         self._worked[key.session] = self._clock()
+        self._crowd.admitted(order.session)
         self._learn(order.route)
         self._engine.open(key, order)
         if is_new:
@@ -452,4 +456,6 @@ class HopRoom:
             self.ledger.release(key.session)
             self._hops.pop(key.session, None)
             self._worked.pop(key.session, None)
+            if hop is not None:
+                self._crowd.ended(self._clock())
         return hop

@@ -48,7 +48,7 @@ OBSTACLES: tuple[tuple[Callable[[PeerView, Request], bool], str], ...] = (
     (lambda view, request: view.state != "online", "that are still joining"),
     (_too_short, "whose limit is below the {needed} positions needed"),
     (lambda view, request: view.peer in request.exclude, "that have just failed or refused"),
-    (lambda view, request: view.free_tokens < request.tokens_needed, "without free cache space for {needed} positions"),
+    (lambda view, request: view.free_tokens < request.tokens_needed and not request.crowded, "without free cache space for {needed} positions"),
 )
 """What keeps a peer out, and how that reads after "peers". The first that applies is the reason given: what lasts longest comes first.
 
@@ -122,7 +122,7 @@ class Candidates:
     def _able(self) -> np.ndarray:
         """As `obstacle` is None, for all of the atlas at once."""
         atlas, needed = self.atlas, self.request.tokens_needed
-        able = atlas.online & (atlas.facts("longest") >= needed) & (atlas.facts("free_tokens") >= needed)
+        able = atlas.online & (atlas.facts("longest") >= needed) & ((atlas.facts("free_tokens") >= needed) | self.request.crowded)
         for peer in self.request.exclude & atlas.views.keys():
             able[bisect_left(atlas.peers, peer)] = False
         return able

@@ -19,6 +19,7 @@ class Request:
     against decoding. `source` is the client's peer id, if it has one, and `source_rtts` the round trips it measured. `exclude` are peers it will not have,
     `slower` by which factors peers were measured to take longer than they announce.
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
+    `crowded` counts in peers that say they have no room for so many now.
     `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price.
     `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`.
     """
@@ -35,6 +36,7 @@ class Request:
     shape: ModelShape | None = None
     scale: float = 1.0
     row_bytes: int = 0
+    crowded: bool = False
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:

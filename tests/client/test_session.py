@@ -66,6 +66,9 @@ class Host:
         """Whether one more token comes home after the news that the chain broke."""
         self.room = 10**9
         """Positions the peer takes."""
+        self.full, self.retry_after = "", 0.0
+        """Who takes nothing, and after how many seconds peers without room say that they may be asked again."""
+        self._at = PEER
         self.moved: Facts | None = None
         """What the peer holds now, if that is not what the table says."""
         self.says_where = True
@@ -107,8 +110,10 @@ class Host:
             if self.moved and order.route[0].version != self.moved.span_version:
                 self._say(Broken(message.session, message.chain, CLIENT, 0, "moved", "scripted", self.moved if self.says_where else None))
                 return
-            if order.limit > self.room:
-                self._say(Broken(message.session, message.chain, CLIENT, 0, "overloaded", "scripted"))
+            self._at = order.route[0].peer
+            if order.limit > self.room or self._at == self.full:
+                facts = Facts(((0, COMPONENTS),), 0, 0 if self._at == self.full else self.room, 0, self.retry_after)
+                self._say(Broken(message.session, message.chain, CLIENT, 0, "overloaded", "scripted", facts))
                 return
             self._length = min([self._length, *(start for chain, start in order.starts if chain > self._chain)])
             self._chain, self._emit, self._until, self._limit = order.chain, order.emit_from, order.until, order.limit
@@ -136,7 +141,7 @@ class Host:
                 return
 
     def _say(self, message: SessionMessage) -> None:
-        asyncio.get_running_loop().call_soon(self.session.receive, ME if self.own else PEER, message)
+        asyncio.get_running_loop().call_soon(self.session.receive, ME if self.own else self._at, message)
 
     def recover(self) -> None:
         self.deaf_from = None
@@ -373,6 +378,39 @@ def test_what_no_peer_could_ever_take_is_said_at_once_and_the_session_takes_less
             return host.clock(), await session.generate(PROMPT, max_new_tokens=10)
 
     assert run(main()) == (0.0, ANSWER.encode()[:10].decode())
+
+
+@pytest.mark.parametrize(("patience", "asks"), [(10.0, 5), (2.5, 3)])
+def test_a_peer_without_room_is_asked_again_when_it_says(patience, asks):
+    """Until it has some, or patience is over: then the error says when to come again, and what came is kept."""
+
+    async def main() -> str:
+        host = Host("one")
+        host.patience, host.room, host.retry_after = patience, 5, 1.0
+        began = host.clock()
+        asyncio.get_running_loop().call_later(3.0, setattr, host, "room", 1000)
+        async with host.new_session() as session:
+            try:
+                text = await session.generate("one", max_new_tokens=5)
+            except Refused as error:
+                assert error.reason == "overloaded" and "try again in 1 s" in str(error)
+                text = ""
+        assert len(host.versions) == asks and host.clock() - began < 4.3
+        return text
+
+    assert run(main()) == ("hello" if patience > 3 else "")
+
+
+def test_where_one_peer_has_no_room_another_is_taken_at_once():
+    async def main() -> tuple[str, str]:
+        host = Host("one")
+        host.full, host.retry_after = PEER, 1000.0
+        view = host.table.views[PEER]
+        host.table.show([view, replace(view, peer="other", decode=10 * view.decode)])
+        async with host.new_session() as session:
+            return await session.generate("one", max_new_tokens=5), session.route.hops[0].peer_id
+
+    assert run(main()) == ("hello", "other")
 
 
 def test_a_question_too_long_for_every_peer_is_withdrawn_from_a_chat():
