@@ -163,10 +163,11 @@ def _budget(wish: Wish, checkpoint: Checkpoint, moving: bool = False) -> int:
 
 def _rooms(wish: Wish, checkpoint: Checkpoint, moving: bool = False, journals: int = 1) -> tuple[dict[str, int], int]:
     """Bytes for components on each device, less the journals, and bytes of the machine for streamed layers."""
+    from swarm.model.layout import HOST
     from swarm.model.memory import own_memory, usable
 
-    free = _free(wish)
-    rooms = {device: usable(each + (own_memory(device) if moving else 0)) for device, each in free.items()}
+    compiles = wish.layers == AUTO and not wish.eager
+    rooms = {device: usable(each + (own_memory(device) if moving else 0), compiles=compiles and device == HOST) for device, each in _free(wish).items()}
     if wish.max_memory is not None and (whole := sum(rooms.values())) > wish.max_memory:
         rooms = {device: room * wish.max_memory // whole for device, room in rooms.items()}
     journal = journals * int(checkpoint.shape.row_bytes * _cache_wanted(wish, checkpoint.shape) * _scale(wish, checkpoint))

@@ -33,6 +33,7 @@ from torch import nn
 
 from swarm.core import readable
 from swarm.model.attention import Pack
+from swarm.model.memory import COMPILING
 from swarm.model.native import FOLDER as CODE
 from swarm.model.native import Native
 from swarm.model.operators import Code, Operators
@@ -50,9 +51,6 @@ MOST = 64
 
 WORTH = 2**20
 """Numbers in a layer below which nobody waits for its steps."""
-
-NEEDED = 3 * 2**29
-"""Bytes that must be free for the process that compiles, which takes 0.9 GB at its peak."""
 
 PATIENCE = 900.0
 """Seconds for compiling one kind of layer. It takes 20 where nothing else runs."""
@@ -180,8 +178,8 @@ def _description(module: nn.Module) -> list[object]:
 
 def worth_compiling(recipes: Mapping[int, Recipe]) -> Mapping[int, Recipe]:
     """Those of layers that are large enough, where there is memory enough for compiling."""
-    if not all(recipe.place.exists() for recipe in recipes.values()) and psutil.virtual_memory().available < NEEDED:
-        log.info("too little memory is free for compiling layers: it takes %s for half a minute", readable(NEEDED))
+    if not all(recipe.place.exists() for recipe in recipes.values()) and psutil.virtual_memory().available < COMPILING:
+        log.info("too little memory is free for compiling layers: it takes %s for half a minute", readable(COMPILING))
         return {}
     return {i: recipe for i, recipe in recipes.items() if sum(math.prod(shape) for shape, _ in recipe.tensors.values()) >= WORTH}
 
@@ -245,7 +243,7 @@ class Kind:
 class CompiledLayers:
     """Compiled layers in place of a model's own, for steps of few tokens.
 
-    `layers` are those that proved right; `resting` lets the eager ones run.
+    `layers` are those that proved right so far; while `resting`, as at first, the eager ones run.
     """
 
     def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
@@ -256,7 +254,7 @@ class CompiledLayers:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
         kinds = {place: Kind.found(place) for place in sorted(set(places.values()))}
         self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
-        self.runs, self.tries, self.resting = False, False, False
+        self.runs, self.tries, self.resting = False, False, True
         self._ran = 0
         for layer in self.layers.values():
             layer.seat()
@@ -277,13 +275,25 @@ class CompiledLayers:
         self._ran += 1
 
     @contextmanager
-    def trial(self) -> Iterator[None]:
-        """Rows that run within are computed both ways, and layers that do not agree are removed."""
+    def awake(self, really: bool = True) -> Iterator[None]:
+        """They run within, as they would for a session; or, not `really`, they could."""
+        self.resting = not really
+        try:
+            yield
+        finally:
+            self.resting = True
+
+    @contextmanager
+    def compares(self) -> Iterator[None]:
+        """Rows that run within are computed both ways."""
         self.tries = True
         try:
             yield
         finally:
             self.tries = False
+
+    def judge(self) -> None:
+        """Remove layers that did not agree, or were never compared."""
         for i, layer in list(self.layers.items()):
             if not layer.tried or layer.wrong:
                 log.warning("layer %d is not right when compiled, so it stays eager", i)

@@ -18,6 +18,12 @@ ITEM_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 MARGIN = 512 * 2**20
 """Bytes left for the interpreter, torch, the p2p daemon and activations: a serving process without weights is at about 400 MB."""
 
+COMPILING = 3 * 2**29
+"""Bytes that must be free for the process that compiles layers, which takes 0.9 GB at its peak, for half a minute."""
+
+CHEAP = 0.85
+"""Of what could be used otherwise, what must be left if room is to be kept for that process: beyond it, more layers are worth more than faster ones."""
+
 SHARE = 0.9
 """Of free memory, how much may be taken: the machine is somebody's, and a page cache that is squeezed out slows it down."""
 
@@ -102,8 +108,11 @@ def dtype_scale(stored: str, served: str | None) -> float:
     return ITEM_SIZE[served] / ITEM_SIZE.get(stored, ITEM_SIZE[served]) if served else 1.0
 
 
-def usable(free: int) -> int:
-    return max(0, int(free * SHARE) - MARGIN)
+def usable(free: int, *, compiles: bool = False) -> int:
+    """Of what is free. Where layers are compiled there is room left for that, if it costs little."""
+    whole = max(0, int(free * SHARE) - MARGIN)
+    beside = free - MARGIN - COMPILING
+    return min(whole, beside) if compiles and beside >= CHEAP * whole else whole
 
 
 def fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: int, room: int) -> bool:

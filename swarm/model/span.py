@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 
 import torch
 from transformers import PreTrainedModel
@@ -36,12 +35,9 @@ from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
+from swarm.model.trial import NEEDED, prove
 
 log = logging.getLogger(__name__)
-
-RACES, SLOWER = 3, 1.5
-"""Steps of each kind that are timed before compiled layers are taken, and how much slower they must be to be left: they are expected to be faster, and it takes
-more than the noise of peers that start together to believe the opposite."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -171,7 +167,7 @@ class SpanModel:
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
         self._check(start, stop)
-        return KVCache(start, stop, limit, compiled=self._compiled is not None)
+        return KVCache(start, stop, limit, compiled=self._compiled is not None and not self._compiled.resting)
 
     # --- compiled layers --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -191,27 +187,31 @@ class SpanModel:
         return {i: self._model.get_submodule(f"{self._anatomy.layers}.{i}") for i in held}
 
     def use_compiled(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> int:
-        """Run these layers as compiled from now on, as far as they are held, prove to compute what they should, and are not slower; how many do. Sessions that
-        have begun go on eagerly.
+        """All of `adopting` at once; how many layers run compiled from now on."""
+        pieces = self.adopting(recipes, clock)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return end.value
+
+    def adopting(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> Generator[None, None, int]:
+        """Run these layers as compiled, as far as they are held, prove to compute what they should, and are not slower; how many do. A piece at a time: between
+        two of them everything is eager, and whoever stops half-way leaves it so. Sessions that have begun go on eagerly.
 
         Raises Unsuitable for code that cannot be loaded.
         """
         held = self.recipes()
         recipes = {i: recipe for i, recipe in recipes.items() if i in held and held[i].key == recipe.key}
-        if self._native is None or not recipes or self.max_length < 2 * (FEW + RACES + 3):
+        if self._native is None or not recipes or self.max_length < NEEDED:
             return 0
         layers = self._layers()
         compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
         self._compiled = compiled
         try:
-            with compiled.trial():
-                for span in self.spans:
-                    self._step(span, 1)()
-                    self._step(span, 3)()
-            eager, fast = self._race(clock)
-            if fast > SLOWER * eager:
-                log.info("compiled layers take %.2f ms where eager ones take %.2f, so they stay eager", fast * 1e3, eager * 1e3)
-                compiled.remove()
+            yield
+            yield from prove(self, compiled, clock)
+            compiled.resting = False
         except BaseException:
             compiled.remove()
             raise
@@ -219,30 +219,6 @@ class SpanModel:
             if not compiled.layers:
                 self._compiled = None
         return len(compiled.layers)
-
-    def _race(self, clock: Callable[[], float]) -> tuple[float, float]:
-        """Seconds of a step of one token through the longest span, eagerly and compiled: the least of a few, in turns."""
-        assert self._compiled is not None
-        step, times = self._step(max(self.spans, key=len), 1), ([inf], [inf])
-        for turn in range(2 * RACES):
-            self._compiled.resting = turn % 2 == 0
-            began = clock()
-            step()
-            times[turn % 2].append(clock() - began)
-        self._compiled.resting = False
-        return min(times[0]), min(times[1])
-
-    def _step(self, span: Span, tokens: int) -> Callable[[], None]:
-        """Steps of `tokens` tokens, of made up input, after a prompt of a few."""
-        dice, cache = torch.Generator().manual_seed(tokens), self.new_cache(span.start, span.stop)
-
-        def step(n: int = tokens) -> None:
-            ids = torch.randint(self.vocab, (n,), generator=dice).tolist()
-            hidden_nH = torch.randn((n, self.hidden), generator=dice).to(self.dtype) if span.start else None
-            self.run(span.start, span.stop, [Row(cache, cache.length, ids, hidden_nH)])
-
-        step(FEW + 1)
-        return step
 
     # --- running --------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Does not know how layers are compiled, which is the model room's, nor what is se
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
     try:
         recipes: Mapping[int, Recipe] = await workshop.alone(lambda model: model.recipes() if asked else worth_compiling(model.recipes())) or {}
         await make(recipes)
-        count = await workshop.alone(lambda model: model.use_compiled(recipes)) or 0
+        count = await adopt(workshop, recipes)
     except Unsuitable as error:
         log.warning("layers are not compiled, so they stay as fast as they are: %s", error)
     except Exception:  # of a compiler, or of code that nobody has run before: nothing that a peer should end for
@@ -41,6 +41,30 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
             log.info("decoding steps of %d layers run compiled from now on", count)
         elif asked:
             log.warning("no layer runs compiled, so they stay as fast as they are: that takes a CPU, g++, and float32 or bfloat16; --debug may say more")
+
+
+async def adopt(workshop: Workshop, recipes: Mapping[int, Recipe]) -> int:
+    """Have the model run these layers compiled, if they prove right; how many do. A step of that at a time, so that nobody who is served waits for more."""
+    begun = await workshop.alone(lambda model: (model, model.adopting(recipes)))
+    if begun is None:
+        return 0
+    first, pieces = begun
+    try:
+        while True:
+            done = await workshop.alone(lambda model: _next(pieces) if model is first else (0,))
+            if done is None or done[0] is not None:
+                return done[0] or 0 if done is not None else 0
+    finally:
+        pieces.close()
+
+
+def _next(pieces: Generator[None, None, int]) -> tuple[int | None]:
+    """What came of them at the end, None before."""
+    try:
+        next(pieces)
+    except StopIteration as end:
+        return (end.value,)
+    return (None,)
 
 
 async def make(recipes: Mapping[int, Recipe]) -> None:

@@ -19,7 +19,7 @@ from swarm.model.compiled import Argument, Call, Recipe, Unsuitable, compile_lay
 from swarm.model.native import COMPILERS
 from swarm.model.quantized import METHODS
 from swarm.model.span import Row, SpanModel
-from swarm.peer.improving import improve
+from swarm.peer.improving import adopt, improve
 from tests.model.tiny import save
 from tests.swarm.models import save_llama
 
@@ -33,6 +33,12 @@ PROMPT = list(range(40, 57))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """Layers as small as these may well be slower on a busy machine."""
+    monkeypatch.setattr("swarm.model.trial.SLOWER", 1000.0)
 
 
 def load(folder, span: Span = WHOLE, **options) -> SpanModel:
@@ -191,7 +197,8 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_layers_that_are_much_slower_are_left(folder, caplog):
+def test_layers_that_are_much_slower_are_left(folder, caplog, monkeypatch):
+    monkeypatch.setattr("swarm.model.trial.SLOWER", 1.9)
     model = load(folder)
     recipes = model.recipes()
     build(recipes)
@@ -324,6 +331,38 @@ def test_code_that_was_cut_short_is_made_anew(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "copy").exists() and model._compiled is None
 
 
+def test_whoever_is_served_while_layers_prove_themselves_waits_for_a_step_at_most(folder, ran):
+    """Between two pieces of it sessions begin and go on eagerly, and stay so."""
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    before, between = Sessions(model, 1), []
+    for _ in model.adopting(recipes):
+        assert len(ran) <= 2 or not between, "a prompt or a step, both ways"
+        ran.clear()
+        before.step()
+        between.append(Sessions(model, 1))
+        between[-1].step()
+        assert set(ran) == {0}
+        ran.clear()
+    assert len(between) > 8
+    for sessions, compiled in ((before, 0), (between[0], 0), (between[-1], 0), (Sessions(model, 1), 6)):
+        ran.clear()
+        sessions.step()
+        assert ran == [compiled]
+
+
+def test_a_trial_that_is_left_half_way_leaves_everything_eager(folder):
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    pieces = model.adopting(recipes)
+    for _ in range(4):
+        next(pieces)
+    pieces.close()
+    assert model._compiled is None and not any("forward" in vars(layer) for layer in model._layers().values())
+
+
 class Engine:
     """Runs what it is given, on the spot."""
 
@@ -356,6 +395,20 @@ def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(
     with caplog.at_level(logging.INFO):
         asyncio.run(improve(engine))
     assert sorted(moved._compiled.layers) == [2], "the one that both hold"
+    engine.model = first = load(folder, Span(0, 4))
+    recipes = first.recipes()
+
+    class Moving(Engine):
+        """Moves when the trial has begun."""
+
+        async def alone(self, act):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 4:
+                self.model = moved
+            return await super().alone(act)
+
+    assert asyncio.run(adopt(Moving(first), recipes)) == 0
+    assert first._compiled is None, "it would be tried for nobody"
     engine.model = load(folder, Span(0, 4))
     other = load(folder, Span(4, 8))
     monkeypatch.setattr(room, "compile_layers", lambda recipe: _exchange(engine, other))
@@ -403,7 +456,7 @@ def test_small_layers_and_full_machines_are_left_alone(folder, monkeypatch):
     assert worth_compiling(recipes) == {}, "a model of tests is no model of people"
     monkeypatch.setattr(room, "WORTH", 1)
     assert worth_compiling(recipes) == recipes
-    monkeypatch.setattr(room, "NEEDED", sys.maxsize)
+    monkeypatch.setattr(room, "COMPILING", sys.maxsize)
     assert worth_compiling({i: replace(recipe, key="unmade") for i, recipe in recipes.items()}) == {}
     assert worth_compiling(recipes) == recipes, "what is there already costs nothing"
 

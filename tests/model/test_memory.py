@@ -10,7 +10,7 @@ import pytest
 from swarm.core import ModelShape, Span
 from swarm.errors import DoesNotFit
 from swarm.model.measure import measure_speed
-from swarm.model.memory import MARGIN, bytes_needed, check_fits, dtype_scale, fits, free_memory, layers_that_fit, own_memory, usable
+from swarm.model.memory import COMPILING, MARGIN, bytes_needed, check_fits, dtype_scale, fits, free_memory, layers_that_fit, own_memory, usable
 from tests.model.tiny import LAYERS
 
 GB = 10**9
@@ -38,6 +38,12 @@ def test_the_margin_decides():
     assert not fits(SHAPE, [Span(1, 3)], 1.0, 0, 4 * GB - 10)
     assert layers_that_fit(SHAPE, 1.0, 0, 5 * GB) == 2
     assert layers_that_fit(SHAPE, 2.0, 0, 5 * GB) == 0
+
+
+def test_room_is_left_for_compiling_where_it_costs_little():
+    assert usable(8 * GB, compiles=True) == 8 * GB - MARGIN - COMPILING < usable(8 * GB)
+    assert usable(64 * GB, compiles=True) == usable(64 * GB), "there is enough in any case"
+    assert usable(3 * GB, compiles=True) == usable(3 * GB), "more layers are worth more than faster ones"
 
 
 def test_the_sentence_says_how_many_do():
