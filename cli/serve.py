@@ -35,8 +35,8 @@ DRAIN = 30.0
 STATUS_EVERY = 0.5
 
 SWITCH = 0.0005
-"""Seconds after which the thread that computes lets the one that listens have its turn, in what is Python of a step. Of Python's own 5 ms a message would have to
-wait for several."""
+"""Seconds after which the thread that computes lets the one that listens have its turn, in what is Python of a step. Of Python's own 5 ms a message would
+have to wait for several."""
 
 EXAMPLES = """\
   swarm-serve Qwen/Qwen3-8B --layers auto --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
