@@ -65,6 +65,8 @@ class Wish:
     """Never compiled."""
     offload: str = "auto"
     on_disk: tuple[str, ...] = ()
+    threads: int | None = None
+    """None: as many as are fastest."""
 
     def __post_init__(self) -> None:
         if self.quantize and "head" in self.on_disk:
@@ -241,6 +243,8 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
         model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, quantize=wish.quantize, on_disk=wish.on_disk, layout=layout, progress=progress)
     if layout.streamed:
         shown.say(f"{len(layout.streamed)} of these layers do not fit into {', '.join(layout.devices)}: they are copied in whenever they run, which takes time")
+    if wish.threads is None:
+        log.info("computing on %d threads, which is fastest here", model.choose_threads())
     if wish.compiled:
         with shown.progress(lambda done: "compiling layers") as progress:
             progress(0.0)
@@ -279,7 +283,10 @@ class Loading:
         await asyncio.to_thread(self._checkpoint.fetch, [span])
 
     async def load(self, span: Span) -> Holding:
-        return await asyncio.to_thread(held, self._wish, self._checkpoint, [span], self._shown)
+        from swarm.model.measure import threads
+
+        wish = replace(self._wish, threads=threads())  # as measured with the first layers
+        return await asyncio.to_thread(held, wish, self._checkpoint, [span], self._shown)
 
 
 def held(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Screen) -> Holding:

@@ -79,7 +79,7 @@ def parser() -> Parser:
         "--on-disk", type=on_disk, default=(), metavar="ENDS",
         help="embed, head or embed,head: leave their matrices in the model's files, mapped, and count them as no memory (default: none)",
     )  # fmt: skip
-    what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: as many as the machine has cores)")
+    what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: all processors or one for each core, whatever is faster)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
     what.add_argument(
         "--max-memory", type=size, metavar="SIZE",
@@ -155,7 +155,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     quantize = None if args.quantize == "none" else args.quantize
     asked = (args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
     compiling = {"compiled": args.compile == "wait", "eager": args.compile == "off"}
-    wish = Wish(*asked, where, quantize, **compiling, offload=args.offload, on_disk=args.on_disk)
+    wish = Wish(*asked, where, quantize, **compiling, offload=args.offload, on_disk=args.on_disk, threads=args.threads)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)

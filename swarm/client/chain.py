@@ -324,8 +324,8 @@ class Chain:
         rest = max(self._retry_after, LEAST_REST) * (0.75 + self._session[asked % len(self._session)] / 512)  # so that those who were refused together spread
         if now + rest > since + self._network.patience:
             raise Refused(
-                f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); try again in {math.ceil(rest)} s or later, "
-                "or resume the session, or start another peer",
+                f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
+                f"{math.ceil(rest)} s or later, or resume the session",
                 broken.reason,
             )
         await asyncio.sleep(rest)

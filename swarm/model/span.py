@@ -35,6 +35,7 @@ from swarm.model.quantized import quantize as round_weights
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
+from swarm.model.threads import choose as choose_threads
 from swarm.model.trial import NEEDED, prove
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,10 @@ class SpanModel:
             give_back(layout.entry)
         tune(model, native=native.product if native else None)
         return cls(model, checkpoint, spans, DTYPES[name], spread_model, quantize, native)
+
+    def choose_threads(self, clock: Callable[[], float] = time.perf_counter) -> int:
+        """Compute on as many threads as is fastest from now on, and say how many. Takes less than a second."""
+        return choose_threads(self._model, clock)
 
     @property
     def head(self) -> int:

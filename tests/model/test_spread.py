@@ -71,7 +71,8 @@ def test_weights_are_rounded_layer_by_layer_where_they_arrive(tiny, monkeypatch)
 def test_exact_weights_never_fill_a_device_on_which_only_rounded_ones_fit(tiny, monkeypatch):
     seen: list[int] = []
 
-    def rounded(module, native=None):
+    def rounded(module, method, native=None):
+        assert method == "int8"
         seen.append(sum(str(parameter.device) == FIRST for parameter in module.parameters()))
 
     monkeypatch.setattr("swarm.model.span.round_weights", rounded)
