@@ -57,13 +57,7 @@ def _sample(model: nn.Module) -> Sequence[nn.Linear]:
     layers: list[nn.Linear] = []
     left = SAMPLE
     for module in model.modules():
-        if (
-            isinstance(module, nn.Linear)
-            and type(module) in (nn.Linear, TunedLinear)
-            and module.weight.numel() >= LEAST
-            and module.weight.device.type == "cpu"
-            and left > 0
-        ):
+        if isinstance(module, nn.Linear) and module.weight.numel() >= LEAST and module.weight.device.type == "cpu" and left > 0:
             layers.append(module)
             left -= module.weight.nbytes
     return layers
