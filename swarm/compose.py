@@ -219,8 +219,9 @@ class Part:
 def meters(device: str) -> Meters:
     """Of this machine, for a peer that computes there."""
     from swarm.host.meters import MachineMeters
+    from swarm.model.devices import resolve
 
-    return MachineMeters(device)
+    return MachineMeters(*resolve(device))
 
 
 def open_notes() -> Notes:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import msgspec
@@ -77,6 +77,15 @@ class _Better:
         return self.reason == "leaving"
 
 
+@dataclass(slots=True)
+class _Crowded:
+    """Peers have no room for us: since when, who has said so since we rested last, and how often we have."""
+
+    since: float
+    full: set[PeerId] = field(default_factory=set)
+    asked: int = 0
+
+
 class Chain:
     """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
 
@@ -95,8 +104,7 @@ class Chain:
         self._silences = 0
         self._retry_after = 0.0
         """What a peer without room has said last."""
-        self._crowded: tuple[float, int] | None = None
-        """Since when peers have no room for us, and how often we have asked."""
+        self._crowded: _Crowded | None = None
         self._trouble: dict[PeerId, tuple[float, float]] = {}
         """When a peer failed us first, and last."""
         self._next: _Better | None = None
@@ -177,7 +185,12 @@ class Chain:
         if (found := earlier.best(self._machine, self._network.clock())) is not None:
             other, length, ended = found
             self._machine.begin_as(other, length)
-            if ended is not None and ended.route is not None and self._planner.is_there(ended.route) and earlier.takes_route(self._machine, ended):
+            if (
+                ended is not None
+                and ended.route is not None
+                and self._planner.is_there(ended.route, self._machine.goal)
+                and earlier.takes_route(self._machine, ended)
+            ):
                 self._route = ended.route
         earlier.began(self._machine)
 
@@ -314,15 +327,19 @@ class Chain:
     async def _find_room(self, broken: Reroute, route: Route) -> None:
         """A peer has none: go where there is some, or wait for as long as it says and ask again. Raises Refused when patience runs out."""
         length = len(self.history)
-        other = self._planner.elsewhere(route, length, self._machine.goal, broken.peer, begun=length > self._began)
+        if self._crowded is None:
+            self._crowded = _Crowded(self._network.clock())
+        crowded = self._crowded
+        crowded.full.add(broken.peer)
+        other = self._planner.elsewhere(route, length, self._machine.goal, frozenset(crowded.full), begun=length > self._began)
         if other is not None:
             await self._open(other)
             return
-        now = self._network.clock()
-        since, asked = self._crowded or (now, 0)
-        self._crowded = since, asked + 1
-        rest = max(self._retry_after, LEAST_REST) * (0.75 + self._session[asked % len(self._session)] / 512)  # so that those who were refused together spread
-        if now + rest > since + self._network.patience:
+        crowded.full.clear()  # all have been asked
+        spread = 0.75 + self._session[crowded.asked % len(self._session)] / 512  # of those who were refused together
+        rest = max(self._retry_after, LEAST_REST) * spread
+        crowded.asked += 1
+        if self._network.clock() + rest > crowded.since + self._network.patience:
             raise Refused(
                 f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
                 f"{math.ceil(rest)} s or later, or resume the session",

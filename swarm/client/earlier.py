@@ -47,7 +47,8 @@ class Earlier:
         """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one, the latest."""
         self._ended = [ended for ended in self._ended if ended.until > now]
         known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended)]
-        known += [(other, None) for session, other in self._running.items() if session != machine.session]
+        if not machine.stretches:  # or a turn that runs may change, before we begin, what we would begin with
+            known += [(other, None) for session, other in self._running.items() if session != machine.session]
         shares = [(machine.shares(other), other, ended) for other, ended in known]
         length, other, ended = max(shares, key=lambda share: share[0], default=(0, machine, None))
         return (other, length, ended) if length >= LEAST else None

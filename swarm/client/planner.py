@@ -109,10 +109,10 @@ class Planner:
             await around.refresh()
             looks += 1
 
-    def elsewhere(self, old: Route, length: int, goal: int, full: PeerId, *, begun: bool = False) -> Route | None:
-        """At once, and of our own: a route without a peer that has no room, if anybody has. Raises PromptTooLong as `find` does."""
+    def elsewhere(self, old: Route, length: int, goal: int, full: frozenset[PeerId], *, begun: bool = False) -> Route | None:
+        """At once, and of our own: a route without peers that have no room, if anybody has. Raises PromptTooLong as `find` does."""
         with contextlib.suppress(MissingLayers):
-            return self._plan(old, length, goal, self._around.table.shunned(self._around.clock()) | {full})
+            return self._plan(old, length, goal, self._around.table.shunned(self._around.clock()) | full)
         try:
             self._plan(None, length, goal, frozenset(), crowded=True)
         except MissingLayers as error:
@@ -126,11 +126,15 @@ class Planner:
         if missing.longest is not None:
             raise PromptTooLong(goal, missing.longest, f"no peer that serves layers {missing.layers} takes more than")
 
-    def is_there(self, route: Route) -> bool:
-        """Whether everybody on it holds what they held when it was planned, and has not failed us lately."""
+    def is_there(self, route: Route, goal: int) -> bool:
+        """Whether everybody on it holds what they held when it was planned, takes sessions so long, and has not failed us lately."""
         views, shunned = self._atlas().views, self._around.table.shunned(self._around.clock())
         return all(
-            hop.peer not in shunned and (view := views.get(hop.peer)) is not None and view.state == "online" and hop.version in (0, view.version)
+            hop.peer not in shunned
+            and (view := views.get(hop.peer)) is not None
+            and view.state == "online"
+            and hop.version in (0, view.version)
+            and view.longest >= goal
             for hop in route.hops
         )
 

@@ -23,9 +23,9 @@ SENSIBLE = (1.0, 150.0)
 class MachineMeters:
     """Implements `ports.Meters`."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        """`device` is where the peer computes."""
-        self._process, self._device = psutil.Process(), device
+    def __init__(self, *devices: str) -> None:
+        """`devices` are where the peer computes, none for the CPU."""
+        self._process, self._gpus = psutil.Process(), [device for device in devices if device.startswith("cuda")]
         self._before = self._times()
 
     def read(self) -> Readings:
@@ -34,16 +34,18 @@ class MachineMeters:
         before, self._before = self._before, self._times()
         others, ours = shares(before, self._before)
         there = psutil.virtual_memory().available
-        free, own = self._gpu_memory() if self._device.startswith("cuda") else (there, own_memory())
+        free, own = self._gpu_memory() if self._gpus else (there, own_memory())
         temperature, hot = processor_temperature()
-        return Readings(others, ours, free, own, there, temperature, hot, gpu_temperature(self._device))
+        warmth = [read for gpu in self._gpus if (read := gpu_temperature(gpu)) is not None]
+        return Readings(others, ours, free, own, there, temperature, hot, max(warmth, default=None))
 
     def _gpu_memory(self) -> tuple[int, int]:
-        """A GPU that does not answer has nothing free."""
+        """Bytes free, as if all GPUs had as little as the fullest one, which is where the next position fails; and ours. One that does not answer has none."""
         from swarm.model.memory import gpu_memory
 
         try:
-            return gpu_memory(self._device)
+            free, own = zip(*map(gpu_memory, self._gpus), strict=True)
+            return len(free) * min(free), sum(own)
         except RuntimeError:  # torch's own, for whatever its driver says
             return 0, 0
 

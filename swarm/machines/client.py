@@ -37,6 +37,18 @@ class _Preparation:
     told: bool = False
 
 
+def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    """How many of the first `most` tokens are the same in both, which are known not to be all."""
+    least = 0
+    while most - least > 1:
+        middle = (least + most) // 2
+        if one[least:middle] == other[least:middle]:
+            least = middle
+        else:
+            most = middle
+    return least
+
+
 class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
     says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
@@ -99,7 +111,12 @@ class ClientSession:
         if self._reach != other._reach or (self._revision, self._numerics) != (other._revision, other._numerics):
             return 0
         most = min(other._valid, len(self.history) - 1)
-        return next((at for at in range(most) if self.history[at] != other.history[at]), most)
+        return most if self.history[:most] == other.history[:most] else _common(self.history, other.history, most)
+
+    @property
+    def stretches(self) -> bool:
+        """Whether keys depend on how long the session may become: a later turn may have them all computed anew."""
+        return self._reach_of(1) != self._reach_of(2**30)
 
     def open(self, route: Sequence[Hop], term: int = 0, chunk: int = 0) -> list[Effect]:
         """Take a route, new or the same: raise the chain and say what of the past still holds. The shell signs it. The last token is always fed

@@ -143,7 +143,7 @@ class HopSession:
     @property
     def size(self) -> int:
         """Positions that its cache takes room for now."""
-        return min(slab_size(self._longest, self.order.limit), self.reserved)
+        return min(slab_size(self._longest), self.reserved)
 
     def holds(self, prefix: Prefix) -> bool:
         return self.computed >= prefix.length and digest_of(self.tokens[: prefix.length]) == prefix.digest

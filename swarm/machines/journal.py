@@ -45,7 +45,7 @@ class Journal:
         twin.start, twin.stop = self.start, max(min(self.stop, length), self.start)
         twin._dtype, twin._width = self._dtype, self._width
         size = (twin.stop - twin.start) * self._row_bytes
-        if size > COPIED or twin.stop < length:
+        if size > COPIED or self.start > length or twin.stop < length:
             twin.start = twin.stop = length
         else:
             twin._data = self._data[:size]

@@ -48,7 +48,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, whether filled or not."""
-        return sum(slab.nbytes for slabs in (self._keys, self._values) for slab in slabs.values())
+        return sum(slab.nbytes for slabs in (self._keys, self._values) for slab in list(slabs.values()))  # another thread may just let it grow
 
     def write(self, layer: int, start: int, k_KnD: torch.Tensor, v_KnE: torch.Tensor, since: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Put positions [start, start + n) of transformer layer `layer`, and return views of [since, start + n): [K, L, D] and [K, L, E]."""

@@ -289,6 +289,8 @@ class HopRoom:
         """Where the session's prefix has been computed here, begin with that. Tokens that a client's own ends hide are not the same in two sessions."""
         if order.prefix is None or not self.offer.rewindable or self._veil is not None:
             return
+        if order.prefix.session == order.session or order.prefix.length >= order.limit:  # it would hold what it has not reserved
+            return
         earlier = key._replace(session=order.prefix.session)
         other = self._hops.get(earlier.session, {}).get(earlier) or self._prefixes.get(earlier)
         if other is not None and serves(other, order.prefix, order.client):
@@ -297,8 +299,11 @@ class HopRoom:
 
     def _renew_prefix(self, key: HopKey, order: Order) -> None:
         """Before room is made: the prefix that is asked for goes last."""
-        if order.prefix is not None:
-            earlier = key._replace(session=order.prefix.session)
+        if order.prefix is None:
+            return
+        earlier = key._replace(session=order.prefix.session)
+        hop = self._prefixes.get(earlier)
+        if hop is not None and serves(hop, order.prefix, order.client):
             self._prefixes.renew(earlier, self._clock())
             self.ledger.renew(earlier)
 

@@ -5,6 +5,7 @@ Does not know how layers are compiled, which is the model room's, nor what is se
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -55,7 +56,8 @@ async def adopt(workshop: Workshop, recipes: Mapping[int, Recipe]) -> int:
             if done is None or done[0] is not None:
                 return done[0] or 0 if done is not None else 0
     finally:
-        pieces.close()
+        with contextlib.suppress(ValueError):  # a piece still runs: whoever is last to let go of it ends it
+            pieces.close()
 
 
 def _next(pieces: Generator[None, None, int]) -> tuple[int | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swarm.client import earlier as room
 from swarm.client.earlier import Earlier
@@ -38,6 +40,23 @@ def test_the_one_that_shares_most_is_taken_and_a_little_is_not_enough():
     assert (other.session[0], length) == (2, 30) and ended is not None
     assert earlier.best(session(9, [*range(15), 7, 8], opened=False), 1.0) is None
     assert earlier.best(new, room.KEPT + 1.0) is None, "peers have forgotten it"
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.lists(st.integers(0, 1), min_size=1, max_size=40))
+def test_sharing_is_counted_to_the_token(one, other):
+    expected = next((at for at in range(min(len(one), len(other) - 1)) if one[at] != other[at]), min(len(one), len(other) - 1))
+    assert session(2, other, opened=False).shares(session(1, one)) == expected
+
+
+def test_where_keys_depend_on_the_length_a_session_that_runs_is_left_alone():
+    """Its next turn may have all of them computed anew before we begin."""
+    earlier = Earlier()
+    running = session(1, list(range(30)), reach=lambda goal: 1 + (goal > 100))
+    earlier.began(running)
+    new = session(2, list(range(40)), opened=False, reach=lambda goal: 1 + (goal > 100))
+    assert earlier.best(new, 0.0) is None
+    earlier.end(running, route(), 0.0)
+    assert earlier.best(new, 1.0) is not None
 
 
 def test_only_what_every_hop_will_have_is_shared_and_the_last_token_is_fed():

@@ -413,6 +413,25 @@ def test_where_one_peer_has_no_room_another_is_taken_at_once():
     assert run(main()) == ("hello", "other")
 
 
+def test_where_nobody_has_room_all_are_asked_and_then_waited_for():
+    """Also where what they announce says that they have."""
+
+    async def main() -> tuple[int, float]:
+        host = Host("one")
+        host.patience, host.room, host.retry_after = 3.0, 5, 1.0
+        view = host.table.views[PEER]
+        host.table.correct = lambda peer, facts, components: False
+        host.table.show([replace(view, peer=name, free_tokens=10**6) for name in (PEER, "second", "third")])
+        began = host.clock()
+        async with host.new_session() as session:
+            with pytest.raises(Refused, match="no room"):
+                await session.generate("one", max_new_tokens=5)
+        return len(host.versions), host.clock() - began
+
+    asked, seconds = run(main())
+    assert asked == 3 * 4 and seconds <= 3.0, "three peers, at once and after each of three rests"
+
+
 def test_a_question_too_long_for_every_peer_is_withdrawn_from_a_chat():
     async def main() -> bytes:
         host = Host("<user>one\n<assistant>")

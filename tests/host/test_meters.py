@@ -112,7 +112,7 @@ def test_of_a_gpu_what_our_allocator_keeps_is_free_and_a_missing_library_is_no_t
     assert MachineMeters("cuda:0").read().gpu_temperature == 55.0 and MachineMeters("cpu").read().gpu_temperature is None
     assert processor("cuda:0") == "a GPU"
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    assert MachineMeters("cuda:0").read().free == 0
+    assert MachineMeters("cuda:0").read().free == 0 == MachineMeters("cuda:0", "cuda:1").read().free
 
 
 def test_this_machine_can_be_read():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from itertools import chain
 
@@ -418,6 +419,34 @@ def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(
 
 async def _exchange(engine, model) -> None:
     engine.model = model
+
+
+def test_whoever_leaves_while_a_layer_proves_itself_leaves():
+    """A piece of it still runs then, which cannot be ended from here."""
+    running, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def adopting(self, recipes):
+            yield
+            running.set()
+            go.wait(10)
+            yield
+            raise AssertionError("it should have been left")
+
+    class Workshop:
+        async def alone(self, act):
+            return await asyncio.get_running_loop().run_in_executor(None, act, model)
+
+    async def main() -> None:
+        task = asyncio.create_task(adopt(Workshop(), {}))
+        await asyncio.to_thread(running.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    model = Slow()
+    asyncio.run(main())
 
 
 def test_nothing_that_compiling_may_raise_ends_a_peer(folder, monkeypatch, caplog):

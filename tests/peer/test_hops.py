@@ -480,6 +480,42 @@ def test_nothing_else_is_begun_with(prefix, client):
     assert begun(setting, prefix, client=client) == 0 and not setting.engine.copied
 
 
+def test_nothing_is_begun_with_that_is_not_reserved():
+    """Or one that reserves a single position would hold as many as it likes."""
+    setting = Setting()
+    ended(setting)
+    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30])), limit=30) == 0 and not setting.engine.copied
+    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30])), session=b"m" * 16, limit=31) == 30
+
+
+def test_a_session_that_names_itself_begins_with_nothing_and_harms_nobody():
+    setting = Setting(tokens=400)
+    own = b"n" * 16
+    assert begun(setting, Prefix(own, 30, digest_of(TOKENS[:30])), session=own) == 0
+    assert any(isinstance(message, Have) for _, message in setting.answer("before", ORDER))
+    setting.room.lost("after")
+    setting.room.leave()
+
+
+def test_nobody_keeps_what_is_anothers():
+    setting = Setting(tokens=210)
+    for session in (S, b"t" * 16):
+        ended(setting, session)
+    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30])), client="another", limit=90) == 0
+    assert {key.session for key in setting.engine.open_keys} == {b"t" * 16, b"n" * 16}, "the oldest still goes first"
+
+
+def test_what_rests_counts_as_large_as_it_is():
+    """Its cache has grown under an earlier order, which let it."""
+    setting = Setting(tokens=200)
+    computed(setting)
+    rows = Blob("float32", 1, memoryview(bytes(4 * 30)))
+    setting.answer("before", Step(S, 1, 1, 0, 40, tuple(range(30)), rows))
+    setting.answer("before", changed(chain=2, starts=((2, 69),), limit=71))
+    setting.answer("before", Close(S, 2, 1, rests=True))
+    assert setting.ledger.laid == 100, "a slab for 128 positions under a limit of 100"
+
+
 def test_caches_that_cannot_be_cut_and_tokens_that_are_hidden_are_not_begun_with():
     for odd in ("rewindable", "veil"):
         setting = Setting()
