@@ -11,6 +11,7 @@ cache as it was.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 import torch
 
@@ -77,14 +78,17 @@ class KVCache:
             self._slabs = (Slabs * len(layers))(*(Slabs(self._keys[i].data_ptr(), self._values[i].data_ptr(), self._keys[i].shape[1]) for i in layers))
         return self._slabs
 
-    def begin_as(self, other: KVCache, length: int) -> None:
-        """Hold, instead of nothing, a copy of what another cache of the same components holds below `length`. Raises ValueError when that is less."""
+    def begin_as(self, other: KVCache, length: int) -> Iterator[int]:
+        """Hold, instead of nothing, a copy of what another cache of the same components holds below `length`: a slab at a time, each of so many bytes. Nothing
+        counts before the last one. Raises ValueError when that is less."""
         if self.length or (self.start, self.stop) != (other.start, other.stop) or length > other.length:
             raise ValueError(f"a cache of {self.length} positions cannot begin as {length} of another one's {other.length}")
         for slabs, theirs in ((self._keys, other._keys), (self._values, other._values)):
-            for layer, slab in theirs.items():
+            for layer in list(theirs):
+                slab = theirs[layer]
                 slabs[layer] = slab.new_empty((slab.shape[0], slab_size(length, self.limit), slab.shape[2]))
                 slabs[layer][:, :length] = slab[:, :length]
+                yield slabs[layer].nbytes
         self._slabs = None
         self.compiled, self.length = other.compiled, length
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -35,6 +35,10 @@ LOOK = 0.25
 
 WORTH_GIVING_BACK = 8 * 2**20
 """Bytes of caches freed after which the allocator is asked to return what it keeps, which takes some milliseconds. Otherwise it keeps nearly all of it."""
+
+
+COPIED = 16 * 2**20
+"""Bytes of prefixes copied between two rounds, which takes some 10 ms."""
 
 
 class Results(Protocol):
@@ -69,6 +73,30 @@ class _Slot:
     def done(self, job: Compute) -> int:
         """Positions of it that have run."""
         return sum(result.part.count for result in self.ran_of(job))
+
+
+@dataclass(eq=False, slots=True)
+class _Copy:
+    """A cache that is to begin as another one, in so many positions. It is `urgent` once some of these are to be cut from the other."""
+
+    cache: KVCache
+    other: KVCache
+    length: int
+    urgent: bool = False
+    done: bool = False
+    _steps: Iterator[int] | None = None
+
+    def step(self) -> int:
+        """A piece of it: how many bytes."""
+        try:
+            self._steps = self._steps or self.cache.begin_as(self.other, self.length)
+            return next(self._steps)
+        except StopIteration:
+            self.done = True
+        except Exception:  # whatever there is too little of: the hop's first row does not append then, and fails
+            log.warning("a session's prefix could not be copied", exc_info=True)
+            self.done = True
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +151,7 @@ class Engine:
         self.share = 1.0
         self._clock = clock
         self._slots: dict[HopKey, _Slot] = {}
-        self._copies: list[tuple[KVCache, KVCache, int]] = []
-        """Caches to begin as other ones are, in so many positions: before any cut that is asked for later."""
+        self._copies: list[_Copy] = []
         self._freed = 0
         """Bytes of caches that have gone since memory was last given back."""
         self._arrivals = 0
@@ -170,10 +197,12 @@ class Engine:
             slot.queue.pop()
         slot.ran = [result for result in slot.ran if result.part.job.start < length]
         slot.queue.append(length)
+        for copy in self._copies:
+            copy.urgent |= copy.other is slot.cache and length < copy.length
         self._wake.set()
 
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
-        self._copies.append((self._slots[key].cache, self._slots[other].cache, length))
+        self._copies.append(_Copy(self._slots[key].cache, self._slots[other].cache, length))
 
     def rest(self, key: HopKey) -> None:
         self._slots[key].ran.clear()
@@ -184,6 +213,7 @@ class Engine:
         if (slot := self._slots.pop(key, None)) is not None:
             slot.queue.clear()
             self._freed += slot.cache.nbytes
+            self._copies = [copy for copy in self._copies if copy.cache is not slot.cache]
             self._muster.gone(key)
             self._wake.set()
 
@@ -216,8 +246,8 @@ class Engine:
                 while round_ := schedule(waiting := self._waiting(), chunk := self._chunk(waiting)):
                     for keys in round_:
                         batch = self._take(keys, chunk)
-                        copies, self._copies = self._copies, []
-                        done = await loop.run_in_executor(self._thread, self._round, copies, batch)
+                        done = await loop.run_in_executor(self._thread, self._round, tuple(self._copies), batch)
+                        self._copies = [copy for copy in self._copies if not copy.done]
                         self._tell_time(batch, done)
                         self._report(done)
                         await self._rest(done[0].micros / 1e6 if done else 0.0)
@@ -227,14 +257,18 @@ class Engine:
 
     async def _tidy(self) -> None:
         """While nobody waits: cut what no job follows, and give memory back to the machine."""
-        cuts = [(slot.cache, min(cut for cut in slot.queue if isinstance(cut, int))) for slot in self._slots.values() if slot.queue and slot.next_job() is None]
+        copies, cuts = tuple(self._copies), []
+        unready = {id(copy.cache) for copy in copies}
         for slot in self._slots.values():
-            if slot.next_job() is None:
+            if slot.queue and slot.next_job() is None and id(slot.cache) not in unready:
+                cuts.append((slot.cache, min(cut for cut in slot.queue if isinstance(cut, int))))
                 slot.queue.clear()
-        copies, self._copies = self._copies, []
         freed, self._freed = self._freed, 0 if self._freed >= WORTH_GIVING_BACK else self._freed
         if copies or cuts or freed >= WORTH_GIVING_BACK:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._clean, copies, cuts, freed >= WORTH_GIVING_BACK)
+            self._copies = [copy for copy in self._copies if not copy.done]
+            if copies:  # whoever waited for one, or another piece
+                self._wake.set()
 
     async def _rest(self, seconds: float) -> None:
         """After a round of so many, for as long as our share asks for. It may be another before the pause is over."""
@@ -254,8 +288,9 @@ class Engine:
     def _waiting(self) -> list[Waiting[HopKey]]:
         """The oldest job of every hop, but for sessions of one machine's ring whose company is still due."""
         waiting = []
+        unready = {id(copy.cache) for copy in self._copies}
         for key, slot in self._slots.items():
-            if (job := slot.next_job()) is not None:
+            if (job := slot.next_job()) is not None and id(slot.cache) not in unready:
                 waiting.append(Waiting(key, key.start, key.stop, len(job.tokens) - slot.done(job), slot.arrived))
         now = self._clock()
         mustered = [job for job in waiting if self._slots[job.what].musters]
@@ -334,18 +369,19 @@ class Engine:
 
     # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
 
-    def _round(self, copies: Sequence[tuple[KVCache, KVCache, int]], batch: Sequence[_Part]) -> list[_Done]:
+    def _round(self, copies: Sequence[_Copy], batch: Sequence[_Part]) -> list[_Done]:
         self._copy(copies)
         return self._execute(batch)
 
-    def _copy(self, copies: Sequence[tuple[KVCache, KVCache, int]]) -> None:
-        for cache, other, length in copies:
-            try:
-                cache.begin_as(other, length)
-            except Exception:  # whatever there is too little of: the hop's first row does not append then, and fails
-                log.warning("a session's prefix could not be copied", exc_info=True)
+    @staticmethod
+    def _copy(copies: Sequence[_Copy]) -> None:
+        """A piece of them, so that nobody else waits long."""
+        left = COPIED
+        for copy in sorted(copies, key=lambda copy: not copy.urgent):
+            while not copy.done and (left > 0 or copy.urgent):
+                left -= copy.step()
 
-    def _clean(self, copies: Sequence[tuple[KVCache, KVCache, int]], cuts: Sequence[tuple[KVCache, int]], gives_back: bool) -> None:
+    def _clean(self, copies: Sequence[_Copy], cuts: Sequence[tuple[KVCache, int]], gives_back: bool) -> None:
         from swarm.model.memory import trim
 
         self._copy(copies)

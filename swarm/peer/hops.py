@@ -336,7 +336,7 @@ class HopRoom:
             return "refused", f"the peer does not know the reply kind {order.reply!r}"
         if not self._verify(order.client, message.order, message.signature):
             return "refused", "the order's signature is not its client's"
-        if any(hop.order.client != order.client for hop in hops.values()):
+        if any(hop.order.client != order.client for hop in (*hops.values(), *(rests for _, rests in self._prefixes.of(order.session)))):
             return "refused", "the session belongs to another client"
         if self.leaving and key not in hops:
             return "leaving", "the peer is leaving"

@@ -14,7 +14,7 @@ import torch
 
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
-from swarm.peer.engine import LOOK, WORTH_GIVING_BACK, Engine
+from swarm.peer.engine import COPIED, LOOK, WORTH_GIVING_BACK, Engine
 from swarm.peer.hops import HopKey
 from swarm.peer.schedule import SHARED
 from swarm.wire import Blob, Order
@@ -35,7 +35,11 @@ class Cache:
     def begin_as(self, other, length):
         if self.rows or length > len(other.rows):
             raise ValueError("it does not fit")
-        self.rows = other.rows[:length]
+        rows = []
+        for row in range(length):
+            rows.append(other.rows[row])
+            yield COPIED // 2
+        self.rows = rows
 
 
 class Model:
@@ -187,6 +191,62 @@ def test_a_session_begins_as_another_that_is_cut_or_freed_right_after():
         engine.submit(key("c"), job(1, 2, 20))
         engine.free(key("a"))
         assert sorted([await seen.get(), await seen.get()]) == [(b"b", 1, [13]), (b"c", 1, [23])]
+
+    scenario(play)
+
+
+def test_nobody_waits_for_more_than_a_piece_of_a_long_prefix():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, *[1] * 50))
+        await seen.get()
+        for name in "bc":
+            engine.open(key(name), order(name))
+        engine.begin_as(key("b"), key("a"), 50)
+        engine.submit(key("b"), job(1, 50, 100))
+        for at in range(3):
+            engine.submit(key("c"), job(at, at, 1))
+            assert await seen.get() == (b"c", at, [at + 1]), "with two rows copied before each, and after"
+        assert await seen.get() == (b"b", 1, [150])
+
+    scenario(play)
+
+
+def test_a_prefix_is_copied_before_it_is_cut():
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, *range(1, 7)))
+        await seen.get()
+        for name in "bc":
+            engine.open(key(name), order(name))
+        engine.begin_as(key("b"), key("a"), 6)
+        engine.submit(key("c"), job(1, 0, 1))
+        await seen.get()
+        engine.truncate(key("a"), 1)
+        engine.submit(key("a"), job(2, 1, 50, 50, 50, 50, 50, 50))
+        engine.submit(key("b"), job(1, 6, 100))
+        assert sorted([await seen.get(), await seen.get()]) == [(b"a", 2, [51, 101, 151, 201, 251, 301]), (b"b", 1, [121])]
+
+    scenario(play)
+
+
+def test_a_session_that_is_cut_while_its_prefix_is_copied_keeps_what_is_left():
+    """And one that is gone copies nothing more."""
+
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, *range(1, 7)))
+        await seen.get()
+        for name in "bc":
+            engine.open(key(name), order(name))
+            engine.begin_as(key(name), key("a"), 6)
+        engine.truncate(key("b"), 4)
+        gone = engine._slots[key("c")].cache
+        engine.free(key("c"))
+        while any(copy.cache is not gone for copy in engine._copies):  # noqa: ASYNC110  nobody says when a piece is done
+            await asyncio.sleep(0)
+        engine.submit(key("b"), job(1, 4, 100))
+        assert await seen.get() == (b"b", 1, [110]) and not gone.rows
 
     scenario(play)
 
