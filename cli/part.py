@@ -251,7 +251,7 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
             asyncio.run(improve(_Idle(model), asked=True))
     with shown.progress(lambda done: "measuring speed") as progress:
         progress(0.0)
-        about = speed_of(checkpoint, model, compiles=not wish.eager)
+        about = speed_of(checkpoint, model, compiles=not wish.eager, on_disk=wish.on_disk)
         known = known_fit(open_notes(), about)
         return Part(checkpoint, model, measure_speed(model, MEASURED if known is None else REMEASURED), about, known)
 

@@ -232,14 +232,15 @@ def open_notes() -> Notes:
     return FileNotes(cache_folder() / "measured")
 
 
-def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool) -> tuple[str, ...]:
+def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool, on_disk: Sequence[str] = ()) -> tuple[str, ...]:
     """All that the speed of what was loaded depends on."""
     from swarm.host.meters import processor
     from swarm.model.measure import threads
 
-    device, spans = str(model.device), ",".join(f"{span.start}:{span.stop}" for span in model.spans)
+    spans, layout = ",".join(f"{span.start}:{span.stop}" for span in model.spans), model.layout
+    device = ",".join((*layout.devices, *(f"{i} streamed" for i in sorted(layout.streamed)), *(f"{name} on disk" for name in on_disk)))
     what = (checkpoint.shape.config_hash, checkpoint.revision or "", model.numerics, spans)
-    return ("speed", *what, device, f"{threads()} threads", "compiled" if compiles else "eager", processor(device))
+    return ("speed", *what, device, f"{threads()} threads", "compiled" if compiles else "eager", processor(layout.entry))
 
 
 def holding(part: Part, cache_tokens: int, position_bytes: float = 0.0) -> Holding:

@@ -7,6 +7,8 @@ last one, so a model of L layers has L + 2 components. Everything that speaks of
 from __future__ import annotations
 
 import re
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -131,7 +133,10 @@ def slab_size(positions: int, limit: int | None = None) -> int:
 
 def digest_of(tokens: Sequence[int]) -> bytes:
     """Sixteen bytes that only these token ids have."""
-    return blake2b(b"".join(token.to_bytes(4, "little") for token in tokens), digest_size=16).digest()
+    numbers = array("I", tokens)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return blake2b(numbers, digest_size=16).digest()
 
 
 def slab_after_cut(capacity: int, positions: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from swarm.core import (
     Span,
     base_dtype,
     check_cover,
+    digest_of,
     format_layers,
     is_mixed,
     is_rounded,
@@ -119,3 +122,8 @@ def test_a_cache_that_is_cut_has_no_more_room_than_is_counted(longest, more, cut
     assert cut <= left <= slab_size(longest_after_cut(longest, cut))
     assert left < 4 * max(cut, FIRST_SLAB), "the rest goes back"
     assert slab_after_cut(slab_size(longest), longest) == slab_size(longest), "and what is full stays as it is"
+
+
+def test_a_digest_is_of_four_bytes_a_token_the_least_first():
+    assert digest_of([1, 2**31 - 1]) == blake2b(bytes([1, 0, 0, 0, 255, 255, 255, 127]), digest_size=16).digest()
+    assert len({digest_of([1, 2]), digest_of([2, 1]), digest_of([1]), digest_of([])}) == 4

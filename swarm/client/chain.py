@@ -79,11 +79,11 @@ class _Better:
 
 @dataclass(slots=True)
 class _Crowded:
-    """Peers have no room for us: since when, who has said so since we rested last, and how often we have."""
+    """Peers have no room for us: who has said so since we rested last, how often we have rested, and for how long together."""
 
-    since: float
     full: set[PeerId] = field(default_factory=set)
-    asked: int = 0
+    rests: int = 0
+    rested: float = 0.0
 
 
 class Chain:
@@ -328,7 +328,7 @@ class Chain:
         """A peer has none: go where there is some, or wait for as long as it says and ask again. Raises Refused when patience runs out."""
         length = len(self.history)
         if self._crowded is None:
-            self._crowded = _Crowded(self._network.clock())
+            self._crowded = _Crowded()
         crowded = self._crowded
         crowded.full.add(broken.peer)
         other = self._planner.elsewhere(route, length, self._machine.goal, frozenset(crowded.full), begun=length > self._began)
@@ -336,10 +336,10 @@ class Chain:
             await self._open(other)
             return
         crowded.full.clear()  # all have been asked
-        spread = 0.75 + self._session[crowded.asked % len(self._session)] / 512  # of those who were refused together
+        spread = 0.75 + self._session[crowded.rests % len(self._session)] / 512  # of those who were refused together
         rest = max(self._retry_after, LEAST_REST) * spread
-        crowded.asked += 1
-        if self._network.clock() + rest > crowded.since + self._network.patience:
+        crowded.rests, crowded.rested = crowded.rests + 1, crowded.rested + rest
+        if crowded.rested > self._network.patience:
             raise Refused(
                 f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
                 f"{math.ceil(rest)} s or later, or resume the session",

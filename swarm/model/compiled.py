@@ -243,7 +243,8 @@ class Kind:
 class CompiledLayers:
     """Compiled layers in place of a model's own, for steps of few tokens.
 
-    `layers` are those that proved right so far; while `resting`, as at first, the eager ones run.
+    `layers` are those that proved right so far; while `resting`, as at first, the eager ones run. Once they are
+    all `proven`, sessions that begin are theirs.
     """
 
     def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
@@ -254,7 +255,7 @@ class CompiledLayers:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
         kinds = {place: Kind.found(place) for place in sorted(set(places.values()))}
         self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
-        self.runs, self.tries, self.resting = False, False, True
+        self.runs, self.tries, self.resting, self.proven = False, False, True, False
         self._ran = 0
         for layer in self.layers.values():
             layer.seat()

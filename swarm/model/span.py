@@ -172,7 +172,7 @@ class SpanModel:
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
         self._check(start, stop)
-        return KVCache(start, stop, limit, compiled=self._compiled is not None and not self._compiled.resting)
+        return KVCache(start, stop, limit, compiled=self._compiled is not None and self._compiled.proven)
 
     # --- compiled layers --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class SpanModel:
         try:
             yield
             yield from prove(self, compiled, clock)
-            compiled.resting = False
+            compiled.resting, compiled.proven = False, True
         except BaseException:
             compiled.remove()
             raise

@@ -108,8 +108,9 @@ class Streamed:
             self._bring(following, self._last)
 
     def _bring(self, number: int, slot: int) -> None:
-        self._holds[slot] = number
+        self._holds[slot] = None  # should the copy fail
         self._line.bring(slot, self._blocks[number], self._places[number][slot])
+        self._holds[slot] = number
 
     def _seat(self, number: int, slot: int) -> None:
         for owners, tensor in self._views[number][slot]:

@@ -62,6 +62,7 @@ class Steps:
     def __init__(self, model: SpanModel, span: Span, tokens: int) -> None:
         self._model, self._span, self._tokens = model, span, tokens
         self._dice, self._cache = torch.Generator().manual_seed(tokens), model.new_cache(span.start, span.stop)
+        self._cache.compiled = True
         self(FEW + 1)
 
     def __call__(self, n: int | None = None) -> None:

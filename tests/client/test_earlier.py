@@ -81,6 +81,15 @@ def test_the_order_says_what_is_shared_and_hops_keep_it():
             session(2, list(range(60)), opened=False).begin_as(old, length)
 
 
+def test_a_prompt_that_was_withdrawn_takes_its_prefix_along():
+    old, new = session(1, list(range(30))), session(2, list(range(60)), opened=False)
+    new.begin_as(old, 30)
+    new.cut(0)
+    new.begin([7] * 40, Sampling(), 10)
+    (sent,) = [effect for effect in new.open(HOPS) if isinstance(effect, Send) and isinstance(effect.message, Open)]
+    assert decode_order(sent.message.order).prefix is None
+
+
 def test_one_at_a_time_takes_the_route_of_an_ended_session():
     earlier = Earlier()
     old = session(1, list(range(30)))

@@ -353,6 +353,22 @@ def test_whoever_is_served_while_layers_prove_themselves_waits_for_a_step_at_mos
         assert ran == [compiled]
 
 
+def test_a_session_that_begins_in_the_middle_of_a_piece_is_eager(folder, monkeypatch):
+    """Hops are opened on another thread than the one that proves."""
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    begun, run = [], SpanModel.run
+
+    def meanwhile(self, *args):
+        begun.append(model.new_cache(0, 8).compiled)
+        return run(self, *args)
+
+    monkeypatch.setattr(SpanModel, "run", meanwhile)
+    assert model.use_compiled(recipes) == 6
+    assert len(begun) > 8 and not any(begun) and model.new_cache(0, 8).compiled
+
+
 def test_a_trial_that_is_left_half_way_leaves_everything_eager(folder):
     model = load(folder)
     recipes = model.recipes()

@@ -224,3 +224,24 @@ def test_speed_is_measured_over_all_layers_where_some_are_streamed(tiny, log, mo
 def test_layers_are_streamed_where_that_is_known_to_work(tiny):
     with pytest.raises(InvalidConfig, match="streamed to CUDA and ROCm devices only, not to mps"):
         tiny("llama").load(Span(1, 4), layout=Layout(("mps",), dict.fromkeys(range(1, 4), "mps"), frozenset([1, 2, 3])))
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_layer_that_could_not_be_copied_in_is_not_taken_to_be_there(tiny, log, monkeypatch, nth):
+    """Or its place would hold another one's weights under its name."""
+    known, prompt, calls = tiny("llama"), prompt_of(12), []
+    brings = {kind: kind.bring for kind in (EarlyLine, LateLine)}
+
+    def fails(line, slot, block, place):
+        calls.append(slot)
+        if len(calls) == nth:
+            raise RuntimeError("out of memory")
+        brings[type(line)](line, slot, block, place)
+
+    with Pretending():
+        model = load_streamed(known, WHOLE)
+        monkeypatch.setattr(EarlyLine, "bring", fails)
+        monkeypatch.setattr(LateLine, "bring", fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            Chain([(model, 0, HEAD + 1)]).feed(prompt)
+        assert Chain([(model, 0, HEAD + 1)]).generate(prompt, 6) == generated(known.model, prompt, 6)

@@ -574,3 +574,37 @@ def test_no_client_rests_with_more_than_its_share(monkeypatch):
     for number, client in enumerate(["one"] * 3 + ["two"] * 2 + ["three"] * 2):
         ended(setting, bytes([number]) * 16, client)
     assert sorted(key.session[0] for key in setting.engine.open_keys) == [2, 3, 4, 5, 6]
+
+
+def test_what_has_to_make_room_is_freed_and_counted_once(monkeypatch):
+    """For a session, for another one at rest, and for the machine's other programs; and what ends itself is not counted any more."""
+    setting = Setting(tokens=200)
+    for session in (S, b"t" * 16):
+        ended(setting, session)
+    before = setting.ledger.laid
+    setting.answer("before", Close(S, 1, 1))
+    assert setting.ledger.laid == before / 2 and len(setting.engine.open_keys) == 1
+    ended(setting, b"u" * 16)
+    ended(setting, b"v" * 16)
+    ended(setting, b"w" * 16)
+    assert {key.session[:1] for key in setting.engine.open_keys} == {b"v", b"w"}, "what runs took the room of the others"
+    setting.room.hold_to(100)
+    assert {key.session[:1] for key in setting.engine.open_keys} == {b"w"}
+
+
+def test_a_session_that_rests_has_nothing_left_to_do():
+    setting = Setting()
+    computed(setting)
+    cuts = []
+    setting.engine.truncate = lambda key, length: cuts.append(length)
+    rows = Blob("float32", 1, memoryview(bytes(4 * 5)))
+    setting.answer("before", Step(S, 1, 1, 0, 40, (1, 2, 3, 4, 5), rows))
+    setting.answer("before", Close(S, 1, 1, rests=True))
+    assert cuts == [40], "what was not computed yet never will be"
+
+
+def test_what_has_computed_nothing_does_not_rest():
+    setting = Setting()
+    setting.answer("before", ORDER)
+    setting.answer("before", Close(S, 1, 1, rests=True))
+    assert not setting.engine.open_keys and len(setting.room._prefixes) == 0
