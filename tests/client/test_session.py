@@ -432,6 +432,31 @@ def test_where_nobody_has_room_all_are_asked_and_then_waited_for():
     assert asked == 3 * 4 and seconds <= 3.0, "three peers, at once and after each of three rests"
 
 
+ENDS = (Span(0, 1), Span(COMPONENTS - 1, COMPONENTS))
+
+
+@pytest.mark.parametrize(("own", "moved", "shares", "versions"), [((), False, True, [3, 3]), ((), True, True, [3, 5]), (ENDS, False, False, [0, 0])])
+def test_a_session_that_begins_as_the_last_one_names_it_and_goes_where_it_was(own, moved, shares, versions):
+    """Unless whoever was there holds something else by now. Own ends hide tokens anew in every session, so they name none."""
+    prompt = "this one is long enough to be worth it"
+
+    async def main() -> list[tuple[bool, int]]:
+        host = Host(prompt, own=own)
+        view = replace(host.table.views[PEER], version=3)
+        host.table.show([view])
+        for turn in range(2):
+            async with host.new_session() as session:
+                assert await session.generate(prompt, max_new_tokens=5) == "hello"
+            host._chain = host._length = 0
+            if moved and not turn:
+                host.table.show([replace(view, version=5)])
+        orders = [decode_order(message.order) for message in host.sent if isinstance(message, Open)]
+        assert [order.route[0].version for order in orders] == versions
+        return [order.prefix is not None and order.prefix.length > 16 for order in orders]
+
+    assert run(main()) == [False, shares]
+
+
 def test_a_question_too_long_for_every_peer_is_withdrawn_from_a_chat():
     async def main() -> bytes:
         host = Host("<user>one\n<assistant>")
