@@ -22,12 +22,13 @@ MOST = 64
 
 @dataclass(eq=False, slots=True)
 class Ended:
-    """A session that rests at its hops. `heir` is who took its route last."""
+    """A session that rests at its hops. `heir` is who took its route last; once somebody `began` as it, hops may have handed over what they held of it."""
 
     machine: ClientSession
     route: Route | None
     until: float
     heir: SessionId | None = None
+    began: bool = False
 
 
 class Earlier:
@@ -44,14 +45,20 @@ class Earlier:
             self._running[machine.session] = machine
 
     def best(self, machine: ClientSession, now: float) -> tuple[ClientSession, int, Ended | None] | None:
-        """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one, the latest."""
+        """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one that nobody began as, the latest; then one
+        that runs."""
         self._ended = [ended for ended in self._ended if ended.until > now]
-        known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended)]
+        known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended) if not ended.began]
         if not machine.stretches:  # or a turn that runs may change, before we begin, what we would begin with
             known += [(other, None) for session, other in self._running.items() if session != machine.session]
+        known += [(ended.machine, ended) for ended in reversed(self._ended) if ended.began]
         shares = [(machine.shares(other), other, ended) for other, ended in known]
         length, other, ended = max(shares, key=lambda share: share[0], default=(0, machine, None))
-        return (other, length, ended) if length >= LEAST else None
+        if length < LEAST:
+            return None
+        if ended is not None:
+            ended.began = True
+        return other, length, ended
 
     def takes_route(self, machine: ClientSession, ended: Ended) -> bool:
         """Whether it may go where the ended session was: one at a time, as if it were its next turn. Others are planned, or they would all crowd together."""

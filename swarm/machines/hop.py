@@ -148,10 +148,14 @@ class HopSession:
     def holds(self, prefix: Prefix) -> bool:
         return self.computed >= prefix.length and digest_of(self.tokens[: prefix.length]) == prefix.digest
 
-    def begin_as(self, other: HopSession, length: int) -> None:
-        """Before the first OPEN: hold what another hop over the same components holds below `length`."""
+    def begin_as(self, other: HopSession, length: int, *, instead: bool = False) -> None:
+        """Before the first OPEN: hold what another hop over the same components holds below `length`; `instead` of that one, which is over."""
         self.tokens, self.computed, self._longest = other.tokens[:length], length, length
-        self._journal = other._journal.prefix(length)
+        if instead:
+            self._journal, self._longest = other._journal, longest_after_cut(other._longest, length)
+            self._journal.truncate(length)
+        else:
+            self._journal = other._journal.prefix(length)
 
     def feeds(self, chain: int, to: int) -> bool:
         """Whether frames of newcomers that this hop feeds are addressed so."""

@@ -204,6 +204,12 @@ class Engine:
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
         self._copies.append(_Copy(self._slots[key].cache, self._slots[other].cache, length))
 
+    def take_over(self, key: HopKey, other: HopKey, length: int) -> None:
+        slot, theirs = self._slots[key], self._slots.pop(other)
+        theirs.cache.limit = slot.cache.limit
+        slot.cache, slot.queue = theirs.cache, theirs.queue
+        self.truncate(key, length)
+
     def rest(self, key: HopKey) -> None:
         self._slots[key].ran.clear()
         self._muster.gone(key)

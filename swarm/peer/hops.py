@@ -47,6 +47,10 @@ MOST_SESSIONS, MOST_EACH = 1024, 256
 """Sessions at once, and of one client: each holds its order, whatever little it reserves."""
 
 
+MOSTLY = 0.75
+"""Of what a hop at rest has computed: who begins with at least so much of it gets it instead of a copy."""
+
+
 SPARE = 1 / 8
 """How much of the cache a client with sessions here leaves to others when it begins another: whoever comes next finds room for a first one."""
 
@@ -98,6 +102,9 @@ class HopEngine(Protocol):
 
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
         """The hop, which has computed nothing yet, holds what another one over the same components holds below `length`."""
+
+    def take_over(self, key: HopKey, other: HopKey, length: int) -> None:
+        """The same, of one that rests and is free then."""
 
     def rest(self, key: HopKey) -> None:
         """Nothing will be computed for the hop any more. It keeps what it holds."""
@@ -292,10 +299,18 @@ class HopRoom:
         if order.prefix.session == order.session or order.prefix.length >= order.limit:  # it would hold what it has not reserved
             return
         earlier = key._replace(session=order.prefix.session)
-        other = self._hops.get(earlier.session, {}).get(earlier) or self._prefixes.get(earlier)
-        if other is not None and serves(other, order.prefix, order.client):
-            hop.begin_as(other, order.prefix.length)
-            self._engine.begin_as(key, earlier, order.prefix.length)
+        rests, length = self._prefixes.get(earlier), order.prefix.length
+        other = self._hops.get(earlier.session, {}).get(earlier) or rests
+        if other is None or not serves(other, order.prefix, order.client):
+            return
+        if other is rests and length >= MOSTLY * other.computed and other.size <= order.limit:  # it goes on from there: nothing needs to be copied
+            hop.begin_as(other, length, instead=True)
+            self._engine.take_over(key, earlier, length)
+            self._prefixes.drop(earlier)
+            self.ledger.release(earlier)
+        else:
+            hop.begin_as(other, length)
+            self._engine.begin_as(key, earlier, length)
 
     def _renew_prefix(self, key: HopKey, order: Order) -> None:
         """Before room is made: the prefix that is asked for goes last."""

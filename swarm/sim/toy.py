@@ -131,6 +131,10 @@ class Engine:
             self.faults.append(f"{key.start}:{key.stop} is to begin with {length} positions that are not there")
         self._slots[key].caches = [states[:length] for states in self._slots[other].caches]
 
+    def take_over(self, key: HopKey, other: HopKey, length: int) -> None:
+        self.begin_as(key, other, length)
+        self.free(other)
+
     def rest(self, key: HopKey) -> None:
         if self._slots[key].next_job is not None:
             self.faults.append(f"{key.start}:{key.stop} rests with work to do")

@@ -90,6 +90,19 @@ def test_a_prompt_that_was_withdrawn_takes_its_prefix_along():
     assert decode_order(sent.message.order).prefix is None
 
 
+def test_of_equal_ones_one_is_named_that_still_holds_it():
+    """Who began as an ended session may have got what its hops held."""
+    earlier = Earlier()
+    old, first, second = session(1, list(range(30))), session(2, list(range(60))), session(3, list(range(50)), opened=False)
+    earlier.began(old)
+    earlier.end(old, route(), 0.0)
+    earlier.began(first)
+    third = session(4, list(range(30)), opened=False)
+    assert earlier.best(third, 1.0)[0] is old and earlier.best(third, 1.0)[0] is first
+    earlier.end(first, route(), 2.0)
+    assert earlier.best(second, 3.0)[0] is first
+
+
 def test_one_at_a_time_takes_the_route_of_an_ended_session():
     earlier = Earlier()
     old = session(1, list(range(30)))

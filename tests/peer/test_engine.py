@@ -253,6 +253,29 @@ def test_a_session_that_is_cut_while_its_prefix_is_copied_keeps_what_is_left():
     scenario(play)
 
 
+def test_a_session_takes_over_the_cache_of_one_that_rests():
+    """With what was still to be cut of it, and after whoever copies from it."""
+
+    async def play(engine, model, seen):
+        engine.open(key("a"), order("a"))
+        engine.submit(key("a"), job(1, 0, *[1] * 50))
+        await seen.get()
+        cache = engine._slots[key("a")].cache
+        engine.open(key("b"), order("b"))
+        engine.begin_as(key("b"), key("a"), 50)
+        engine.truncate(key("a"), 50)
+        engine.rest(key("a"))
+        engine.open(key("c"), msgspec.structs.replace(order("c"), limit=77))
+        engine.take_over(key("c"), key("a"), 40)
+        assert key("a") not in engine._slots and engine._slots[key("c")].cache is cache and cache.limit == 77
+        engine.submit(key("c"), job(1, 40, 7))
+        engine.submit(key("b"), job(1, 50, 100))
+        got = dict([(name, result[-1]) for name, _, result in [await seen.get(), await seen.get()]])
+        assert got == {b"c": 47, b"b": 150}
+
+    scenario(play)
+
+
 def test_a_session_that_cannot_begin_as_another_fails_alone():
     async def play(engine, model, seen):
         for name in "abc":

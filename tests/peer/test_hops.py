@@ -50,6 +50,10 @@ class Engine:
         assert {key, other} <= self.open_keys
         self.copied.append((key.session, other.session, length))
 
+    def take_over(self, key, other, length):
+        self.begin_as(key, other, length)
+        self.open_keys.discard(other)
+
     def rest(self, key):
         assert key in self.open_keys
 
@@ -463,6 +467,19 @@ def test_a_session_begins_with_what_an_ended_one_holds():
     assert setting.engine.copied == [(b"n" * 16, S, 30)] and setting.ledger.free_tokens == 100
 
 
+def test_who_goes_on_from_an_ended_session_takes_its_cache_over():
+    """Where most of it is of use, and what it takes is reserved: nothing is copied, and nothing counted twice."""
+    setting = Setting(tokens=400)
+    ended(setting)
+    assert begun(setting, Prefix(S, 38, digest_of(TOKENS[:38]))) == 38
+    assert {key.session for key in setting.engine.open_keys} == {b"n" * 16} and (setting.ledger.laid, setting.ledger.free_tokens) == (0, 300)
+    for length, limit in ((29, 100), (38, 63)):
+        setting = Setting(tokens=400)
+        ended(setting)
+        assert begun(setting, Prefix(S, length, digest_of(TOKENS[:length])), limit=limit) == length
+        assert len(setting.engine.open_keys) == 2 and setting.ledger.laid > 0, "a copy"
+
+
 @pytest.mark.parametrize(
     ("prefix", "client"),
     [
@@ -533,7 +550,7 @@ def test_the_prefix_that_is_asked_for_goes_last():
     for session in (S, b"t" * 16):
         ended(setting, session)
     assert setting.ledger.reserve(b"somebody", 40, 2) == [] and len(setting.engine.open_keys) == 2
-    assert begun(setting, Prefix(S, 30, digest_of(TOKENS[:30]))) == 30
+    assert begun(setting, Prefix(S, 20, digest_of(TOKENS[:20]))) == 20
     assert {key.session for key in setting.engine.open_keys} == {S, b"n" * 16}
 
 
