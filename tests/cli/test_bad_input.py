@@ -80,7 +80,7 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
 
     monkeypatch.setattr("swarm.model.sources.file_hash", hashed)
     assert "0:6" in said(capsys, serve.main, model, "--layers", "0:7")
-    monkeypatch.setattr("swarm.model.memory.usable", lambda free: 0)
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 0)
     assert "not even one layer fits" in said(capsys, serve.main, model, "--layers", "0:2")
     assert "not even one layer fits" in said(capsys, serve.main, model)
     assert "leave head out of --on-disk" in said(capsys, serve.main, model, "--on-disk", "embed,head", "--quantize", "int8")
@@ -91,10 +91,10 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
 def test_layers_that_do_not_fit(capsys, model, monkeypatch):
     checkpoint = part.open_checkpoint(part.Wish(model, "auto", None, "cpu", 64, None, None, "", ""))
     cost = checkpoint.shape.component_bytes[1] + 64 * checkpoint.shape.kv_bytes_per_token[1]
-    monkeypatch.setattr("swarm.model.memory.usable", lambda free: 2 * cost + 1)
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 2 * cost + 1)
     words = said(capsys, serve.main, model, "--layers", "1:5", "--cache-tokens", "64")
     assert "2 of 6 layers do fit" in words
-    monkeypatch.setattr("swarm.model.memory.usable", lambda free: 0)
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 0)
     assert "not even one layer fits" in said(capsys, serve.main, model, "--layers", "auto", "--host", "127.0.0.1")
 
 
