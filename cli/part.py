@@ -370,7 +370,7 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
         log.warning(
             "every other peer of this model serves it as %s, this one as %s: they share a chain only where a client lets them (--mixed), or never if "
             "the dtypes differ; --dtype and --quantize change it",
-            views[0].numerics,
+            " or ".join(sorted({view.numerics for view in views})),
             ours[1],
         )
     if any(view.revision != ours[0] for view in views):

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
-from swarm.errors import Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -247,20 +247,23 @@ class Client:
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt; options as for `Session.stream`."""
         async with await self._checked("generate", prompt, options) as session:
-            return await session.generate(prompt, **options)
+            with _never_resumed():
+                return await session.generate(prompt, **options)
 
     async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
         """The answer to a prompt, in pieces as they come."""
         async with await self._checked("stream", prompt, options) as session, contextlib.aclosing(session.stream(prompt, **options)) as pieces:
-            async for piece in pieces:
-                yield piece
+            with _never_resumed():
+                async for piece in pieces:
+                    yield piece
 
     async def generate_tokens(self, tokens: Sequence[int], **options: Any) -> list[int]:
         """Token ids in, new token ids out; options as for `Session.stream_details`."""
         check_options("generate_tokens", options, Session.stream_details)
         self._unopened.check_tokens(tokens, **options)
         async with await self._timed(options) as session:
-            return [token async for token in session.stream_tokens(tokens, **options)]
+            with _never_resumed():
+                return [token async for token in session.stream_tokens(tokens, **options)]
 
     # --- what sessions need -----------------------------------------------------------------------------------------------------------------------------------
 
@@ -463,6 +466,16 @@ class Client:
             self.advisers.lost(peer)
         for session in list(self._sessions.values()):
             session.lost(peer)
+
+
+@contextlib.contextmanager
+def _never_resumed() -> Iterator[None]:
+    """Of a session that nobody holds, an error does not say that it may be resumed."""
+    try:
+        yield
+    except SwarmError as error:
+        error.args = (str(error).removesuffix(OR_RESUME), *error.args[1:])
+        raise
 
 
 @contextlib.asynccontextmanager

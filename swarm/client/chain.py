@@ -336,6 +336,8 @@ class Chain:
             await self._open(other)
             return
         crowded.full.clear()  # all have been asked
+        if not crowded.rests:
+            log.warning("waiting up to %.0f s for room: peer %s says that %s", self._network.patience, broken.peer, broken.detail)
         spread = 0.75 + self._session[crowded.rests % len(self._session)] / 512  # of those who were refused together
         rest = max(self._retry_after, LEAST_REST) * spread
         crowded.rests, crowded.rested = crowded.rests + 1, crowded.rested + rest

@@ -24,6 +24,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._settling: set[asyncio.Task[None]] = set()
+        self._unfinished: set[AsyncIterator[Any]] = set()
         self._ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._main, name="swarm-client", daemon=True)
         self._thread.start()
@@ -45,6 +46,7 @@ class _LoopThread:
     def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """An async generator as a plain one; leaving it early closes the other too."""
         iterator = make()
+        self._unfinished.add(iterator)
         try:
             while True:
                 try:
@@ -52,6 +54,7 @@ class _LoopThread:
                 except StopAsyncIteration:
                     return
         finally:
+            self._unfinished.discard(iterator)
             if threading.current_thread() is self._thread:  # the garbage collector ends us where it happens to run; waiting here would be for ourselves
                 self._settling.add(task := self._loop.create_task(_settle(iterator)))
                 task.add_done_callback(self._settling.discard)
@@ -61,6 +64,11 @@ class _LoopThread:
     @property
     def running(self) -> bool:
         return self._loop.is_running()
+
+    def settle(self) -> None:
+        """Leave what nobody has read to its end."""
+        for iterator in tuple(self._unfinished):
+            self.call(_settle(iterator))
 
     def stop(self) -> None:
         if self._loop.is_running():
@@ -128,7 +136,8 @@ class Client:
         if self._open:
             self._open = False
             try:
-                self._loop.call(self._client.close())
+                self._loop.call(self._client.close())  # whoever waits for a token is told so
+                self._loop.settle()
             finally:
                 self._loop.stop()
 

@@ -123,6 +123,7 @@ def fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tokens: i
 def layers_that_fit(shape: ModelShape, scale: float, cache_tokens: int, room: int) -> int:
     """How many layers fit into `room` bytes, neither `embed` nor `head` among them. The largest are counted, so that any so many do fit."""
     count = 0
+    room -= int(shape.row_bytes * cache_tokens * scale)  # of a journal
     costs = (shape.component_bytes[i] + shape.kv_bytes_per_token[i] * cache_tokens for i in range(1, shape.layers + 1))
     for cost in sorted(costs, reverse=True):
         room -= int(cost * scale)
@@ -139,5 +140,6 @@ def check_fits(shape: ModelShape, spans: Iterable[Span], scale: float, cache_tok
         return
     need, possible = bytes_needed(shape, spans, scale, cache_tokens), layers_that_fit(shape, scale, cache_tokens, room)
     kept = f" and a cache of {cache_tokens} tokens" if cache_tokens else ""
-    advice = f"{possible} of {shape.layers} layers do fit" if possible else "not even one layer fits; free some memory, or lower --cache-tokens"
+    some, none = "layers do fit; name no more with --layers", "not even one layer fits; free some memory, or lower --cache-tokens"
+    advice = f"{possible} of {shape.layers} {some}" if possible else none
     raise DoesNotFit(f"these layers of {shape.name}{kept} need {readable(need)}, and {readable(room)} can be used here; {advice}")

@@ -91,7 +91,7 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
 def test_layers_that_do_not_fit(capsys, model, monkeypatch):
     checkpoint = part.open_checkpoint(part.Wish(model, "auto", None, "cpu", 64, None, None, "", ""))
     cost = checkpoint.shape.component_bytes[1] + 64 * checkpoint.shape.kv_bytes_per_token[1]
-    monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 2 * cost + 1)
+    monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 2 * cost + 64 * checkpoint.shape.row_bytes + 1)
     words = said(capsys, serve.main, model, "--layers", "1:5", "--cache-tokens", "64")
     assert "2 of 6 layers do fit" in words
     monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 0)

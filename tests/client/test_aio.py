@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from swarm.client import sync
-from swarm.client.aio import MEASURE_AT_MOST, Client
+from swarm.client.aio import MEASURE_AT_MOST, Client, _never_resumed
 from swarm.core import ModelShape, Span
-from swarm.errors import MissingLayers, PeerLost, UsageError
+from swarm.errors import OR_RESUME, MissingLayers, PeerLost, TimedOut, UsageError
 from swarm.routing.table import PeerView
 from tests.client.test_session import Bytes
 from tests.net.virtual import run
@@ -194,3 +194,9 @@ def test_a_caller_who_asks_for_another_dtype_is_told_after_one_more_look():
         return looks
 
     assert run(main()) == 2
+
+
+def test_an_answer_of_a_session_that_nobody_holds_is_not_to_be_resumed():
+    with pytest.raises(TimedOut, match=r"allow more time$") as caught, _never_resumed():
+        raise TimedOut(f"it is over; allow more time{OR_RESUME}", (1, 2))
+    assert caught.value.partial == (1, 2)

@@ -55,3 +55,25 @@ def test_a_stream_that_the_garbage_collector_ends_on_the_clients_own_thread_does
     assert closed.wait(10)
     assert thread.call(asyncio.sleep(0, 7)) == 7
     thread.stop()
+
+
+def test_an_answer_that_nobody_reads_to_its_end_is_left_before_the_loop_ends(capfd):
+    """Quietly: the loop would complain of a generator that it cannot end."""
+    ended = []
+
+    async def stream():
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    loop = _LoopThread()
+    numbers = loop.iterate(stream)
+    assert next(numbers) == 1
+    loop.settle()
+    loop.stop()
+    assert ended == [True] and not capfd.readouterr().err
+    with pytest.raises(Closed):
+        next(numbers)

@@ -38,6 +38,7 @@ def test_the_margin_decides():
     assert not fits(SHAPE, [Span(1, 3)], 1.0, 0, 4 * GB - 10)
     assert layers_that_fit(SHAPE, 1.0, 0, 5 * GB) == 2
     assert layers_that_fit(SHAPE, 2.0, 0, 5 * GB) == 0
+    assert layers_that_fit(replace(SHAPE, row_bytes=10**6), 1.0, 1000, 5 * GB) == 1, "a gigabyte goes to the journal"
 
 
 def test_room_is_left_for_compiling_where_it_costs_little():
