@@ -39,7 +39,7 @@ NEXT_TOKEN = 5.0
 FEEDING = 20.0
 """Seconds, beyond four times what is predicted, in which newcomers must be fed; some hop of theirs hangs if they are not."""
 
-LEAST_REST = 0.05
+LEAST_WAIT = 0.05
 """Seconds before a peer without room is asked again, at least."""
 
 SETTLED = 60.0
@@ -79,11 +79,11 @@ class _Better:
 
 @dataclass(slots=True)
 class _Crowded:
-    """Peers have no room for us: who has said so since we rested last, how often we have rested, and for how long together."""
+    """Peers have no room for us: who has said so since we waited last, how often we have waited, and for how long together."""
 
     full: set[PeerId] = field(default_factory=set)
-    rests: int = 0
-    rested: float = 0.0
+    waits: int = 0
+    waited: float = 0.0
 
 
 class Chain:
@@ -183,16 +183,10 @@ class Chain:
         """What another session of this client begins with need not be computed again, where that is still held; nor is another route looked for."""
         earlier = self._network.earlier
         if (found := earlier.best(self._machine, self._network.clock())) is not None:
-            other, length, ended = found
-            self._machine.begin_as(other, length)
-            if (
-                ended is not None
-                and ended.route is not None
-                and self._planner.is_there(ended.route, self._machine.goal)
-                and earlier.takes_route(self._machine, ended)
-            ):
-                self._route = ended.route
-        earlier.began(self._machine)
+            self._machine.begin_as(found.machine, found.length)
+            if found.route is not None and self._planner.is_there(found.route, self._machine.goal):
+                self._route = found.route
+        earlier.began(self._machine, found)
 
     async def follow(self) -> AsyncGenerator[Deliver, None]:
         """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
@@ -336,18 +330,18 @@ class Chain:
             await self._open(other)
             return
         crowded.full.clear()  # all have been asked
-        if not crowded.rests:
+        if not crowded.waits:
             log.warning("waiting up to %.0f s for room: peer %s says that %s", self._network.patience, broken.peer, broken.detail)
-        spread = 0.75 + self._session[crowded.rests % len(self._session)] / 512  # of those who were refused together
-        rest = max(self._retry_after, LEAST_REST) * spread
-        crowded.rests, crowded.rested = crowded.rests + 1, crowded.rested + rest
-        if crowded.rested > self._network.patience:
+        spread = 0.75 + self._session[crowded.waits % len(self._session)] / 512  # of those who were refused together
+        wait = max(self._retry_after, LEAST_WAIT) * spread
+        crowded.waits, crowded.waited = crowded.waits + 1, crowded.waited + wait
+        if crowded.waited > self._network.patience:
             raise Refused(
                 f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
-                f"{math.ceil(rest)} s or later, or resume the session",
+                f"{math.ceil(wait)} s or later, or resume the session",
                 broken.reason,
             )
-        await asyncio.sleep(rest)
+        await asyncio.sleep(wait)
         await self._open(route)
 
     def _troubled(self, peer: PeerId) -> float:

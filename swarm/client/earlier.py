@@ -22,13 +22,22 @@ MOST = 64
 
 @dataclass(eq=False, slots=True)
 class Ended:
-    """A session that rests at its hops. `heir` is who took its route last; once somebody `began` as it, hops may have handed over what they held of it."""
+    """A session that rests at its hops. `heir` is who began as it last: hops may have handed over to that what they held."""
 
     machine: ClientSession
     route: Route | None
     until: float
     heir: SessionId | None = None
-    began: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a session may begin as: the first `length` positions of another one, `ended` if that is over. `route` is where it went, if that is to be taken."""
+
+    machine: ClientSession
+    length: int
+    ended: Ended | None = None
+    route: Route | None = None
 
 
 class Earlier:
@@ -40,32 +49,28 @@ class Earlier:
         self._ended: list[Ended] = []
         self._closed = not reuse
 
-    def began(self, machine: ClientSession) -> None:
-        if not self._closed:
-            self._running[machine.session] = machine
+    def best(self, machine: ClientSession, now: float) -> Found | None:
+        """The session that shares most with one that is about to begin. Of equal ones an ended one that nobody began as, the latest; then one that runs.
 
-    def best(self, machine: ClientSession, now: float) -> tuple[ClientSession, int, Ended | None] | None:
-        """The session that shares most with one that is about to begin, and how much. Of equal ones an ended one that nobody began as, the latest; then one
-        that runs."""
+        Who begins as an ended one goes where that was, as if it were its next turn; but one at a time. Others are planned, or they would all crowd together.
+        """
         self._ended = [ended for ended in self._ended if ended.until > now]
-        known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended) if not ended.began]
+        known: list[tuple[ClientSession, Ended | None]] = [(ended.machine, ended) for ended in reversed(self._ended) if ended.heir is None]
         if not machine.stretches:  # or a turn that runs may change, before we begin, what we would begin with
             known += [(other, None) for session, other in self._running.items() if session != machine.session]
-        known += [(ended.machine, ended) for ended in reversed(self._ended) if ended.began]
+        known += [(ended.machine, ended) for ended in reversed(self._ended) if ended.heir is not None]
         shares = [(machine.shares(other), other, ended) for other, ended in known]
         length, other, ended = max(shares, key=lambda share: share[0], default=(0, machine, None))
         if length < LEAST:
             return None
-        if ended is not None:
-            ended.began = True
-        return other, length, ended
+        return Found(other, length, ended, None if ended is None or ended.heir in self._running else ended.route)
 
-    def takes_route(self, machine: ClientSession, ended: Ended) -> bool:
-        """Whether it may go where the ended session was: one at a time, as if it were its next turn. Others are planned, or they would all crowd together."""
-        if ended.route is None or ended.heir in self._running:
-            return False
-        ended.heir = machine.session
-        return True
+    def began(self, machine: ClientSession, found: Found | None = None) -> None:
+        """A session begins, as what was `found` or with nothing."""
+        if found is not None and found.ended is not None:
+            found.ended.heir = machine.session
+        if not self._closed:
+            self._running[machine.session] = machine
 
     def end(self, machine: ClientSession, route: Route | None, now: float) -> tuple[bool, list[ClientSession]]:
         """A session ends: whether it is to rest at its hops, and whom that is one too many for."""

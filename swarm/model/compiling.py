@@ -29,6 +29,7 @@ from swarm.model.checkpoint import Checkpoint
 from swarm.model.compiled import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable
 from swarm.model.native import Native, alone, compiler
 from swarm.model.operators import NAMES, Operators
+from swarm.model.quantized import METHODS, RoundedLinear
 
 NICE = 10
 """Whoever is served comes first."""
@@ -56,31 +57,18 @@ class OperatorLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class OperatorInt8Linear(nn.Module):
-    """The same of weights of one byte."""
+class OperatorRoundedLinear(nn.Module):
+    """The same of weights that are held as `kind` holds them."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, kind: type[RoundedLinear], product: str) -> None:
         super().__init__()
-        self.register_buffer("weight_OI", None)
-        self.register_buffer("scales_O", None)
+        self._names, self._product = kind.NAMES, getattr(torch.ops.swarm, product)
+        for name in self._names:
+            self.register_buffer(name, None)
         self.bias = linear.bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        out = torch.ops.swarm.product_int8(input, self.weight_OI, self.scales_O)
-        return out if self.bias is None else out + self.bias
-
-
-class OperatorInt4Linear(nn.Module):
-    """The same of weights of half a byte."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.register_buffer("weight_OB", None)
-        self.register_buffer("widths_OG", None)
-        self.bias = linear.bias
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        out = torch.ops.swarm.product_int4(input, self.weight_OB, self.widths_OG)
+        out = self._product(input, *(getattr(self, name) for name in self._names))
         return out if self.bias is None else out + self.bias
 
 
@@ -192,9 +180,8 @@ def _furnish(layer: nn.Module, recipe: Recipe) -> None:
     """Tensors of the shapes and dtypes that will be there, without anything in them; and our operators."""
     for path, part in list(layer.named_modules()):
         if isinstance(part, nn.Linear):
-            rounded = {"weight_OI": OperatorInt8Linear, "weight_OB": OperatorInt4Linear}
-            kind = next((kind for name, kind in rounded.items() if f"{path}.{name}" in recipe.tensors), OperatorLinear)
-            _put(layer, path, kind(part))
+            method = next((method for method, kind in METHODS.items() if f"{path}.{kind.NAMES[0]}" in recipe.tensors), None)
+            _put(layer, path, OperatorLinear(part) if method is None else OperatorRoundedLinear(part, METHODS[method], f"product_{method}"))
     for name, (shape, dtype) in recipe.tensors.items():
         path, _, last = name.rpartition(".")
         owner, tensor = layer.get_submodule(path), torch.empty(tuple(shape), dtype=getattr(torch, dtype))

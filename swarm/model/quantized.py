@@ -11,6 +11,7 @@ Shapes: T = rows (tokens), I = inputs, O = outputs of a layer.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -50,7 +51,7 @@ def _at_once(w_OI: torch.Tensor) -> int:
     return max(WIDE // w_OI.shape[1], 1)
 
 
-class RoundedLinear(nn.Module):
+class RoundedLinear(nn.Module, ABC):
     """A linear layer made of an exact one, whose weights are held as two tensors: what `rounded` gives. `products[T]` multiplies T rows, the last one more than
     that."""
 
@@ -68,8 +69,9 @@ class RoundedLinear(nn.Module):
             self.register_buffer(name, torch.cat(parts))
 
     @staticmethod
+    @abstractmethod
     def rounded(w_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError
+        """Of some outputs."""
 
     @property
     def held(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,9 +79,9 @@ class RoundedLinear(nn.Module):
         return self.get_buffer(weights), self.get_buffer(steps)
 
     @property
+    @abstractmethod
     def weight(self) -> torch.Tensor:
         """What it stands for, in float32: for the few models that look at a layer's matrix themselves."""
-        raise NotImplementedError
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows = input.numel() // self.in_features

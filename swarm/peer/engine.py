@@ -256,7 +256,7 @@ class Engine:
                         self._copies = [copy for copy in self._copies if not copy.done]
                         self._tell_time(batch, done)
                         self._report(done)
-                        await self._rest(done[0].micros / 1e6 if done else 0.0)
+                        await self._pause(done[0].micros / 1e6 if done else 0.0)
                 await self._tidy()
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
@@ -276,7 +276,7 @@ class Engine:
             if copies:  # whoever waited for one, or another piece
                 self._wake.set()
 
-    async def _rest(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> None:
         """After a round of so many, for as long as our share asks for. It may be another before the pause is over."""
         began = self._clock()
         while self.share < 1 and (rest := began + seconds * (1 / self.share - 1) - self._clock()) > 0:  # noqa: ASYNC110  a pause, not a wait for anything

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.client import earlier as room
-from swarm.client.earlier import Earlier
+from swarm.client.earlier import Earlier, Found
 from swarm.core import Hop, Sampling
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Send
@@ -36,8 +36,8 @@ def test_the_one_that_shares_most_is_taken_and_a_little_is_not_enough():
         earlier.began(one)
         earlier.end(one, route(), 0.0)
     new = session(9, list(range(40)), opened=False)
-    other, length, ended = earlier.best(new, 1.0)
-    assert (other.session[0], length) == (2, 30) and ended is not None
+    found = earlier.best(new, 1.0)
+    assert (found.machine.session[0], found.length) == (2, 30) and found.ended is not None
     assert earlier.best(session(9, [*range(15), 7, 8], opened=False), 1.0) is None
     assert earlier.best(new, room.KEPT + 1.0) is None, "peers have forgotten it"
 
@@ -98,9 +98,11 @@ def test_of_equal_ones_one_is_named_that_still_holds_it():
     earlier.end(old, route(), 0.0)
     earlier.began(first)
     third = session(4, list(range(30)), opened=False)
-    assert earlier.best(third, 1.0)[0] is old and earlier.best(third, 1.0)[0] is first
+    assert earlier.best(third, 1.0).machine is old
+    earlier.began(third, earlier.best(third, 1.0))
+    assert earlier.best(session(5, list(range(30)), opened=False), 1.0).machine is first
     earlier.end(first, route(), 2.0)
-    assert earlier.best(second, 3.0)[0] is first
+    assert earlier.best(second, 3.0).machine is first
 
 
 def test_one_at_a_time_takes_the_route_of_an_ended_session():
@@ -109,12 +111,12 @@ def test_one_at_a_time_takes_the_route_of_an_ended_session():
     earlier.began(old)
     earlier.end(old, route(), 0.0)
     first, second = (session(number, list(range(40)), opened=False) for number in (2, 3))
-    _, _, ended = earlier.best(first, 1.0)
-    assert earlier.takes_route(first, ended)
-    earlier.began(first)
-    assert not earlier.takes_route(second, ended)
+    found = earlier.best(first, 1.0)
+    assert found.route is not None
+    earlier.began(first, found)
+    assert earlier.best(second, 1.0).ended is found.ended and earlier.best(second, 1.0).route is None
     earlier.end(first, None, 2.0)
-    assert earlier.takes_route(second, ended)
+    assert earlier.best(second, 1.0).route is found.route
 
 
 def test_sessions_that_run_are_known_too_and_ended_ones_are_few(monkeypatch):
@@ -122,7 +124,7 @@ def test_sessions_that_run_are_known_too_and_ended_ones_are_few(monkeypatch):
     earlier = Earlier()
     running = session(1, list(range(30)))
     earlier.began(running)
-    assert earlier.best(session(9, list(range(40)), opened=False), 0.0) == (running, 30, None)
+    assert earlier.best(session(9, list(range(40)), opened=False), 0.0) == Found(running, 30)
     gone = []
     for number in range(2, 6):
         one = session(number, [number] * 30)

@@ -195,14 +195,19 @@ def test_a_session_begins_as_another_that_is_cut_or_freed_right_after():
     scenario(play)
 
 
+async def begin_with_fifty_ones(engine, seen):
+    """`a` holds them, `b` begins with them, and `c` with nothing."""
+    engine.open(key("a"), order("a"))
+    engine.submit(key("a"), job(1, 0, *[1] * 50))
+    await seen.get()
+    for name in "bc":
+        engine.open(key(name), order(name))
+    engine.begin_as(key("b"), key("a"), 50)
+
+
 def test_nobody_waits_for_more_than_a_piece_of_a_long_prefix():
     async def play(engine, model, seen):
-        engine.open(key("a"), order("a"))
-        engine.submit(key("a"), job(1, 0, *[1] * 50))
-        await seen.get()
-        for name in "bc":
-            engine.open(key(name), order(name))
-        engine.begin_as(key("b"), key("a"), 50)
+        await begin_with_fifty_ones(engine, seen)
         engine.submit(key("b"), job(1, 50, 100))
         for at in range(3):
             engine.submit(key("c"), job(at, at, 1))
@@ -214,12 +219,7 @@ def test_nobody_waits_for_more_than_a_piece_of_a_long_prefix():
 
 def test_a_prefix_is_copied_before_it_is_cut():
     async def play(engine, model, seen):
-        engine.open(key("a"), order("a"))
-        engine.submit(key("a"), job(1, 0, *[1] * 50))
-        await seen.get()
-        for name in "bc":
-            engine.open(key(name), order(name))
-        engine.begin_as(key("b"), key("a"), 50)
+        await begin_with_fifty_ones(engine, seen)
         engine.submit(key("c"), job(1, 0, 1))
         await seen.get()
         engine.truncate(key("a"), 1)
@@ -614,7 +614,7 @@ def test_after_every_round_it_rests_for_what_the_round_took(monkeypatch):
     async def rest(engine, seconds):
         rests.append(seconds)
 
-    monkeypatch.setattr(Engine, "_rest", rest)
+    monkeypatch.setattr(Engine, "_pause", rest)
 
     async def play(engine, model, seen):
         engine.open(key("a"), order("a"))
@@ -634,7 +634,7 @@ def test_a_share_is_that_of_computing_in_computing_and_resting(share, rest):
         loop = asyncio.get_running_loop()
         engine = Engine(clock=loop.time)
         engine.share = share
-        await engine._rest(2.0)
+        await engine._pause(2.0)
         return loop.time()
 
     assert run(main()) == pytest.approx(rest)
@@ -646,7 +646,7 @@ def test_a_rest_is_over_when_nobody_needs_the_machine_any_more():
         engine = Engine(clock=loop.time)
         engine.share = 0.25
         loop.call_later(1.0, setattr, engine, "share", 1.0)
-        await engine._rest(100.0)
+        await engine._pause(100.0)
         return loop.time()
 
     assert run(main()) <= 1.0 + LOOK

@@ -7,7 +7,9 @@ import threading
 import pytest
 
 import swarm
+from swarm.client import aio
 from swarm.errors import Closed, EmptyPrompt, InvalidSampling, MissingLayers, NoBootstrap, PromptTooLong, TimedOut, UsageError
+from swarm.wire import Step
 from tests.swarm.models import EOS, greedy, save_llama
 
 PROMPT = [72, 101, 108, 108, 111]
@@ -45,6 +47,28 @@ def test_turns_of_a_session_continue_each_other(model, client):
         second = list(session.stream_tokens([1, 2, 3], max_new_tokens=10, ignore_eos=True))
         assert session.tokens == (*PROMPT, *first, 1, 2, 3, *second)
     assert second == greedy(model, [*PROMPT, *first, 1, 2, 3], 10)
+
+
+@pytest.mark.parametrize(("shared", "own"), [(120, 30), (60, 30), (119, 0)], ids=["goes on", "a part of it", "the same again"])
+def test_a_session_that_begins_as_an_earlier_one_gets_the_same_answer_for_less(model, local, monkeypatch, shared, own):
+    """The client feeds the first hop what that does not hold, and nothing else; each hop has taken over, or copied, what it had."""
+    fed: list[tuple[bytes, int]] = []
+    send = aio.Client.send
+
+    def noted(self, peer, message):
+        if isinstance(message, Step):
+            fed.append((message.session, message.start))
+        send(self, peer, message)
+
+    monkeypatch.setattr(aio.Client, "send", noted)
+    first = [(7 * at + at * at) % 256 for at in range(120)]
+    prompt = [*first[:shared], *range(own)] if own else first
+    with swarm.Client(str(model), initial_peers=local.initial_peers) as client:
+        assert client.generate_tokens(first, max_new_tokens=10, ignore_eos=True) == greedy(model, first, 10)
+        assert client.generate_tokens(prompt, max_new_tokens=20, ignore_eos=True) == greedy(model, prompt, 20)
+    sessions = list(dict.fromkeys(session for session, _ in fed))
+    starts = [min(start for session, start in fed if session == one) for one in sessions]
+    assert starts[0] == 0 and shared <= starts[1] < len(prompt)
 
 
 def test_a_turn_left_early_keeps_what_was_taken(model, client):

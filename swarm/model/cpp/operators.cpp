@@ -65,30 +65,27 @@ Tensor product(Tensor x, Tensor w) {
     return y;
 }
 
-Tensor product_int8(Tensor x, Tensor w, Tensor scales) {
+// The same of weights that are rounded to steps: `wide` and `narrow` multiply rows of float32 and of bfloat16.
+template <class Weight, class Step, auto wide, auto narrow>
+Tensor product_rounded(Tensor x, const Tensor& w, const Tensor& steps, int64_t inputs) {
     x = torch::stable::contiguous(x);
-    const int64_t outputs = w.size(0), inputs = w.size(1), rows = x.numel() / inputs;
+    const int64_t outputs = w.size(0), rows = x.numel() / inputs;
     Tensor y = results_of(x, outputs);
-    const auto* weights = numbers_of<int8_t>(w);
-    const auto* steps = numbers_of<float>(scales);
+    const auto* weights = numbers_of<Weight>(w);
+    const auto* widths = numbers_of<Step>(steps);
     if (is_wide(x))
-        product_int8_float32(numbers_of<float>(x), weights, steps, room_of<float>(y), rows, inputs, outputs, turn.threads);
+        wide(numbers_of<float>(x), weights, widths, room_of<float>(y), rows, inputs, outputs, turn.threads);
     else
-        product_int8_bfloat16(numbers_of<uint16_t>(x), weights, steps, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
+        narrow(numbers_of<uint16_t>(x), weights, widths, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
     return y;
 }
 
+Tensor product_int8(Tensor x, Tensor w, Tensor scales) {
+    return product_rounded<int8_t, float, product_int8_float32, product_int8_bfloat16>(x, w, scales, w.size(1));
+}
+
 Tensor product_int4(Tensor x, Tensor w, Tensor widths) {
-    x = torch::stable::contiguous(x);
-    const int64_t outputs = w.size(0), inputs = 2 * w.size(1), rows = x.numel() / inputs;
-    Tensor y = results_of(x, outputs);
-    const auto* weights = numbers_of<uint8_t>(w);
-    const auto* steps = numbers_of<uint16_t>(widths);
-    if (is_wide(x))
-        product_int4_float32(numbers_of<float>(x), weights, steps, room_of<float>(y), rows, inputs, outputs, turn.threads);
-    else
-        product_int4_bfloat16(numbers_of<uint16_t>(x), weights, steps, room_of<uint16_t>(y), rows, inputs, outputs, turn.threads);
-    return y;
+    return product_rounded<uint8_t, uint16_t, product_int4_float32, product_int4_bfloat16>(x, w, widths, 2 * w.size(1));
 }
 
 // [1, heads, T, width], as transformers gives it, with the numbers of a head side by side; and its strides of tokens and of heads.
