@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -20,7 +20,6 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from swarm.errors import UnsupportedModel
 from swarm.model.cache import KVCache
-from swarm.model.native import NativeAttention, SessionTable
 
 IMPLEMENTATION = "swarm"
 
@@ -47,30 +46,69 @@ class Attends(Protocol):
         """Keep keys and values, and attend: [1, T, Q, E]."""
 
 
+class Table(Protocol):
+    """The sessions of a row as machine code sees them."""
+
+
+class Machine(Protocol):
+    """Attention in machine code: of the CPU (`native.NativeAttention`) or of a GPU (`gpu.attention.GpuAttention`)."""
+
+    def table(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> Table:
+        """Of caches that have room in every layer. Good until one of them grows."""
+
+    def takes(self, *tensors: torch.Tensor) -> bool:
+        """Whether these queries, keys and values are what it was made for."""
+
+    def __call__(
+        self,
+        table: Any,
+        layer: int,
+        q_1QTD: torch.Tensor,
+        k_1KTD: torch.Tensor,
+        v_1KTE: torch.Tensor,
+        scaling: float,
+        window: int = 0,
+        softcap: float = 0.0,
+        sinks_Q: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Keep keys and values, and attend: [1, T, Q, E]."""
+
+
 class Pack:
     """Which tokens of a row belong to which session: `caches[i]` gets `counts[i]` tokens from position `starts[i]` on. Lives for one call of a model.
 
     `table` is what machine code knows of it, None where torch attends.
     """
 
-    __slots__ = ("_masks", "_native", "caches", "calls", "counts", "starts", "table")
+    __slots__ = ("_machine", "_masks", "caches", "calls", "counts", "starts", "table")
 
     def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
         self.caches, self.starts, self.counts = caches, starts, counts
         self.calls = 0
-        self.table: SessionTable | None = None
-        self._native: NativeAttention | None = None
+        self.table: Table | None = None
+        self._machine: Machine | None = None
         self._masks: dict[tuple[int, int, int, int | None, torch.device], torch.Tensor] = {}
 
-    def use(self, native: NativeAttention, layers: int) -> None:
+    @classmethod
+    def of_table(cls, machine: Machine, table: Table, tokens: int) -> Pack:
+        """So many tokens of whatever sessions a table holds when it is looked at."""
+        pack = cls((), (), (tokens,))
+        pack._machine, pack.table = machine, table
+        return pack
+
+    def use(self, machine: Machine, layers: int) -> None:
         """Let machine code attend, if the caches know the shapes of all `layers` layers already."""
-        if all([cache.reserve(start + n, layers) for cache, start, n in zip(self.caches, self.starts, self.counts, strict=True)]):
-            self._native, self.table = native, SessionTable(self.caches, self.starts, self.counts)
+        if self.reserve(layers):
+            self._machine, self.table = machine, machine.table(self.caches, self.starts, self.counts)
+
+    def reserve(self, layers: int) -> bool:
+        """Whether there is room in all `layers` layers of every cache now: not before each of them has been written to."""
+        return all([cache.reserve(start + n, layers) for cache, start, n in zip(self.caches, self.starts, self.counts, strict=True)])
 
     def attend(self, layer: int, q_1QTD: torch.Tensor, k_1KTD: torch.Tensor, v_1KTE: torch.Tensor, how: How) -> torch.Tensor:
         self.calls += 1
-        if self._native is not None and self.table is not None and self._native.takes(q_1QTD, k_1KTD, v_1KTE):
-            return self._native(self.table, layer, q_1QTD, k_1KTD, v_1KTE, how.scaling, how.window or 0, how.softcap or 0.0, how.sinks_Q)
+        if self._machine is not None and self._machine.takes(q_1QTD, k_1KTD, v_1KTE):
+            return self._machine(self.table, layer, q_1QTD, k_1KTD, v_1KTE, how.scaling, how.window or 0, how.softcap or 0.0, how.sinks_Q)
         outs, at = [], 0
         for cache, start, n in zip(self.caches, self.starts, self.counts, strict=True):
             here = slice(at, at + n)

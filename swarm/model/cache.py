@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -29,13 +30,13 @@ class KVCache:
 
     `limit` is the highest length the session may ever reach, if known; slabs never grow beyond it. Rotary scaling that depends on the length of the whole
     sequence (longrope, dynamic) looks at it too, so that an answer does not depend on how it was cut into steps. `compiled` is whether its session began when
-    layers were compiled already.
+    layers were compiled already, and `captured` the recorded steps (`gpu.captured.Captured`) that it began with.
     """
 
-    __slots__ = ("_keys", "_slabs", "_values", "compiled", "length", "limit", "start", "stop")
+    __slots__ = ("_keys", "_slabs", "_values", "captured", "compiled", "length", "limit", "start", "stop")
 
-    def __init__(self, start: int, stop: int, limit: int | None = None, compiled: bool = False) -> None:
-        self.start, self.stop, self.limit, self.compiled = start, stop, limit, compiled
+    def __init__(self, start: int, stop: int, limit: int | None = None, compiled: bool = False, captured: Any = None) -> None:
+        self.start, self.stop, self.limit, self.compiled, self.captured = start, stop, limit, compiled, captured
         self.length = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
@@ -50,6 +51,11 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes allocated, whether filled or not."""
         return sum(slab.nbytes for slabs in (self._keys, self._values) for slab in list(slabs.values()))  # another thread may just let it grow
+
+    @property
+    def position_nbytes(self) -> int:
+        """Bytes of one position's keys, or values, in the layer where they are largest."""
+        return max((slab[:, 0].nbytes for slabs in (self._keys, self._values) for slab in slabs.values()), default=0)
 
     def write(self, layer: int, start: int, k_KnD: torch.Tensor, v_KnE: torch.Tensor, since: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Put positions [start, start + n) of transformer layer `layer`, and return views of [since, start + n): [K, L, D] and [K, L, E]."""
@@ -90,7 +96,7 @@ class KVCache:
                 slabs[layer][:, :length] = slab[:, :length]
                 yield slabs[layer].nbytes
         self._slabs = None
-        self.compiled, self.length = other.compiled, length
+        self.compiled, self.captured, self.length = other.compiled, other.captured, length
 
     def advance(self, n: int) -> None:
         """Make the `n` positions count that every layer has just written."""

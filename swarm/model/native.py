@@ -137,6 +137,9 @@ class NativeAttention:
         self._attend.argtypes = (ctypes.c_void_p, ctypes.c_int)
         self._attend.restype = None
 
+    def table(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> SessionTable:
+        return SessionTable(caches, starts, counts)
+
     @staticmethod
     def takes(*tensors: torch.Tensor) -> bool:
         """Whether these queries, keys and values are what it was made for."""

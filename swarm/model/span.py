@@ -6,10 +6,13 @@ Shapes: T = tokens of all rows together, n = tokens of one row, W = rows whose l
 from __future__ import annotations
 
 import logging
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -17,18 +20,22 @@ from transformers import PreTrainedModel
 from swarm.core import Span, merge_spans
 from swarm.errors import InvalidConfig, UnsupportedModel
 from swarm.model.anatomy import View, cut, dissect, part_class
-from swarm.model.attention import Pack, seat
+from swarm.model.attention import Machine, Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import MOST, CompiledLayers, Recipe
+from swarm.model.compiled import MOST, CompiledLayers, Recipe, Unsuitable
 from swarm.model.devices import synchronize
 from swarm.model.families import length_scaling
+from swarm.model.gpu.attention import GpuAttention, TokenTable, gpu_attention
+from swarm.model.gpu.captured import Captured, CudaRecorder
+from swarm.model.gpu.operators import GpuOperators
 from swarm.model.layout import Layout, mapped_components
 from swarm.model.loading import read_part, share
 from swarm.model.mapped import Matrices
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import Native, native_code
+from swarm.model.operators import Operators
 from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
@@ -36,7 +43,7 @@ from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
 from swarm.model.threads import choose as choose_threads
-from swarm.model.trial import NEEDED, prove
+from swarm.model.trial import NEEDED, prove, prove_captured
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +79,7 @@ class SpanModel:
         spread: Spread,
         quantized: str | None = None,
         native: Native | None = None,
+        gpu: GpuAttention | None = None,
     ) -> None:
         config = model.config
         self.spans, self.dtype, self.device = tuple(spans), dtype, torch.device(spread.layout.entry)
@@ -80,8 +88,10 @@ class SpanModel:
         self.numerics = _numerics(model, dtype) + (f"-{quantized}" if quantized else "")
         self._model, self._anatomy, self._turn = model, dissect(model), seat(model)
         self._views: dict[tuple[int, int], View] = {}
-        self._checkpoint, self._native = checkpoint, native
+        self._checkpoint, self._native, self._gpu = checkpoint, native, gpu
+        self._machine: Machine | None = native.attention if native is not None else gpu
         self._compiled: CompiledLayers | None = None
+        self._captured: Captured | None = None
         self._scaling = length_scaling(config)
         self._rotaries: list[ReachRotary] = []
         if self._scaling:
@@ -149,7 +159,8 @@ class SpanModel:
         if quantize is not None:
             give_back(layout.entry)
         tune(model, native=native.product if native else None)
-        return cls(model, checkpoint, spans, DTYPES[name], spread_model, quantize, native)
+        gpu = gpu_attention(layout.entry, DTYPES[name]) if len(layout.devices) == 1 and layout.entry.startswith("cuda") else None
+        return cls(model, checkpoint, spans, DTYPES[name], spread_model, quantize, native, gpu)
 
     def choose_threads(self, clock: Callable[[], float] = time.perf_counter) -> int:
         """Compute on as many threads as is fastest from now on, and say how many. Takes less than a second."""
@@ -159,6 +170,14 @@ class SpanModel:
     def head(self) -> int:
         """Index of the component `head`."""
         return self._anatomy.count + 1
+
+    @property
+    def spans_with_layers(self) -> tuple[Span, ...]:
+        return tuple(span for span in self.spans if self.layers_of(span))
+
+    def layers_of(self, span: Span) -> int:
+        """How many layers are in it."""
+        return sum(1 for i in range(self._anatomy.count) if i + 1 in span)
 
     @property
     def nbytes(self) -> int:
@@ -172,19 +191,25 @@ class SpanModel:
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> KVCache:
         """An empty cache for one session at the sub-span [start, stop); `limit` is the highest length the session may reach, if known."""
         self._check(start, stop)
-        return KVCache(start, stop, limit, compiled=self._compiled is not None and self._compiled.proven)
+        return KVCache(start, stop, limit, compiled=self._compiled is not None and self._compiled.proven, captured=self._captured)
 
     # --- compiled layers --------------------------------------------------------------------------------------------------------------------------------------
 
     def recipes(self) -> dict[int, Recipe]:
-        """What `compiled.compile_layers` needs to make decoding steps of each layer faster; nothing where there is no code of our own."""
-        if self._native is None or self.dtype not in (torch.float32, torch.bfloat16):
+        """What `compiled.compile_layers` needs to make decoding steps of each layer faster; nothing where there is no attention of our own."""
+        if self._machine is None or (self._gpu is None and self.dtype == torch.float16) or self.layout.is_spread:
             return {}
-        folder, config_hash, path = self._checkpoint.small_files(), self._checkpoint.config_hash, self._anatomy.layers
-        found = {}
-        for i, layer in self._layers().items():
-            found[i] = Recipe.of(layer, folder=folder, config_hash=config_hash, path=path, layer=i, dtype=self.dtype, native=self._native.path)
-        return found
+        of = partial(
+            Recipe.of,
+            folder=self._checkpoint.small_files(),
+            config_hash=self._checkpoint.config_hash,
+            path=self._anatomy.layers,
+            dtype=self.dtype,
+            home=cache_folder().resolve(),
+            device=self.layout.entry,
+            native=None if self._native is None else self._native.path,
+        )
+        return {i: of(layer, layer=i) for i, layer in self._layers().items()}
 
     def _layers(self) -> dict[int, torch.nn.Module]:
         """Those held, by their numbers in the model."""
@@ -201,21 +226,27 @@ class SpanModel:
                 return end.value
 
     def adopting(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> Generator[None, None, int]:
-        """Run these layers as compiled, as far as they are held, prove to compute what they should, and are not slower; how many do. A piece at a time: between
-        two of them everything is eager, and whoever stops half-way leaves it so. Sessions that have begun go on eagerly.
+        """Run these layers as compiled, as far as they are held, prove to compute what they should, and are not slower; how many do. On a GPU, steps are then
+        recorded as graphs, of compiled layers or of eager ones. A piece at a time: between two of them everything is as it was, and whoever stops half-way
+        leaves it so. Sessions that have begun go on as they began.
 
         Raises Unsuitable for code that cannot be loaded.
         """
-        held = self.recipes()
+        held = self.recipes() if recipes else {}
         recipes = {i: recipe for i, recipe in recipes.items() if i in held and held[i].key == recipe.key}
-        if self._native is None or not recipes or self.max_length < NEEDED:
+        machine = self._operators() if recipes else None
+        if self.max_length < NEEDED:
+            return 0
+        if machine is None:
+            yield from self._capture(nullcontext)
             return 0
         layers = self._layers()
-        compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
+        compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, machine)
         self._compiled = compiled
         try:
             yield
             yield from prove(self, compiled, clock)
+            yield from self._capture(compiled.awake)
             compiled.resting, compiled.proven = False, True
         except BaseException:
             compiled.remove()
@@ -224,6 +255,31 @@ class SpanModel:
             if not compiled.layers:
                 self._compiled = None
         return len(compiled.layers)
+
+    @property
+    def records(self) -> bool:
+        """Whether steps can be recorded as graphs: on one GPU that holds everything, for rotary factors that do not depend on a session's length."""
+        return self._gpu is not None and not self.layout.is_spread and self._scaling is None
+
+    def _operators(self) -> Operators | GpuOperators | None:
+        """Who runs compiled code here. Raises Unsuitable."""
+        if self._gpu is not None:
+            return GpuOperators(self._gpu)
+        try:
+            return None if self._native is None else Operators(self._native)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unsuitable(f"operators cannot be compiled ({error})") from error
+
+    def _capture(self, awake: Callable[[], AbstractContextManager[None]]) -> Generator[None, None, None]:
+        """Record steps of all spans as graphs, if that can be done and they compute what they should. Layers run within `awake` as they are to be recorded."""
+        if not self.records:
+            return
+        captured = Captured(self._recorded, CudaRecorder(self.device), self.hidden, self.dtype)
+        try:
+            if (yield from prove_captured(self, captured, awake)):
+                self._captured = captured
+        except Exception as error:  # of a family that asks the device something half-way
+            log.info("steps cannot be recorded as graphs: %s", str(error).splitlines()[0] if str(error) else repr(error))
 
     # --- running --------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -256,24 +312,40 @@ class SpanModel:
             return [torch.empty((0, self.vocab), device=self.device) for _ in rows]
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
-        positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
-        if self._native is not None and max(counts) <= FEW:
-            pack.use(self._native.attention, view.held)
+        captured = rows[0].cache.captured
+        if captured is not None and max(counts) <= FEW and view.held and pack.reserve(view.held):
+            out = captured.step(start, stop, pack.caches, pack.starts, [row.tokens for row in rows], self._hidden(rows))
+            out = out if (wanted := self._wanted(wants, counts)) is None else out[wanted]
+        else:
+            positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
+            if self._machine is not None and max(counts) <= FEW:
+                pack.use(self._machine, view.held)
+            out = self._compute(view, pack, self._given(start, rows), self._wanted(wants, counts), positions_1T)
+        self._advance(rows, counts)
+        if wants:
+            return list(out.float().split([len(want) for want in wants]))
+        return [out] if len(rows) == 1 else list(out.split(counts))
+
+    def _compute(self, view: View, pack: Pack, given: torch.Tensor, wanted: torch.Tensor | None, positions_1T: torch.Tensor) -> torch.Tensor:
+        """[W, V] or [T, H], in the dtype of the model."""
         self._turn.pack = pack
         if self._compiled is not None:
             self._compiled.begin(pack)
         try:
-            out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]
+            out = view(given, wanted, position_ids=positions_1T)[0]
         finally:
             self._turn.pack = None
             self._spread.end()
             ran = 0 if self._compiled is None else self._compiled.end()
         if pack.calls + ran != view.held:
             raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
-        self._advance(rows, counts)
-        if wants:
-            return list(out.float().split([len(want) for want in wants]))
-        return [out] if len(rows) == 1 else list(out.split(counts))
+        return out
+
+    def _recorded(self, start: int, stop: int, given: torch.Tensor, positions_1T: torch.Tensor, table: TokenTable) -> torch.Tensor:
+        """A step to be recorded: all that it depends on is on the device."""
+        assert self._machine is not None
+        out = self._compute(self._view(start, stop), Pack.of_table(self._machine, table, given.shape[1]), given, None, positions_1T)
+        return out.float() if stop == self.head + 1 else out
 
     @staticmethod
     def _advance(rows: Sequence[Row], counts: Sequence[int]) -> None:
@@ -283,9 +355,12 @@ class SpanModel:
     def _given(self, start: int, rows: Sequence[Row]) -> torch.Tensor:
         if start == 0:
             return self._integers([token for row in rows for token in row.tokens])[None]
-        given = [row.hidden for row in rows if row.hidden is not None]
-        hidden = given[0] if len(given) == 1 else torch.cat(given)
-        return hidden.to(device=self.device, dtype=self.dtype)[None]
+        given = self._hidden(rows)
+        return (given[0] if len(given) == 1 else torch.cat(given))[None]
+
+    def _hidden(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """What comes in from the hop before, none where ids do."""
+        return [row.hidden.to(device=self.device, dtype=self.dtype) for row in rows if row.hidden is not None]
 
     def _wanted(self, wants: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor | None:
         """Which of the T tokens need logits; None for all."""
@@ -300,19 +375,20 @@ class SpanModel:
     def _integers(self, values: list[int], device: str | None = None) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long).to(device or self.device)
 
-    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int], list[int]]:
-        """Rows that may be packed together: their rotary factors are the same, and compiled layers run them (1, 2, …, each of as many tokens as those take), or
-        do not (0)."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        crowds: Counter[tuple[int, int]] = Counter()
+    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int, int], list[int]]:
+        """Rows that may be packed together: their rotary factors are the same, and compiled layers or the same graphs run them (1, 2, …, each of as many tokens
+        as those take), or none do (0)."""
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        crowds: Counter[tuple[int, int, int]] = Counter()
         crowd = 1
         for i, row in enumerate(rows):
             n = len(row.tokens)
             reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + n))
-            compiled = row.cache.compiled and n <= FEW
-            if compiled and crowds[reach, crowd] + n > MOST:
+            fast = (row.cache.compiled or row.cache.captured is not None) and n <= FEW
+            graphs = id(row.cache.captured) if fast else 0
+            if fast and crowds[reach, crowd, graphs] + n > MOST:
                 crowd += 1
-            group = (reach, crowd if compiled else 0)
+            group = (reach, crowd if fast else 0, graphs)
             crowds[group] += n
             groups.setdefault(group, []).append(i)
         return groups

@@ -5,7 +5,8 @@ span model and its compiled layers; not who is served meanwhile, for whom it sto
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from swarm.model.compiled import CompiledLayers
 from swarm.model.products import FEW
 
 if TYPE_CHECKING:
-    from swarm.model.span import SpanModel
+    from swarm.model.cache import KVCache
+    from swarm.model.gpu.captured import Captured
+    from swarm.model.span import Row, SpanModel
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +59,56 @@ def prove(model: SpanModel, compiled: CompiledLayers, clock: Callable[[], float]
         compiled.remove()
 
 
-class Steps:
-    """Steps of so many tokens, of made up input, after a prompt of a few."""
+FAR = {torch.float32: 1e-3, torch.bfloat16: 2**-4, torch.float16: 2**-6}
+"""How far what a graph gives may be from what the same layers give without it, in shares of the largest: products of other numbers of tokens round otherwise,
+while a wrong address is never near."""
 
-    def __init__(self, model: SpanModel, span: Span, tokens: int) -> None:
+
+def prove_captured(model: SpanModel, captured: Captured, awake: Callable[[], AbstractContextManager[None]]) -> Generator[None, None, bool]:
+    """Record steps of every size, and say whether all of them give what they should. Within `awake` layers are as they are to be recorded; between two pieces
+    of this they are as they were."""
+    for span in model.spans_with_layers:
+        for size in captured.sizes:
+            yield
+            with awake():
+                rows = Steps(model, span, min(size, FEW), sessions=-(-size // FEW)).rows(all_wanted=True)
+                wanted = torch.cat(model.run(span.start, span.stop, rows))
+                for row in rows:
+                    row.cache.truncate(row.start)
+                    row.cache.reserve(row.start + len(row.tokens), model.layers_of(span))
+                made = captured.step(span.start, span.stop, *_columns(model, rows))
+            if made.shape != wanted.shape or not bool((made - wanted).float().abs().max() <= FAR[model.dtype] * wanted.float().abs().max()):
+                log.warning("steps of %d tokens are not right when recorded as a graph, so none are", size)
+                return False
+    return True
+
+
+def _columns(model: SpanModel, rows: Sequence[Row]) -> tuple[list[KVCache], list[int], list[Sequence[int]], list[torch.Tensor]]:
+    """As `Captured.step` takes them."""
+    hidden = [row.hidden.to(model.device) for row in rows if row.hidden is not None]
+    return [row.cache for row in rows], [row.start for row in rows], [row.tokens for row in rows], hidden
+
+
+class Steps:
+    """Steps of so many tokens for each of some sessions, of made up input, after a prompt of a few."""
+
+    def __init__(self, model: SpanModel, span: Span, tokens: int, sessions: int = 1) -> None:
         self._model, self._span, self._tokens = model, span, tokens
-        self._dice, self._cache = torch.Generator().manual_seed(tokens), model.new_cache(span.start, span.stop)
-        self._cache.compiled = True
+        self._dice, self._caches = torch.Generator().manual_seed(tokens), [model.new_cache(span.start, span.stop) for _ in range(sessions)]
+        for cache in self._caches:
+            cache.compiled, cache.captured = True, None
         self(FEW + 1)
 
     def __call__(self, n: int | None = None) -> None:
+        self._model.run(self._span.start, self._span.stop, self.rows(n))
+        self._model.synchronize()
+
+    def rows(self, n: int | None = None, all_wanted: bool = False) -> list[Row]:
+        return [self._row(cache, n or self._tokens, all_wanted) for cache in self._caches]
+
+    def _row(self, cache: KVCache, n: int, all_wanted: bool) -> Row:
         from swarm.model.span import Row
 
-        model, span, n = self._model, self._span, n or self._tokens
-        ids = torch.randint(model.vocab, (n,), generator=self._dice).tolist()
-        hidden_nH = torch.randn((n, model.hidden), generator=self._dice).to(model.dtype) if span.start else None
-        model.run(span.start, span.stop, [Row(self._cache, self._cache.length, ids, hidden_nH)])
+        ids = torch.randint(self._model.vocab, (n,), generator=self._dice).tolist()
+        hidden_nH = torch.randn((n, self._model.hidden), generator=self._dice).to(self._model.dtype) if self._span.start else None
+        return Row(cache, cache.length, ids, hidden_nH, range(n) if all_wanted else None)

@@ -30,6 +30,8 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
     from swarm.model.compiled import Unsuitable, worth_compiling
 
     try:
+        if records := bool(await workshop.alone(lambda model: model.records)):
+            await adopt(workshop, {})
         recipes: Mapping[int, Recipe] = await workshop.alone(lambda model: model.recipes() if asked else worth_compiling(model.recipes())) or {}
         await make(recipes)
         count = await adopt(workshop, recipes)
@@ -40,8 +42,8 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
     else:
         if count:
             log.info("decoding steps of %d layers run compiled from now on", count)
-        elif asked:
-            log.warning("no layer runs compiled, so they stay as fast as they are: that takes a CPU, g++, and float32 or bfloat16; --debug may say more")
+        elif asked and not records:
+            log.warning("no layer runs compiled, so they stay as fast as they are: that takes g++ and float32 or bfloat16, or one GPU; --debug may say more")
 
 
 async def adopt(workshop: Workshop, recipes: Mapping[int, Recipe]) -> int:
