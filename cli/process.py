@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import faulthandler
 import json
 import logging
 import os
@@ -115,6 +116,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
     """Run `command`, and say what went wrong in one sentence. The exit status: 2 for what the caller can mend, 1 for other failures, 130 for Ctrl-C."""
     debug = "--debug" in (sys.argv[1:] if argv is None else argv) or os.environ.get("SWARM_DEBUG", "").lower() in ("1", "true", "yes")
+    with contextlib.suppress(OSError, ValueError):  # no file to write to
+        faulthandler.enable()  # code of others that crashes says at least where
     try:
         with _interruptible():
             return command(argv)

@@ -85,6 +85,8 @@ class LocalProcess:
             if readable:
                 part = os.read(fd, 4096)
                 if not part:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(LOOK)  # of itself, or its status would be of our doing
                     self.kill()
                     raise _why_it_ended(self._process.returncode, log_path)
                 said += part
@@ -271,7 +273,8 @@ def _why_it_ended(status: int, log_path: Path) -> SwarmError:
         return UsageError(said[1])
     if said and status == SwarmError.exit_status:
         return SwarmError(said[1])
-    return SwarmError(f"a peer process ended; the end of its log:\n{_tail(log_path)}")
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return SwarmError(f"a peer process {how}; the end of its log:\n{_tail(log_path)}")
 
 
 def _tail(path: Path, lines: int = 15) -> str:

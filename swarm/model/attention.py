@@ -85,7 +85,7 @@ class Pack:
     def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
         self.caches, self.starts, self.counts = caches, starts, counts
         self.calls = 0
-        self.table: Table | None = None
+        self.table: Any = None
         self._machine: Machine | None = None
         self._masks: dict[tuple[int, int, int, int | None, torch.device], torch.Tensor] = {}
 

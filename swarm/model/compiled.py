@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -34,6 +35,8 @@ from swarm.core import readable
 from swarm.model.attention import Pack
 from swarm.model.memory import COMPILING
 from swarm.model.native import FOLDER as CODE
+from swarm.model.native import Native
+from swarm.model.operators import Code, Operators
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ WORTH = 2**20
 PATIENCE = 900.0
 """Seconds for compiling one kind of layer. It takes 20 where nothing else runs."""
 
-TRACED = ("compiled.py", "compiling.py", "operators.py", "attention.py", "anatomy.py", "gpu/operators.py")
+TRACED = ("compiled.py", "compiling.py", "operators.py", "attention.py", "anatomy.py")
 """What decides, beside a model, which code comes out."""
 
 PLAIN = (bool, int, float, str, type(None))
@@ -129,8 +132,7 @@ def _argument(name: str | None, value: object) -> Argument:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """All that must be known to compile a kind of layer, as plain values: `folder` has the configuration, `path` is where the model's layers are, `layer` the
-    number of one of the kind, `tensors` are shapes and dtypes by name. `home` is the folder of all code, `device` where it is to run, and `native` on a CPU the
-    library of products and attention. `key` names the result."""
+    number of one of the kind, `tensors` are shapes and dtypes by name, `native` is the library of products and attention. `key` names the result."""
 
     key: str
     folder: str
@@ -138,35 +140,20 @@ class Recipe:
     layer: int
     dtype: str
     tensors: Mapping[str, tuple[tuple[int, ...], str]]
-    home: str
-    device: str = "cpu"
-    native: str = ""
+    native: str
 
     @classmethod
-    def of(
-        cls,
-        module: nn.Module,
-        *,
-        folder: Path,
-        config_hash: str,
-        path: str,
-        layer: int,
-        dtype: torch.dtype,
-        home: Path,
-        device: str,
-        native: Path | None = None,
-    ) -> Recipe:
-        tensors = {name: (tuple(tensor.shape), _name(tensor.dtype)) for name, tensor in tensors_of(module).items()}
-        machine = torch.cuda.get_device_name(device) if native is None else native.name
-        described = (config_hash, _name(dtype), _description(module), tensors, machine, torch.__version__, transformers.__version__, MOST)
-        code = b"".join(path.read_bytes() for path in (*(Path(__file__).parent / name for name in TRACED), CODE / "operators.cpp"))
+    def of(cls, module: nn.Module, *, folder: Path, config_hash: str, path: str, layer: int, dtype: torch.dtype, native: Path) -> Recipe:
+        tensors = {name: (tuple(tensor.shape), _name(tensor.dtype)) for name, tensor in _tensors(module).items()}
+        described = (config_hash, _name(dtype), _description(module), tensors, native.name, torch.__version__, transformers.__version__, MOST)
+        code = b"".join(path.read_bytes() for path in (*(Path(__file__).with_name(name) for name in TRACED), CODE / "operators.cpp"))
         key = sha256(code + json.dumps(described).encode()).hexdigest()[:24]
-        return cls(key, str(folder), path, layer, _name(dtype), tensors, str(home), device, "" if native is None else str(native))
+        return cls(key, str(folder), path, layer, _name(dtype), tensors, str(native))
 
     @property
     def place(self) -> Path:
-        """The folder of the code."""
-        return Path(self.home) / f"layer-{self.key}"
+        """The folder of the code, beside the library it calls."""
+        return Path(self.native).parent / f"layer-{self.key}"
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -176,7 +163,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
 
 
@@ -225,27 +212,8 @@ async def compile_layers(recipe: Recipe) -> None:
         raise Unsuitable(lines[-1] if lines else f"the compiling process ended with status {process.returncode}")
 
 
-NEAR = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (2**-5, 2**-7), torch.float16: (2**-8, 2**-10)}
+NEAR = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (2**-5, 2**-7)}
 """How far compiled may be from eager, in shares of the largest number that a layer adds, and of the largest that it gives."""
-
-
-class Runs(Protocol):
-    """The code of one layer."""
-
-    def run(self, inputs: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """The one result, of the shape and dtype of `like`, of contiguous inputs. Raises KeyError, TypeError, RuntimeError."""
-
-
-class Machine(Protocol):
-    """Who runs compiled code: the CPU (`operators.Operators`) or a GPU (`gpu.operators.GpuOperators`)."""
-
-    SUFFIX: str
-
-    def begin(self, table: Any) -> None:
-        """Whose tokens the next row holds, until said anew."""
-
-    def code(self, library: Path, weights: Mapping[str, torch.Tensor], layer: int) -> Runs:
-        """With the weights of one layer, which are read where they lie: whoever asks keeps them alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +224,13 @@ class Kind:
     libraries: tuple[Path, ...]
 
     @classmethod
-    def found(cls, place: Path, suffix: str) -> Kind:
+    def found(cls, place: Path) -> Kind:
         """In the folder where `compile_layers` left it. A library that was cut short would end whoever runs it, so then there is none from now on, and the
         next one who wants it makes it anew. Raises Unsuitable."""
         try:
             about = json.loads((place / ABOUT).read_text())
             call = Call(tuple(Argument(*argument) for argument in about["call"]))
-            libraries = {place / f"{form}.{suffix}": about["digests"][form] for form in FORMS}
+            libraries = {place / f"{form}.so": about["digests"][form] for form in FORMS}
             whole = all(sha256(library.read_bytes()).hexdigest() == digest for library, digest in libraries.items())
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Unsuitable(f"the code in {place} cannot be loaded ({error})") from error
@@ -279,11 +247,14 @@ class CompiledLayers:
     all `proven`, sessions that begin are theirs.
     """
 
-    def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], machine: Machine) -> None:
+    def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
         """Raises Unsuitable for code that cannot be loaded; then nothing has changed."""
-        self._machine = machine
-        kinds = {place: Kind.found(place, machine.SUFFIX) for place in sorted(set(places.values()))}
-        self.layers = {i: _Layer(module, i, kinds[places[i]], machine, self) for i, module in layers.items()}
+        try:
+            self._operators = Operators(native)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unsuitable(f"operators cannot be compiled ({error})") from error
+        kinds = {place: Kind.found(place) for place in sorted(set(places.values()))}
+        self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
         self.runs, self.tries, self.resting, self.proven = False, False, True, False
         self._ran = 0
         for layer in self.layers.values():
@@ -294,7 +265,7 @@ class CompiledLayers:
         self._ran = 0
         self.runs = not self.resting and pack.table is not None and sum(pack.counts) <= MOST and all(cache.compiled for cache in pack.caches)
         if self.runs and pack.table is not None:
-            self._machine.begin(pack.table)
+            self._operators.begin(pack.table)
 
     def end(self) -> int:
         """After it; how many layers ran compiled."""
@@ -339,12 +310,13 @@ class CompiledLayers:
 class _Layer:
     """Stands in for the `forward` of a layer: compiled where that is on and the call is the one that was compiled, eager otherwise."""
 
-    def __init__(self, module: nn.Module, number: int, kind: Kind, machine: Machine, all_: CompiledLayers) -> None:
+    def __init__(self, module: nn.Module, number: int, kind: Kind, operators: Operators, all_: CompiledLayers) -> None:
         self._module, self._eager, self._call, self._all = module, module.forward, kind.call, all_
+        self._number = torch.tensor([number])
         self.tried, self.wrong = 0, False
         try:
-            self._tensors = {f"layer.{name}": tensor.detach() for name, tensor in tensors_of(module).items()}  # their code knows only where they are
-            self._forms = [machine.code(library, self._tensors, number) for library in kind.libraries]
+            self._tensors = {f"layer.{name}": tensor.detach() for name, tensor in _tensors(module).items()}  # their code knows only where they are
+            self._forms = [Code(library, self._tensors, operators) for library in kind.libraries]
         except (OSError, AttributeError, TypeError, KeyError, RuntimeError) as error:
             raise Unsuitable(f"the code in {kind.libraries[0].parent} cannot be loaded ({error})") from error
 
@@ -358,7 +330,7 @@ class _Layer:
         if not self._all.runs or (inputs := self._call.tensors(args, kwargs)) is None:
             return self._eager(*args, **kwargs)
         try:
-            made = self._forms[inputs[0].shape[1] > 1].run(inputs, like=inputs[0])
+            made = self._forms[inputs[0].shape[1] > 1].run([self._number, *inputs], like=inputs[0])
         except (RuntimeError, KeyError, TypeError) as error:
             log.warning("a compiled layer failed, so it is eager from now on: %s", error)
             self.wrong = True

@@ -26,8 +26,7 @@ from swarm.core import Span
 from swarm.model.anatomy import cut, dissect, part_class
 from swarm.model.attention import IMPLEMENTATION, How, seat
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable, tensors_of
-from swarm.model.gpu import operators as gpu
+from swarm.model.compiled import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable
 from swarm.model.native import Native, alone, compiler
 from swarm.model.operators import NAMES, Operators
 from swarm.model.quantized import METHODS, RoundedLinear
@@ -87,30 +86,6 @@ class Traced:
         return torch.ops.swarm.attend(q_1QTD, k_1KTD, v_1KTE, number, how.scaling, how.window or 0, how.softcap or 0.0, sinks_Q)
 
 
-class TracedOnGpu:
-    """The same on a GPU, where the layer's number is not in the code."""
-
-    calls = 0
-
-    def attend(self, layer: int, q_1QTD: torch.Tensor, k_1KTD: torch.Tensor, v_1KTE: torch.Tensor, how: How) -> torch.Tensor:
-        self.calls += 1
-        sinks_Q = None if how.sinks_Q is None else how.sinks_Q.float()
-        return torch.ops.swarm.attend_on_gpu(q_1QTD, k_1KTD, v_1KTE, how.scaling, how.window or 0, how.softcap or 0.0, sinks_Q)
-
-
-class FlatOnGpu(nn.Module):
-    """A layer as a function of tensors alone, its weights among them."""
-
-    def __init__(self, layer: nn.Module, call: Call) -> None:
-        super().__init__()
-        self._layer, self._call = [layer], call  # in a list, so that its weights are not ours
-        self.names = list(tensors_of(layer))
-
-    def forward(self, inputs: list[torch.Tensor], weights: list[torch.Tensor]) -> torch.Tensor:
-        args, kwargs = self._call.put(inputs)
-        return torch.func.functional_call(self._layer[0], dict(zip(self.names, weights, strict=True)), tuple(args), kwargs)
-
-
 class Flat(nn.Module):
     """A layer as a function of tensors alone."""
 
@@ -130,7 +105,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     recipe = Recipe(**json.load(sys.stdin))
     try:
-        recipe.place.parent.mkdir(parents=True, exist_ok=True)
         with alone(recipe.place.with_suffix(".lock")):
             if not recipe.place.exists():
                 make(recipe)
@@ -142,11 +116,8 @@ def main() -> None:
 def make(recipe: Recipe) -> None:
     """All forms of a kind of layer, or nothing. Raises Unsuitable, and whatever torch may."""
     torch.set_num_threads(1)
-    if recipe.native:
-        Operators(Native(Path(recipe.native), compiler() or ""))
-        _describe_operators()
-    else:
-        gpu.declare()
+    Operators(Native(Path(recipe.native), compiler() or ""))
+    _describe_operators()
     mark = f".compiling-{recipe.key}-"
     for left in recipe.place.parent.glob(f"{mark}*"):  # by somebody who was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -155,13 +126,10 @@ def make(recipe: Recipe) -> None:
         made = Path(folder) / "made"
         made.mkdir()
         layer, call, traced, sizes = _watched(recipe)
+        flat = Flat(layer, call, traced).eval()
         for form, count in zip(FORMS, (1, COUNTS[0]), strict=True):
-            inputs, moving = [_example(shape, dtype, count, recipe.device) for shape, dtype in sizes], sizes if count > 1 else None
-            if isinstance(traced, Traced):
-                _compile(Flat(layer, call, traced).eval(), inputs, moving, made / f"{form}.so", Path(folder))
-            else:
-                _compile_on_gpu(layer.to(recipe.device), call, inputs, moving, made / f"{form}.pt2")
-        digests = {form: sha256(next(made.glob(f"{form}.*")).read_bytes()).hexdigest() for form in FORMS}
+            _compile(flat, [_example(shape, dtype, count) for shape, dtype in sizes], sizes if count > 1 else None, made / f"{form}.so", Path(folder))
+        digests = {form: sha256((made / f"{form}.so").read_bytes()).hexdigest() for form in FORMS}
         (made / ABOUT).write_text(json.dumps({"call": call.arguments, "digests": digests}))
         made.replace(recipe.place)
 
@@ -179,7 +147,7 @@ Sizes = list[tuple[tuple[int | None, ...], torch.dtype]]
 """Shapes of inputs, None where the number of tokens stands."""
 
 
-def _watched(recipe: Recipe) -> tuple[nn.Module, Call, Traced | TracedOnGpu, Sizes]:
+def _watched(recipe: Recipe) -> tuple[nn.Module, Call, Traced, Sizes]:
     """The layer, and how its model calls it."""
     checkpoint = Checkpoint.open(recipe.folder)
     span = Span(recipe.layer + 1, recipe.layer + 2)
@@ -190,7 +158,7 @@ def _watched(recipe: Recipe) -> tuple[nn.Module, Call, Traced | TracedOnGpu, Siz
     model.to_empty(device="cpu")
     layer = model.get_submodule(f"{recipe.path}.{recipe.layer}")
     _furnish(layer, recipe)
-    turn, traced = seat(model), Traced() if recipe.native else TracedOnGpu()
+    turn, traced = seat(model), Traced()
     turn.pack = traced
     view = cut(model, dissect(model), span)
     calls: list[tuple[tuple, dict]] = []
@@ -212,8 +180,6 @@ def _furnish(layer: nn.Module, recipe: Recipe) -> None:
     """Tensors of the shapes and dtypes that will be there, without anything in them; and our operators."""
     for path, part in list(layer.named_modules()):
         if isinstance(part, nn.Linear):
-            if not recipe.native:
-                continue
             method = next((method for method, kind in METHODS.items() if f"{path}.{kind.NAMES[0]}" in recipe.tensors), None)
             _put(layer, path, OperatorLinear(part) if method is None else OperatorRoundedLinear(part, METHODS[method], f"product_{method}"))
     for name, (shape, dtype) in recipe.tensors.items():
@@ -241,30 +207,14 @@ def _sizes(first: list[torch.Tensor], second: list[torch.Tensor]) -> Sizes:
     return sizes
 
 
-def _example(shape: tuple[int | None, ...], dtype: torch.dtype, count: int, device: str) -> torch.Tensor:
-    return torch.zeros(tuple(count if size is None else size for size in shape), dtype=dtype, device=device)
-
-
-def _moving(sizes: Sizes) -> list[dict[int, Any]]:
-    """Any number of tokens up to MOST."""
-    tokens = torch.export.Dim("tokens", min=2, max=MOST)
-    return [{at: tokens for at, size in enumerate(shape) if size is None} for shape, _ in sizes]
-
-
-def _compile_on_gpu(layer: nn.Module, call: Call, inputs: list[torch.Tensor], sizes: Sizes | None, package: Path) -> None:
-    """With `sizes`, for any number of tokens up to MOST."""
-    flat, weights = FlatOnGpu(layer, call).eval(), list(tensors_of(layer).values())
-    moving = None if sizes is None else (_moving(sizes), [None] * len(weights))
-    program = torch.export.export(flat, (inputs, weights), dynamic_shapes=moving, strict=False)
-    outputs = [node.meta["val"] for node in next(node for node in program.graph.nodes if node.op == "output").args[0]]
-    if len(outputs) != 1 or outputs[0].dtype != inputs[0].dtype:
-        raise Unsuitable("its layers give back more than hidden states")
-    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs={"emulate_precision_casts": True})
+def _example(shape: tuple[int | None, ...], dtype: torch.dtype, count: int) -> torch.Tensor:
+    return torch.zeros(tuple(count if size is None else size for size in shape), dtype=dtype)
 
 
 def _compile(flat: Flat, inputs: list[torch.Tensor], sizes: Sizes | None, library: Path, folder: Path) -> None:
     """With `sizes`, for any number of tokens up to MOST."""
-    moving = None if sizes is None else (None, _moving(sizes))
+    tokens = torch.export.Dim("tokens", min=2, max=MOST)
+    moving = None if sizes is None else (None, [{at: tokens for at, size in enumerate(shape) if size is None} for shape, _ in sizes])
     program = torch.export.export(flat, (torch.zeros(1, dtype=torch.long), inputs), dynamic_shapes=moving, strict=False)
     outputs = [node.meta["val"] for node in next(node for node in program.graph.nodes if node.op == "output").args[0]]
     if len(outputs) != 1 or outputs[0].dtype != inputs[0].dtype:  # sizes are not to be looked at: a number that is compared becomes part of the code

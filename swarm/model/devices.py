@@ -1,6 +1,6 @@
 """Room: model. What of this machine can compute, by the names that torch gives it. Knows torch; nothing of models. ROCm goes by the name of `cuda` there.
 
-No machine with a GPU has run this: the CPU alone is covered by tests, which is why it is the default.
+One NVIDIA card has run this (docs/performance.md); the CPU alone is covered by tests that always run, which is why it is the default.
 """
 
 from __future__ import annotations

@@ -60,8 +60,6 @@ class _Pair(ctypes.Structure):
 class Operators:
     """Products and attention as operators of torch, and who runs layers that are compiled to call them."""
 
-    SUFFIX = "so"
-
     def __init__(self, native: Native) -> None:
         """Compiled beside `native`, or found there; torch registers them once for a process. Raises OSError, SubprocessError."""
         path = next((path for path in torch.ops.loaded_libraries if Path(path).name.startswith("operators-")), None)
@@ -76,10 +74,6 @@ class Operators:
         self.lend = _function(self.library, "lend", pointer, pointer)
         self.run = _function(self.library, "run_layer", ctypes.c_int, pointer, pointer, pointer, number, pointer, number)
         self.take_back = _function(self.library, "aoti_torch_delete_tensor_object", ctypes.c_int, pointer)
-
-    def code(self, library: Path, weights: Mapping[str, torch.Tensor], layer: int) -> Code:
-        """As the constructor of `Code`."""
-        return Code(library, weights, layer, self)
 
     def begin(self, table: SessionTable) -> None:
         """Whose tokens the next row holds: on this thread, until said anew."""
@@ -98,9 +92,9 @@ class Code:
     The library has the C interface that AOTInductor gives it (torch/csrc/inductor/aoti_runtime/interface.h).
     """
 
-    def __init__(self, path: Path, weights: Mapping[str, torch.Tensor], layer: int, operators: Operators) -> None:
+    def __init__(self, path: Path, weights: Mapping[str, torch.Tensor], operators: Operators) -> None:
         """Raises OSError, AttributeError, KeyError, TypeError, RuntimeError for a library that is not what it should be, or other weights."""
-        self._run_layer, self._number = operators.run, torch.tensor([layer])
+        self._run_layer = operators.run
         library = ctypes.CDLL(str(path))
         self._run = ctypes.cast(library.AOTInductorModelContainerRunSingleThreaded, ctypes.c_void_p)
         self._container = container = ctypes.c_void_p()
@@ -115,7 +109,7 @@ class Code:
 
     def run(self, inputs: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
         """The one result, of the shape and dtype of `like`, of contiguous inputs. Raises KeyError, TypeError for inputs that cannot be lent, RuntimeError."""
-        lent = (_Lent * (1 + len(inputs)))(*(_Lent(*_lent(tensor)) for tensor in (self._number, *inputs)))
+        lent = (_Lent * len(inputs))(*(_Lent(*_lent(tensor)) for tensor in inputs))
         made = torch.empty_like(like, memory_format=torch.contiguous_format)
         if failed := self._run_layer(self._run, self._container, lent, len(lent), made.data_ptr(), made.nbytes):
             raise RuntimeError(f"compiled code failed ({('running', 'the size of its result', 'memory')[failed - 1]})")

@@ -6,13 +6,10 @@ Shapes: T = tokens of all rows together, n = tokens of one row, W = rows whose l
 from __future__ import annotations
 
 import logging
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -23,19 +20,17 @@ from swarm.model.anatomy import View, cut, dissect, part_class
 from swarm.model.attention import Machine, Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import MOST, CompiledLayers, Recipe, Unsuitable
+from swarm.model.compiled import MOST, CompiledLayers, Recipe
 from swarm.model.devices import synchronize
 from swarm.model.families import length_scaling
 from swarm.model.gpu.attention import GpuAttention, TokenTable, gpu_attention
 from swarm.model.gpu.captured import Captured, CudaRecorder
-from swarm.model.gpu.operators import GpuOperators
 from swarm.model.layout import Layout, mapped_components
 from swarm.model.loading import read_part, share
 from swarm.model.mapped import Matrices
 from swarm.model.memory import give_back
 from swarm.model.names import is_output_matrix, is_token_embedding
 from swarm.model.native import Native, native_code
-from swarm.model.operators import Operators
 from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
@@ -196,20 +191,14 @@ class SpanModel:
     # --- compiled layers --------------------------------------------------------------------------------------------------------------------------------------
 
     def recipes(self) -> dict[int, Recipe]:
-        """What `compiled.compile_layers` needs to make decoding steps of each layer faster; nothing where there is no attention of our own."""
-        if self._machine is None or (self._gpu is None and self.dtype == torch.float16) or self.layout.is_spread:
+        """What `compiled.compile_layers` needs to make decoding steps of each layer faster; nothing where there is no code of our own."""
+        if self._native is None or self.dtype not in (torch.float32, torch.bfloat16):
             return {}
-        of = partial(
-            Recipe.of,
-            folder=self._checkpoint.small_files(),
-            config_hash=self._checkpoint.config_hash,
-            path=self._anatomy.layers,
-            dtype=self.dtype,
-            home=cache_folder().resolve(),
-            device=self.layout.entry,
-            native=None if self._native is None else self._native.path,
-        )
-        return {i: of(layer, layer=i) for i, layer in self._layers().items()}
+        folder, config_hash, path = self._checkpoint.small_files(), self._checkpoint.config_hash, self._anatomy.layers
+        found = {}
+        for i, layer in self._layers().items():
+            found[i] = Recipe.of(layer, folder=folder, config_hash=config_hash, path=path, layer=i, dtype=self.dtype, native=self._native.path)
+        return found
 
     def _layers(self) -> dict[int, torch.nn.Module]:
         """Those held, by their numbers in the model."""
@@ -226,27 +215,26 @@ class SpanModel:
                 return end.value
 
     def adopting(self, recipes: Mapping[int, Recipe], clock: Callable[[], float] = time.perf_counter) -> Generator[None, None, int]:
-        """Run these layers as compiled, as far as they are held, prove to compute what they should, and are not slower; how many do. On a GPU, steps are then
-        recorded as graphs, of compiled layers or of eager ones. A piece at a time: between two of them everything is as it was, and whoever stops half-way
+        """Run these layers as compiled, as far as they are held, prove to compute what they should, and are not slower; how many do. On a GPU, where there are
+        none, record steps as graphs; how many layers are in them. A piece at a time: between two of them everything is as it was, and whoever stops half-way
         leaves it so. Sessions that have begun go on as they began.
 
         Raises Unsuitable for code that cannot be loaded.
         """
-        held = self.recipes() if recipes else {}
-        recipes = {i: recipe for i, recipe in recipes.items() if i in held and held[i].key == recipe.key}
-        machine = self._operators() if recipes else None
         if self.max_length < NEEDED:
             return 0
-        if machine is None:
-            yield from self._capture(nullcontext)
+        if self.records:
+            return (yield from self._capture())
+        held = self.recipes()
+        recipes = {i: recipe for i, recipe in recipes.items() if i in held and held[i].key == recipe.key}
+        if self._native is None or not recipes:
             return 0
         layers = self._layers()
-        compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, machine)
+        compiled = CompiledLayers({i: layers[i] for i in recipes}, {i: recipe.place for i, recipe in recipes.items()}, self._native)
         self._compiled = compiled
         try:
             yield
             yield from prove(self, compiled, clock)
-            yield from self._capture(compiled.awake)
             compiled.resting, compiled.proven = False, True
         except BaseException:
             compiled.remove()
@@ -261,25 +249,17 @@ class SpanModel:
         """Whether steps can be recorded as graphs: on one GPU that holds everything, for rotary factors that do not depend on a session's length."""
         return self._gpu is not None and not self.layout.is_spread and self._scaling is None
 
-    def _operators(self) -> Operators | GpuOperators | None:
-        """Who runs compiled code here. Raises Unsuitable."""
-        if self._gpu is not None:
-            return GpuOperators(self._gpu)
-        try:
-            return None if self._native is None else Operators(self._native)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unsuitable(f"operators cannot be compiled ({error})") from error
-
-    def _capture(self, awake: Callable[[], AbstractContextManager[None]]) -> Generator[None, None, None]:
-        """Record steps of all spans as graphs, if that can be done and they compute what they should. Layers run within `awake` as they are to be recorded."""
-        if not self.records:
-            return
+    def _capture(self) -> Generator[None, None, int]:
+        """Record steps of all spans as graphs, if that can be done and they compute what they should."""
         captured = Captured(self._recorded, CudaRecorder(self.device), self.hidden, self.dtype)
         try:
-            if (yield from prove_captured(self, captured, awake)):
-                self._captured = captured
+            if not (yield from prove_captured(self, captured)):
+                return 0
         except Exception as error:  # of a family that asks the device something half-way
             log.info("steps cannot be recorded as graphs: %s", str(error).splitlines()[0] if str(error) else repr(error))
+            return 0
+        self._captured = captured
+        return sum(self.layers_of(span) for span in self.spans)
 
     # --- running --------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Line(Protocol):
 
 
 class CudaLine:
-    """A stream of its own for copies, from pinned memory. Not covered by tests, which need a GPU for it."""
+    """A stream of its own for copies, from pinned memory. `tests/model/test_gpu.py` covers it, where there is a GPU."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)

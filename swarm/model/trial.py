@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -64,19 +63,17 @@ FAR = {torch.float32: 1e-3, torch.bfloat16: 2**-4, torch.float16: 2**-6}
 while a wrong address is never near."""
 
 
-def prove_captured(model: SpanModel, captured: Captured, awake: Callable[[], AbstractContextManager[None]]) -> Generator[None, None, bool]:
-    """Record steps of every size, and say whether all of them give what they should. Within `awake` layers are as they are to be recorded; between two pieces
-    of this they are as they were."""
+def prove_captured(model: SpanModel, captured: Captured) -> Generator[None, None, bool]:
+    """Record steps of every size, a piece at a time, and say whether all of them give what they should."""
     for span in model.spans_with_layers:
         for size in captured.sizes:
             yield
-            with awake():
-                rows = Steps(model, span, min(size, FEW), sessions=-(-size // FEW)).rows(all_wanted=True)
-                wanted = torch.cat(model.run(span.start, span.stop, rows))
-                for row in rows:
-                    row.cache.truncate(row.start)
-                    row.cache.reserve(row.start + len(row.tokens), model.layers_of(span))
-                made = captured.step(span.start, span.stop, *_columns(model, rows))
+            rows = Steps(model, span, min(size, FEW), sessions=-(-size // FEW)).rows(all_wanted=True)
+            wanted = torch.cat(model.run(span.start, span.stop, rows))
+            for row in rows:
+                row.cache.truncate(row.start)
+                row.cache.reserve(row.start + len(row.tokens), model.layers_of(span))
+            made = captured.step(span.start, span.stop, *_columns(model, rows))
             if made.shape != wanted.shape or not bool((made - wanted).float().abs().max() <= FAR[model.dtype] * wanted.float().abs().max()):
                 log.warning("steps of %d tokens are not right when recorded as a graph, so none are", size)
                 return False

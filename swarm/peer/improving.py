@@ -30,8 +30,6 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
     from swarm.model.compiled import Unsuitable, worth_compiling
 
     try:
-        if records := bool(await workshop.alone(lambda model: model.records)):
-            await adopt(workshop, {})
         recipes: Mapping[int, Recipe] = await workshop.alone(lambda model: model.recipes() if asked else worth_compiling(model.recipes())) or {}
         await make(recipes)
         count = await adopt(workshop, recipes)
@@ -41,9 +39,9 @@ async def improve(workshop: Workshop, *, asked: bool = False) -> None:
         log.warning("layers could not be compiled, so they stay as fast as they are", exc_info=True)
     else:
         if count:
-            log.info("decoding steps of %d layers run compiled from now on", count)
-        elif asked and not records:
-            log.warning("no layer runs compiled, so they stay as fast as they are: that takes g++ and float32 or bfloat16, or one GPU; --debug may say more")
+            log.info("decoding steps of %d layers run as code or graphs made for this machine from now on", count)
+        elif asked:
+            log.warning("no layer runs faster: that takes a CPU, g++, and float32 or bfloat16, or one GPU that holds them all; --debug may say more")
 
 
 async def adopt(workshop: Workshop, recipes: Mapping[int, Recipe]) -> int:

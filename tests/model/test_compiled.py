@@ -18,7 +18,6 @@ from swarm.core import Span
 from swarm.model import compiled as room
 from swarm.model.compiled import Argument, Call, Recipe, Unsuitable, compile_layers, worth_compiling
 from swarm.model.native import COMPILERS
-from swarm.model.operators import Operators
 from swarm.model.quantized import METHODS
 from swarm.model.span import Row, SpanModel
 from swarm.peer.improving import adopt, improve
@@ -177,7 +176,7 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
     model, eager = load(folder), load(folder)
     recipes = model.recipes()
     build(recipes)
-    real = Operators.code
+    real = room.Code
     others = iter(chain([0] * 4, [1] * 2, [2] * 2, [0] * 4))
 
     class Noise:
@@ -186,12 +185,12 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
 
     kept = []
 
-    def code(operators, path, tensors, layer):
+    def code(path, tensors, operators):
         what = next(others)
         kept.append(tensors if what == 0 else {name: tensor * 1.05 for name, tensor in tensors.items()})
-        return Noise() if what == 2 else real(operators, path, kept[-1], layer)
+        return Noise() if what == 2 else real(path, kept[-1], operators)
 
-    monkeypatch.setattr(Operators, "code", code)
+    monkeypatch.setattr(room, "Code", code)
     with caplog.at_level(logging.WARNING):
         assert model.use_compiled(recipes) == 4
     assert [record.message.split()[1] for record in caplog.records] == ["2", "3"]

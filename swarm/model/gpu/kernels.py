@@ -28,7 +28,11 @@ HEADS = 16
 """Query heads of a program at least: what the smallest matrix product takes."""
 
 
-@triton.jit
+VARYING = ("columns", "layer")
+"""Numbers that no code is made for: it would be made anew for layer 1 and for every sixteenth."""
+
+
+@triton.jit(do_not_specialize=VARYING)
 def _keep(table, columns, layer, k, v, k_head, k_token, v_head, v_token, D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
     """New keys and values into the slabs. Programs: tokens, key/value heads."""
     token, head = tl.program_id(0), tl.program_id(1)
@@ -41,7 +45,7 @@ def _keep(table, columns, layer, k, v, k_head, k_token, v_head, v_token, D: tl.c
     tl.store(values + at * E + e, tl.load(v + head * v_head + token * v_token + e, mask=e < E), mask=e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _attend(  # type: ignore[no-untyped-def]
     table, columns, layer, q, q_head, q_token, sums, peaks, scaling, softcap, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, E: tl.constexpr, PARTS: tl.constexpr,
