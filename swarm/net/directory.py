@@ -38,10 +38,20 @@ class DhtDirectory:
     ) -> None:
         self._node, self._identity, self._membership, self._bad = node, identity, membership, bad
         self._client_mode, self._clock = client_mode, clock
+        self._said: dict[str, wire.Announcement] = {}
+        """What we announced last, of each model."""
+
+    async def stand_on(self, node: DHTNode, membership: Membership) -> None:
+        """The DHT is reached through another node from now on, and what we announced is announced again. Raises RemoteError."""
+        self._node, self._membership = node, membership
+        for record in list(self._said.values()):
+            if record.time + LIFETIME > self._clock():
+                await self.announce(record)
 
     async def announce(self, record: wire.Announcement) -> None:
         if record.peer != self._identity.peer_id:
             raise ValueError(f"the record speaks of {record.peer}, we are {self._identity.peer_id}")
+        self._said[record.config_hash] = record
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
         if self._membership.alone:
             await self._membership.look()

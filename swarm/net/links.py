@@ -20,7 +20,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost
-from swarm.net.addresses import dialable
+from swarm.net.addresses import Entrance, dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, Stream, Timing
 from swarm.net.pair import Pair, World
@@ -71,12 +71,27 @@ class LinkPool:
         self._lost: Lost = lambda peer: None
         self._closed = False
         self._stamp = 0
+        self._standing = asyncio.Event()
 
     @classmethod
     async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> LinkPool:
         self = cls(p2p, timing, uplink)
-        await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        await self.stand_on(p2p)
         return self
+
+    async def stand_on(self, p2p: P2P) -> None:
+        """From now on streams go through this p2pd. Those through another have ended with it."""
+        self._p2p = p2p
+        await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        self._standing.set()
+
+    def fall(self) -> None:
+        """p2pd is gone. Whoever dials now waits for another: a dial that failed at once would be tried again at once."""
+        self._standing.clear()
+
+    def known(self) -> list[Entrance]:
+        """Where peers were said to be, the latest news first."""
+        return [Entrance(peer, addrs[0], f"{addrs[0]}/p2p/{peer}") for peer, addrs in reversed(self._known.items())]
 
     # --- ports.Links --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -172,6 +187,7 @@ class LinkPool:
 
     async def _open_stream(self, peer: PeerId) -> Stream:
         peer_id = PeerID.from_base58(peer)
+        await self._standing.wait()
         if addrs := self._known.get(peer):
             await self._p2p._client.connect(peer_id, addrs)
         _, reader, writer = await self._p2p.call_binary_stream_handler(peer_id, PROTOCOL)

@@ -18,9 +18,7 @@ import time
 from collections.abc import Callable
 
 from hivemind.dht.routing import DHTID
-from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-from hivemind.utils.serializer import MSGPackSerializer
 
 from swarm import wire
 from swarm.core import PeerId
@@ -36,8 +34,8 @@ LIFETIME = wire.LIFETIME
 MAX_AHEAD = 60.0
 """Seconds from now that an expiry may lie ahead. Above LIFETIME by what honest clocks differ."""
 
-MAX_ANNOUNCEMENT, MAX_VALUE = 4096, 4352 + 8
-"""Bytes of an announcement, and of one stored value: what `wire` decodes, the latter in hivemind's packing."""
+MAX_ANNOUNCEMENT = 4096
+"""Bytes of an announcement: what `wire` decodes."""
 
 MAX_NOTED = 1024
 """Bad records remembered so as to be logged once each."""
@@ -84,7 +82,7 @@ def check(peer: object, value: object, expiry: float, now: float) -> wire.Announ
     them does so once."""
     if not isinstance(peer, str) or not isinstance(value, bytes):
         raise ProtocolError("no signed value under a peer id")
-    if len(value) > MAX_VALUE:
+    if len(value) > wire.MAX_VALUE:
         raise ProtocolError(f"{len(value)} bytes are too many")
     if not math.isfinite(expiry) or expiry > now + MAX_AHEAD:
         raise ProtocolError("expires too far in the future; is its owner's clock right, or ours?")
@@ -121,32 +119,16 @@ class Guard(RecordValidatorBase):
         self._clock = clock
 
     def validate(self, record: DHTRecord) -> bool:
-        if len(record.value) > MAX_VALUE or len(record.subkey) > 64:
+        if len(record.value) > wire.MAX_VALUE or len(record.subkey) > 64:
             self.bad.note(record.subkey, "too large")
             return False
         subkey: object = None
         try:
-            subkey, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
+            subkey, value = wire.decode_subkey(record.subkey), wire.decode_value(record.value)
             announcement = check(subkey, value, record.expiration_time, self._clock())
             if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
                 raise ProtocolError("lies under a key that is not its own")
-        except (ProtocolError, ValueError, TypeError, LookupError, RecursionError) as error:  # the middle ones: what msgpack raises for bytes that are none
+        except ProtocolError as error:
             self.bad.note(subkey, str(error))
             return False
-        return True
-
-    def prune(self, key: bytes, dictionary: object) -> bool:
-        """Takes the place of hivemind's `_validate_dictionary`, which refuses a whole dictionary for one bad record in it: then any one record would blind its
-        readers, and each newer schema would hide all who speak the older one. Here the bad record is left out alone."""
-        if not isinstance(dictionary, DictionaryDHTValue):
-            return False
-        with dictionary.freeze():
-            for subkey, (value, expiry) in list(dictionary.items()):
-                try:
-                    record = DHTRecord(key, MSGPackSerializer.dumps(subkey), value, float(expiry))
-                    good = isinstance(value, bytes) and self.validate(record)
-                except (TypeError, ValueError, OverflowError):
-                    good = False
-                if not good:
-                    del dictionary[subkey]
         return True

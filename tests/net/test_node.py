@@ -12,8 +12,9 @@ import pytest
 
 from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse
 from swarm.net.daemon import PREFIX
+from swarm.net.footing import JOIN
 from swarm.net.identity import Identity
-from swarm.net.node import JOIN, Node
+from swarm.net.node import Node
 from tests.net.helpers import child, eventually, is_running, nodes
 
 NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.ephemeral().peer_id}"
