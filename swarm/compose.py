@@ -105,6 +105,7 @@ async def connect(
 
     Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
+    from swarm.model.sources import cache_folder
     from swarm.net.identity import Identity, verify
     from swarm.net.node import Node
 
@@ -119,6 +120,7 @@ async def connect(
             serve_relay=serve_relay,
             max_upload=max_upload,
             debug=debug,
+            memory=cache_folder() / "peers",
         )
         try:
             yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed)

@@ -51,8 +51,12 @@ class Footing:
         self._keeping = asyncio.ensure_future(membership.keep())
 
     @classmethod
-    async def start(cls, ground: Ground, entrances: Sequence[Entrance]) -> Footing:
-        """Raises PortInUse, NoBootstrap, SwarmError."""
+    async def start(cls, ground: Ground, first: Sequence[Entrance], others: Sequence[Entrance] = ()) -> Footing:
+        """Enter through the `first`, and through `others` just as well; only the former are missed when they are gone.
+
+        Raises PortInUse, NoBootstrap, SwarmError.
+        """
+        entrances = (*first, *others)
         try:
             daemon = await Daemon.start(ground.identity, [*ground.flags, *through(entrances)], ground.debug)
         except DaemonError as error:
@@ -62,7 +66,7 @@ class Footing:
         except BaseException:
             await daemon.close()
             raise
-        return cls(daemon, dht, Membership(dht, daemon.p2p, entrances))
+        return cls(daemon, dht, Membership(dht, daemon.p2p, first, others))
 
     async def gave_way(self) -> str:
         """Returns how, once p2pd is gone or of no use any more."""

@@ -23,8 +23,9 @@ PERIOD = 10.0
 
 
 class Membership:
-    def __init__(self, node: DHTNode, p2p: P2P, entrances: Sequence[Entrance]) -> None:
-        self._node, self._p2p, self._entrances = node, p2p, tuple(entrances)
+    def __init__(self, node: DHTNode, p2p: P2P, entrances: Sequence[Entrance], others: Sequence[Entrance] = ()) -> None:
+        """`others` are asked while nobody is in sight at all: peers of former times, of whom most will be gone."""
+        self._node, self._p2p, self._entrances, self._others = node, p2p, tuple(entrances), tuple(others)
 
     @property
     def alone(self) -> bool:
@@ -34,7 +35,8 @@ class Membership:
     async def look(self) -> None:
         """Knock where somebody is missing."""
         table = self._node.protocol.routing_table
-        missing = [place for place in self._entrances if table.get(peer_id=PeerID.from_base58(place.peer)) is None]
+        asked = (*self._entrances, *self._others) if self.alone else self._entrances
+        missing = [place for place in asked if table.get(peer_id=PeerID.from_base58(place.peer)) is None]
         if missing:
             await asyncio.gather(*(self._knock(place) for place in missing))
 

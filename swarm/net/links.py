@@ -20,7 +20,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost
-from swarm.net.addresses import Entrance, dialable
+from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, IDLE, Stream, Timing
 from swarm.net.pair import Pair, World
@@ -95,10 +95,6 @@ class LinkPool:
     def fall(self) -> None:
         """p2pd is gone. Whoever dials now waits for another: a dial that failed at once would be tried again at once."""
         self._standing.clear()
-
-    def known(self) -> list[Entrance]:
-        """Where peers were said to be, the latest news first."""
-        return [Entrance(peer, addrs[0], f"{addrs[0]}/p2p/{peer}") for peer, addrs in reversed(self._known.items())]
 
     # --- ports.Links --------------------------------------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from hivemind.p2p import P2PDaemonError, PeerID
 
@@ -28,6 +29,7 @@ from swarm.net.identity import Identity
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
 from swarm.net.records import BadRecords, Guard
+from swarm.net.remembered import Remembered
 from swarm.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ PATIENCE = 60.0
 
 MOST_FALLS = 6
 
+REMEMBER = 60.0
+"""Seconds between two notes of who is there."""
+
 MAX_ENTRANCES = 16
 """Through how many peers at most a node enters, again or at first: p2pd knocks at all of them at once."""
 
@@ -61,8 +66,8 @@ class Node:
     failed: asyncio.Future[SwarmError]
     """Done with an error once our p2pd is gone and cannot be started again: nothing will work any more, and a new node must be started."""
 
-    def __init__(self, ground: Ground, entrances: Sequence[Entrance]) -> None:
-        self._ground, self._entrances = ground, tuple(entrances)
+    def __init__(self, ground: Ground, entrances: Sequence[Entrance], others: Sequence[Entrance]) -> None:
+        self._ground, self._entrances, self._others = ground, tuple(entrances), tuple(others)
         self._stack = contextlib.AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
         self.peer_id = ground.identity.peer_id
@@ -84,19 +89,25 @@ class Node:
         timing: Timing | None = None,
         max_upload: float | None = None,
         debug: bool = False,
+        memory: Path | None = None,
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
         addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets
-        others reach each other through us; `use_relay` asks the initial peers to do that for us.
+        others reach each other through us; `use_relay` asks the initial peers to do that for us. In the folder `memory` peers of the swarm are noted,
+        through whom we enter another time as well.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
         """
         identity = identity or Identity.ephemeral()
         listen = not client_mode if listen is None else listen
         places = [entrance(text) for text in initial_peers]
-        entrances = [place for place in places if place.peer != identity.peer_id]  # remembered peers may include ourselves
+        others: list[Entrance] = []
+        remembered = Remembered(memory, initial_peers) if memory is not None and places else None
+        if remembered is not None:
+            others = [place for place in remembered.read() if place.peer not in {identity.peer_id, *(one.peer for one in places)}][:MAX_ENTRANCES]
+        entrances = [place for place in places if place.peer != identity.peer_id]
         if places and not entrances:
             raise IdentityInUse(identity.peer_id)
         for text in announce_addrs or ():
@@ -110,16 +121,18 @@ class Node:
         else:
             listen_addr(host, port)
         if not identity.fresh and entrances:
-            await _probe_identity(identity, entrances, debug)
+            await _probe_identity(identity, [*entrances, *others], debug)
         if listen:
             held = _hold_port(host, port)
             port = held.getsockname()[1]
         flags = _flags(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
-        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords()), debug, (host, port)), entrances)
+        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords()), debug, (host, port)), entrances, others)
         if held is not None:
             self._stack.callback(held.close)
         try:
             await self._start(timing, Uplink(max_upload))
+            if remembered is not None:
+                self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._remember(remembered)))
         except BaseException:
             await self.close()
             raise
@@ -127,7 +140,7 @@ class Node:
 
     async def _start(self, timing: Timing | None, uplink: Uplink) -> None:
         ground = self._ground
-        self._footing = await Footing.start(ground, self._entrances)
+        self._footing = await Footing.start(ground, self._entrances, self._others)
         self._stack.push_async_callback(self._leave)
         self.links = await LinkPool.start(self._daemon.p2p, timing, uplink)
         self._stack.push_async_callback(self.links.close)
@@ -171,7 +184,7 @@ class Node:
         await old.close()
         while True:
             try:
-                new = await Footing.start(self._ground, self._ways_in())
+                new = await Footing.start(self._ground, self._entrances, self._ways_in())
                 break
             except SwarmError:
                 if loop.time() - begin > PATIENCE:
@@ -186,8 +199,17 @@ class Node:
             log.warning("could not announce again: %s", error)
 
     def _ways_in(self) -> list[Entrance]:
-        """Where we entered first, and those whom we know since: whoever began a swarm has no other."""
-        return [*self._entrances, *(place for place in self.links.known() if place.peer not in {one.peer for one in self._entrances})][:MAX_ENTRANCES]
+        """Peers whom we know beside those through whom we entered first: whoever began a swarm has no other."""
+        known = {place.peer: place for place in (*self._others, *reversed(self.directory.ways_in()))}
+        return [place for peer, place in reversed(known.items()) if peer not in {one.peer for one in self._entrances}][:MAX_ENTRANCES]
+
+    async def _remember(self, remembered: Remembered) -> None:
+        try:
+            while True:
+                await asyncio.sleep(REMEMBER)
+                remembered.write(self.directory.ways_in())
+        finally:  # a short visit, too
+            remembered.write(self.directory.ways_in())
 
     async def close(self) -> None:
         """End everything this node started: links say goodbye, then the DHT, then p2pd. Idempotent; a second caller waits for the first."""
