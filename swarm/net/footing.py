@@ -15,6 +15,7 @@ from hivemind.p2p import P2PDaemonError, PeerID
 
 from swarm.errors import NoBootstrap, PortInUse, SwarmError
 from swarm.net.addresses import Entrance
+from swarm.net.clock import SwarmClock
 from swarm.net.daemon import Daemon, DaemonError
 from swarm.net.directory import RPC_DEADLINE
 from swarm.net.guards.placing import place_of
@@ -40,6 +41,7 @@ class Ground:
     flags: tuple[str, ...]
     client_mode: bool
     guard: Guard
+    clock: SwarmClock
     debug: bool
     at: tuple[str, int]
     """Where it listens."""
@@ -66,7 +68,7 @@ class Footing:
         except BaseException:
             await daemon.close()
             raise
-        return cls(daemon, dht, Membership(dht, daemon.p2p, first, others))
+        return cls(daemon, dht, Membership(dht, daemon.p2p, first, others, ground.clock))
 
     async def gave_way(self) -> str:
         """Returns how, once p2pd is gone or of no use any more."""

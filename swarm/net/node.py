@@ -21,6 +21,7 @@ from swarm.core import PeerId
 from swarm.errors import IdentityInUse, MalformedAddress, PortInUse, RemoteError, SwarmError
 from swarm.net import guards
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
+from swarm.net.clock import SwarmClock
 from swarm.net.daemon import Daemon, DaemonError
 from swarm.net.directory import DhtDirectory
 from swarm.net.footing import Footing, Ground, explained, through
@@ -61,6 +62,8 @@ class Node:
     peer_id: PeerId
     addrs: tuple[str, ...]
     """Full multiaddrs at which others may dial us, the most public first. Empty for a node that does not listen."""
+    clock: SwarmClock
+    """The time by which peers announce."""
     links: LinkPool
     directory: DhtDirectory
     failed: asyncio.Future[SwarmError]
@@ -70,7 +73,7 @@ class Node:
         self._ground, self._entrances, self._others = ground, tuple(entrances), tuple(others)
         self._stack = contextlib.AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
-        self.peer_id = ground.identity.peer_id
+        self.peer_id, self.clock = ground.identity.peer_id, ground.clock
         self.failed = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -126,7 +129,8 @@ class Node:
             held = _hold_port(host, port)
             port = held.getsockname()[1]
         flags = _flags(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
-        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords()), debug, (host, port)), entrances, others)
+        clock = SwarmClock()
+        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords(), clock), clock, debug, (host, port)), entrances, others)
         if held is not None:
             self._stack.callback(held.close)
         try:
@@ -144,7 +148,7 @@ class Node:
         self._stack.push_async_callback(self._leave)
         self.links = await LinkPool.start(self._daemon.p2p, timing, uplink)
         self._stack.push_async_callback(self.links.close)
-        self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode)
+        self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode, ground.clock)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._supervise()))

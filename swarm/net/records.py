@@ -37,6 +37,9 @@ MAX_AHEAD = 60.0
 MAX_ANNOUNCEMENT = 4096
 """Bytes of an announcement: what `wire` decodes."""
 
+ROUNDING = 1e-3
+"""Seconds by which sums may differ from what the owner reckoned."""
+
 MAX_NOTED = 1024
 """Bad records remembered so as to be logged once each."""
 
@@ -89,7 +92,7 @@ def check(peer: object, value: object, expiry: float, now: float) -> wire.Announ
     if expiry <= now:
         raise ProtocolError("has expired")
     record = unseal(peer, value)
-    if expiry > record.time + LIFETIME + 1:
+    if expiry > record.time + LIFETIME + ROUNDING:
         raise ProtocolError("expires later than its owner said")
     if record.time + LIFETIME > now + MAX_AHEAD:  # else whoever has it could bring it back, with ever later expiries, until then
         raise ProtocolError("comes from the future; is its owner's clock right, or ours?")
@@ -116,7 +119,7 @@ class Guard(RecordValidatorBase):
 
     def __init__(self, bad: BadRecords | None = None, clock: Callable[[], float] = time.time) -> None:
         self.bad = bad or BadRecords()
-        self._clock = clock
+        self.clock = clock
 
     def validate(self, record: DHTRecord) -> bool:
         if len(record.value) > wire.MAX_VALUE or len(record.subkey) > 64:
@@ -125,7 +128,7 @@ class Guard(RecordValidatorBase):
         subkey: object = None
         try:
             subkey, value = wire.decode_subkey(record.subkey), wire.decode_value(record.value)
-            announcement = check(subkey, value, record.expiration_time, self._clock())
+            announcement = check(subkey, value, record.expiration_time, self.clock())
             if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
                 raise ProtocolError("lies under a key that is not its own")
         except ProtocolError as error:

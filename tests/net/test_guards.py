@@ -21,10 +21,11 @@ from hivemind.utils.timed_storage import TimedStorage
 from swarm import wire
 from swarm.errors import ProtocolError
 from swarm.net import guards
+from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_CLOCKS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
@@ -67,7 +68,7 @@ def packed(identity: Identity, age: float = 0.0, **changes: object) -> tuple[str
 
 
 def storage_with(*records: tuple[str, bytes, float], key: int = 1) -> GuardedStorage:
-    storage = GuardedStorage()
+    storage = GuardedStorage(time.time)
     for record in records:
         assert storage.store_subkey(DHTID(key), *record)
     return storage
@@ -93,13 +94,13 @@ def test_an_older_word_with_a_later_expiry_is_older():
 @pytest.mark.parametrize("expiry", [math.nan, math.inf, -math.inf])
 def test_an_expiry_that_is_none_reaches_no_heap(expiry):
     subkey, value, _ = packed(Identity.ephemeral())
-    storage = GuardedStorage()
+    storage = GuardedStorage(time.time)
     assert not storage.store_subkey(DHTID(1), subkey, value, expiry)
     assert not storage.expiration_heap and not storage.data
 
 
 def test_nothing_is_stored_without_a_subkey_or_beyond_what_a_reply_may_hold():
-    storage, later = GuardedStorage(), time.time() + 20
+    storage, later = GuardedStorage(time.time), time.time() + 20
     assert not storage.store(DHTID(1), b"plain", later)
     large = bytes(wire.MAX_VALUE)
     kept = [storage.store_subkey(DHTID(1), f"peer{number}", large, later) for number in range(2 * FEW)]
@@ -120,7 +121,7 @@ def test_what_a_search_gathers_is_not_stored():
 
 def test_a_bad_entry_is_left_out_of_a_dictionary_alone():
     one, two = packed(Identity.ephemeral()), packed(Identity.ephemeral())
-    dictionary = GuardedDictionary()
+    dictionary = GuardedDictionary(time.time)
     for record in (one, two):
         assert dictionary.store(*record)
     raw = MSGPackSerializer.dumps(dictionary)
@@ -206,7 +207,7 @@ def test_a_store_takes_good_records_and_refuses_the_rest_one_by_one():
         assert not any((await protocol.rpc_store(request_of(good, subkeys=[protocol.IS_REGULAR_VALUE]), Context())).store_ok)
         with pytest.raises(Refused):
             await protocol.rpc_store(request_of(good, subkeys=[MSGPackSerializer.dumps(("a", 1))]), Context())
-        many, third = GuardedDictionary(), packed(Identity.ephemeral())
+        many, third = GuardedDictionary(time.time), packed(Identity.ephemeral())
         many.store(*third)
         many.store("x", b"\xc1", time.time() + 9)
         whole = {"subkeys": [protocol.IS_DICTIONARY], "values": [MSGPackSerializer.dumps(many)]}
@@ -266,7 +267,7 @@ def test_nobody_chooses_a_place():
         class Stub:
             async def rpc_find(self, request, timeout):
                 honest, record = Identity.ephemeral(), packed(Identity.ephemeral())
-                dictionary = GuardedDictionary()
+                dictionary = GuardedDictionary(time.time)
                 dictionary.store(*record)
                 return dht_pb2.FindResponse(
                     peer=dht_pb2.NodeInfo(node_id=bytes(90)),
@@ -343,5 +344,41 @@ def test_a_reply_in_the_moment_of_its_deadline_and_a_cancelled_call_leave_nothin
         await asyncio.wait({task})
         await asyncio.sleep(0)
         assert not control._handler_tasks
+
+    asyncio.run(main())
+
+
+def test_the_swarms_time_is_what_most_say():
+    machine = [1000.0]
+    clock = SwarmClock(lambda: machine[0])
+    assert clock() == 1000.0
+    for ahead, offset in (([], 0.0), ([0.4, -0.9], 0.0), ([3600.0, 3599.0, -5e9], 3599.0), ([], 3599.0), ([-7.0], -7.0), ([0.1], 0.0)):
+        clock.correct(ahead)
+        assert clock.offset == offset and clock() == 1000.0 + offset
+
+
+def test_storage_goes_by_the_swarms_time():
+    """On a machine whose clock is an hour fast everything has long expired, for hivemind."""
+    clock = SwarmClock(lambda: time.time() + 3600)
+    clock.correct([-3600.0])
+    storage = GuardedStorage(clock)
+    record = packed(Identity.ephemeral())
+    assert storage.store_subkey(DHTID(1), *record)
+    assert storage.get(DHTID(1)).value.data.keys() == {record[0]}
+    clock.correct([-3600.0 + LIFETIME + 2])
+    assert storage.get(DHTID(1)) is None
+
+
+def test_who_is_pinged_tells_the_time():
+    async def main():
+        protocol = await guarded()
+
+        async def answer(*_: object, **__: object):
+            return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(20)), dht_time=time.time() + 77)
+
+        protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer)
+        for _ in range(20):
+            await protocol.call_ping(Context().remote_id)
+        assert len(protocol.ahead) == MAX_CLOCKS and all(76 < ahead < 78 for ahead in protocol.ahead.values())
 
     asyncio.run(main())

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -21,13 +23,14 @@ from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2PContext, PeerID
 from hivemind.proto import dht_pb2
-from hivemind.utils.timed_storage import ValueWithExpiration, get_dht_time
+from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm import wire
 from swarm.errors import ProtocolError
 from swarm.net.guards.asking import CALL_BYTES, CALLS, CALLS_PER_SECOND, RECORDS, RECORDS_PER_SECOND, Quotas
 from swarm.net.guards.placing import place_of, placed
 from swarm.net.guards.storing import GuardedDictionary, GuardedStorage
+from swarm.net.records import Guard
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ MAX_REPLY = 2 * wire.MAX_DICTIONARY
 
 MAX_BAD = 64
 """Bad records in one reply, after which the rest of it is not looked at: each may cost a signature's check."""
+
+
+MAX_CLOCKS = 16
+"""Peers whose clocks count, those that were asked last."""
 
 
 class Refused(Exception):
@@ -62,11 +69,16 @@ class GuardedProtocol(DHTProtocol):
         super().__init__(_initialized_with_create=_initialized_with_create)
         self._calls, self._records = Quotas(CALLS, CALLS_PER_SECOND), Quotas(RECORDS, RECORDS_PER_SECOND)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.clock: Callable[[], float] = time.time
+        self.ahead: OrderedDict[PeerID, float] = OrderedDict()
+        """By how much the clocks of those whom we have pinged are ahead of this machine's."""
 
     @classmethod
     async def create(cls, *args: Any, **kwargs: Any) -> GuardedProtocol:
         self = await super().create(*args, **kwargs)
-        self.storage = GuardedStorage()
+        if isinstance(self.record_validator, Guard):
+            self.clock = self.record_validator.clock
+        self.storage = GuardedStorage(self.clock)
         return self
 
     @classmethod
@@ -82,7 +94,7 @@ class GuardedProtocol(DHTProtocol):
 
     @_discreet
     async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
-        response = dht_pb2.PingResponse(peer=self.node_info, dht_time=get_dht_time(), available=False)
+        response = dht_pb2.PingResponse(peer=self.node_info, dht_time=self.clock(), available=False)
         if request.peer.node_id and self._may_call(context.remote_id):
             if request.validate:
                 response.available = await self.call_ping(context.remote_id) is not None
@@ -146,9 +158,15 @@ class GuardedProtocol(DHTProtocol):
     # --- what we ask of others ----------------------------------------------------------------------------------------------------------------------------
 
     async def call_ping(self, peer: PeerID, validate: bool = False, strict: bool = True) -> DHTID | None:
-        """Where the peer is. Whether its clock is right and whether it can reach us is not asked: both would keep honest peers out."""
+        """Where the peer is, and what its clock says. Whether it can reach us is not asked, nor is anybody kept out whose clock is wrong."""
+        begin = time.time()
         response = await self._ask(peer, lambda stub: stub.rpc_ping(dht_pb2.PingRequest(peer=self.node_info), timeout=self.wait_timeout))
         responded = response is not None and bool(response.peer.node_id)
+        if response is not None and 0 < response.dht_time < math.inf:
+            self.ahead.pop(peer, None)
+            self.ahead[peer] = response.dht_time - (begin + time.time()) / 2
+            if len(self.ahead) > MAX_CLOCKS:
+                self.ahead.popitem(last=False)
         self._met(peer, responded)
         return place_of(peer) if responded else None
 
@@ -172,7 +190,7 @@ class GuardedProtocol(DHTProtocol):
         except ProtocolError as error:
             log.debug("no dictionary: %s", error)
             return None
-        dictionary, key_bytes = GuardedDictionary(), key.to_bytes()
+        dictionary, key_bytes = GuardedDictionary(self.clock), key.to_bytes()
         for entry in entries:
             if self._validate_record(key_bytes, self.serializer.dumps(entry.subkey), entry.value, entry.expiry):
                 dictionary.store(entry.subkey, entry.value, entry.expiry)

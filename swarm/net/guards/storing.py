@@ -7,7 +7,10 @@ gathers in the very dictionary that is stored here, so that whoever is asked wri
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Callable
+from typing import Any
 
 from hivemind.dht.routing import DHTID, BinaryDHTValue, Subkey
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
@@ -28,17 +31,38 @@ PACKING = 80
 """Bytes that hivemind puts around a value, subkey included."""
 
 
-class GuardedDictionary(DictionaryDHTValue):
+class _ByClock(TimedStorage[Any, Any]):
+    """hivemind's storage goes by the machine's clock, ours by the swarm's."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def _remove_outdated(self) -> None:
+        now, heap = self.clock(), self.expiration_heap
+        while not self.frozen and heap and heap[0].expiration_time < now:
+            entry = heapq.heappop(heap)
+            if self.key_to_heap.get(entry.key) == entry:
+                del self.data[entry.key], self.key_to_heap[entry.key]
+
+    def _put(self, key: Any, value: Any, expiration_time: float) -> bool:
+        if expiration_time < self.clock():
+            return False
+        with self.freeze():  # or hivemind would look at the machine's clock
+            return super().store(key, value, expiration_time)
+
+
+class GuardedDictionary(_ByClock, DictionaryDHTValue):
     """All records under one key, of a peer that stores them or of a reader that gathers them. A record that is refused leaves no trace."""
 
     def store(self, key: Subkey, value: BinaryDHTValue, expiration_time: float) -> bool:
         held = self.data.get(key)
         if not math.isfinite(expiration_time) or (held is not None and (expiration_time <= held.expiration_time or _is_older(key, value, held.value))):
             return False
-        return super().store(key, value, expiration_time)
+        return self._put(key, value, expiration_time)
 
     def copied(self) -> GuardedDictionary:
-        copy = GuardedDictionary()
+        copy = GuardedDictionary(self.clock)
         copy.data, copy.key_to_heap, copy.expiration_heap = dict(self.data), dict(self.key_to_heap), list(self.expiration_heap)
         copy.latest_expiration_time = self.latest_expiration_time
         return copy
@@ -54,7 +78,7 @@ class GuardedDictionary(DictionaryDHTValue):
 MSGPackSerializer._ext_types[GuardedDictionary] = wire.DICTIONARY_CODE  # packed as hivemind's own
 
 
-class GuardedStorage(DHTLocalStorage):
+class GuardedStorage(_ByClock, DHTLocalStorage):
     """Holds records under subkeys alone, each of which `records.Guard` has let in."""
 
     def get(self, key: DHTID) -> ValueWithExpiration[GuardedDictionary] | None:
@@ -69,13 +93,14 @@ class GuardedStorage(DHTLocalStorage):
         found = super().get(key)
         if found is None and len(self.data) >= MAX_KEYS:
             return False
-        dictionary = GuardedDictionary() if found is None else found.value
+        dictionary = GuardedDictionary(self.clock) if found is None else found.value
         if subkey not in dictionary.data and dictionary.is_full:
             return False
         if not dictionary.store(subkey, value, expiration_time):
             return False
         if found is None or expiration_time > found.expiration_time:
-            TimedStorage.store(self, key, dictionary, expiration_time)
+            with self.freeze():
+                TimedStorage.store(self, key, dictionary, expiration_time)
         return True
 
 
