@@ -1,5 +1,5 @@
 """An honest peer: `python honest.py OPTIONS INITIAL_PEER ...`, OPTIONS as JSON. Announces itself as peers do, echoes session messages, prints who it is as one
-line of JSON, ends when its stdin does."""
+line of JSON, ends when its stdin does. With `nodes` there are several in one process, each with a p2pd of its own."""
 
 import json
 import sys
@@ -18,7 +18,6 @@ import msgspec
 
 from swarm import wire
 from swarm.errors import RemoteError
-from swarm.net.identity import Identity
 from swarm.net.node import Node
 from tests.net.helpers import announcement
 
@@ -30,25 +29,39 @@ class Tomorrow(wire.Announcement, frozen=True, array_like=True):
 
 
 async def main(options: dict, initial_peers: list[str]) -> None:
-    identity = Identity.ephemeral()
-    node = await Node.start(identity, initial_peers=initial_peers)
-    node.links.subscribe(node.links.send, lambda peer: None)
-    print(json.dumps({"peer_id": node.peer_id, "addrs": node.addrs, "p2pd": node._daemon.pid}), flush=True)
-    announcing = asyncio.ensure_future(announce(node, options))
+    nodes: list[Node] = []
+    for _ in range(options.get("nodes", 1)):
+        nodes.append(await Node.start(initial_peers=initial_peers or (nodes[0].addrs if nodes else ())))
+        nodes[-1].links.subscribe(nodes[-1].links.send, lambda peer: None)
+    first = nodes[0]
+    facts = {"peer_id": first.peer_id, "addrs": first.addrs, "all": [node.peer_id for node in nodes], "ways": [node.addrs[0] for node in nodes]}
+    print(json.dumps(facts), flush=True)
+    announcing = [asyncio.ensure_future(announce(node, options)) for node in nodes]
+    if "models" in options:
+        await asyncio.wait(announcing)
+        print(json.dumps({"announced": sum(task.result() for task in announcing)}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    announcing.cancel()
-    await node.close()
+    for task in announcing:
+        task.cancel()
+    await asyncio.gather(*(node.close() for node in nodes))
 
 
-async def announce(node: Node, options: dict) -> None:
-    while True:
-        now = time.time()
+async def announce(node: Node, options: dict) -> int:
+    """Once for each of `models`, with the longest life there is, or again and again as peers do."""
+    done = 0
+    for model in options.get("models", []):
+        with contextlib.suppress(RemoteError):
+            await node.directory.announce(announcement(node.peer_id, addrs=node.addrs, time=node.clock() + 30, config_hash=model))
+            done += 1
+    while "models" not in options:
+        now = node.clock()
         record = announcement(node.peer_id, addrs=node.addrs, time=now, sequence=int(now * 1000), version=options.get("version", 1))
         if options.get("version", 1) > 1:
             record = msgspec.convert(msgspec.to_builtins(record), Tomorrow)
         with contextlib.suppress(RemoteError):
             await node.directory.announce(record)
-        await asyncio.sleep(options.get("every", wire.RENEW_EVERY))
+        await asyncio.sleep(wire.RENEW_EVERY)
+    return done
 
 
 asyncio.run(main(OPTIONS, sys.argv[2:]))

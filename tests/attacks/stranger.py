@@ -30,11 +30,17 @@ KEY = "c0ffee"
 LINK = "/swarm/link/1"
 
 
+def flags_of(ways: list[str]) -> list[str]:
+    return ["-dhtServer", "-tls", "-hostAddrs=/ip4/127.0.0.1/tcp/0", "-b", "-bootstrapPeers=" + ",".join(ways)]
+
+
 class Stranger:
     def __init__(self, daemon: Daemon, identity: Identity, ways: list[str], options: dict) -> None:
         self.p2p, self.identity, self.ways, self.options = daemon.p2p, identity, ways, options
         self.victims = [PeerID.from_base58(way.rsplit("/", 1)[1]) for way in ways]
         self.random = random.Random(options.get("seed", 0))
+        self.flags = flags_of(ways)
+        self.daemons: list[Daemon] = []
 
     async def dht(self, **kwargs: object) -> DHTNode:
         """A plain node: hivemind's own protocol, any place it likes."""
@@ -198,6 +204,25 @@ async def eclipse(me: Stranger) -> dict:
     return {}
 
 
+async def sybils(me: Stranger) -> dict:
+    """`count` nodes with identities of their own, wherever these place them, that tell nothing and keep nothing."""
+
+    async def rpc_find(self, request: dht_pb2.FindRequest, context: object) -> dht_pb2.FindResponse:
+        results = [dht_pb2.FindResult(type=dht_pb2.NOT_FOUND) for _ in request.keys]
+        return dht_pb2.FindResponse(results=results, peer=self.node_info)
+
+    async def rpc_store(self, request: dht_pb2.StoreRequest, context: object) -> dht_pb2.StoreResponse:
+        return dht_pb2.StoreResponse(store_ok=[True] * len(request.keys), peer=self.node_info)
+
+    DHTProtocol.rpc_find, DHTProtocol.rpc_store = rpc_find, rpc_store
+    await me.dht()
+    for _ in range(me.options["count"] - 1):
+        daemon = await Daemon.start(Identity.ephemeral(), me.flags)
+        await DHTNode.create(p2p=daemon.p2p, initial_peers=me.ways, strict=False, wait_timeout=1.0)
+        me.daemons.append(daemon)
+    return {}
+
+
 async def fuzz(me: Stranger) -> dict:
     """`count` damaged requests and streams."""
     good = [
@@ -241,10 +266,6 @@ async def rubbish(me: Stranger, words: list[bytes]) -> None:
 async def hoard(me: Stranger) -> dict:
     """Lengths of a terabyte, 800 streams that say nothing, and a message that never ends, as long as it is let."""
     victim, streams = me.victims[0], []
-    for _ in range(me.options["streams"]):
-        found = await quietly(me.link(victim))
-        if not isinstance(found, Exception):
-            streams.append(found)
     _, writer = await me.link(victim)
     writer.write(struct.pack(">IBI", 2**32 - 1, 0, 1) + bytes(9))
     _, writer = await me.link(victim)
@@ -258,6 +279,12 @@ async def hoard(me: Stranger) -> dict:
                 sent += 65536
     except (OSError, TimeoutError):
         pass
+    await asyncio.sleep(2)
+    for number in range(me.options["streams"]):
+        name = LINK if number % 2 else "DHTProtocol.rpc_find"
+        found = await quietly(me.p2p.call_binary_stream_handler(victim, name))
+        if not isinstance(found, Exception):
+            streams.append(found)
     await quietly(me.p2p._client.call_unary_handler(victim, "DHTProtocol.rpc_store", b"\x12\xff\xff\xff\x7f" + bytes(3 * 2**20)))
     return {"streams": len(streams), "sent": sent}
 
@@ -295,8 +322,7 @@ async def hang_up(me: Stranger) -> dict:
 
 async def main(options: dict, ways: list[str]) -> None:
     identity = Identity.ephemeral()
-    flags = ["-dhtServer", "-tls", "-hostAddrs=/ip4/127.0.0.1/tcp/0", "-b", "-bootstrapPeers=" + ",".join(ways)]
-    daemon = await Daemon.start(identity, flags)
+    daemon = await Daemon.start(identity, flags_of(ways))
     try:
         result = await globals()[options["attack"]](Stranger(daemon, identity, ways, options))
         print(json.dumps(result), flush=True)

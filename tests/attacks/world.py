@@ -86,11 +86,11 @@ class World:
 
     @property
     def ways(self) -> list[str]:
-        return [addr for peer in self.honest for addr in peer.facts["addrs"]]
+        return [addr for peer in self.honest for addr in peer.facts["ways"]]
 
     @property
     def ids(self) -> set[str]:
-        return {peer.facts["peer_id"] for peer in self.honest}
+        return {peer for process in self.honest for peer in process.facts["all"]}
 
     async def stranger(self, attack: str, **options: object) -> Process:
         """One who begins. He says something when he has done his worst."""
