@@ -13,7 +13,9 @@ PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/routing tests/mach
 
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow lint setup clean
+RUNS ?= 1000000
+
+.PHONY: demo test test-slow attacks fuzz lint setup clean
 
 demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
@@ -24,6 +26,14 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# What strangers try against real processes, with a table at the end: some 20 minutes.
+attacks: setup
+	$(BIN)/python -m pytest -m slow --timeout 900 tests/attacks
+
+# Guided by atheris where that is installed (pip install atheris), unguided otherwise.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --runs $(RUNS)
 
 lint: setup
 	$(BIN)/ruff check .

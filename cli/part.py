@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -379,7 +378,7 @@ async def _others(wish: Wish, checkpoint: Checkpoint, connection: Connection) ->
 
 
 def _joining(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], connection: Connection) -> Announcement:
-    shape, now = wish.shape(checkpoint), time.time()
+    shape, now = wish.shape(checkpoint), connection.wall()
     step = sum(shape.component_bytes[1:-1]) / shape.layers * _scale(wish, checkpoint) / BANDWIDTH
     return Announcement(
         version=VERSION,

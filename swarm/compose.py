@@ -85,6 +85,8 @@ class Connection:
     """Whether this peer signed these bytes."""
     failed: Any
     """A future that is done when the network below us is gone for good."""
+    wall: Callable[[], float] = time.time
+    """The swarm's time."""
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +107,7 @@ async def connect(
 
     Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
+    from swarm.model.sources import cache_folder
     from swarm.net.identity import Identity, verify
     from swarm.net.node import Node
 
@@ -119,9 +122,10 @@ async def connect(
             serve_relay=serve_relay,
             max_upload=max_upload,
             debug=debug,
+            memory=cache_folder() / "peers",
         )
         try:
-            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed)
+            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed, node.clock)
         finally:
             await node.close()
 
@@ -292,7 +296,7 @@ def serving_peer(
         held,
         About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts),
         clock=time.monotonic,
-        wall=time.time,
+        wall=connection.wall,
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
         loader=loader,

@@ -28,6 +28,11 @@ Text = Annotated[str, Meta(max_length=512)]
 Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 Session = Annotated[bytes, Meta(min_length=16, max_length=16)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=2**20)]
+Micros = Annotated[tuple[Count, ...], Meta(max_length=2**10)]
+"""Of each hop of a route, one."""
+
+MOST_FIELDS = 256
+"""Fields of a message of tomorrow. Each is an object of 80 bytes once decoded, so that 64 MiB of them would be 5 GB."""
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number for every dtype that may travel; anything else is refused."""
@@ -63,7 +68,7 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log-probability (natural log) of the drawn token, and the `top` alternatives, likeliest first."""
 
     drawn: float
-    top: tuple[tuple[TokenId, float], ...] = ()
+    top: Annotated[tuple[tuple[TokenId, float], ...], Meta(max_length=20)] = ()
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -146,7 +151,7 @@ class Step(SessionMessage, frozen=True, array_like=True, tag=11):
     start: Count
     tokens: TokenIds
     hidden: Blob | None = None
-    micros: tuple[Count, ...] = ()
+    micros: Micros = ()
 
 
 class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):
@@ -156,8 +161,8 @@ class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):
     start: Count
     tokens: TokenIds
     finish: Text | None = None
-    logprobs: tuple[Logprobs, ...] = ()
-    micros: tuple[Count, ...] = ()
+    logprobs: Annotated[tuple[Logprobs, ...], Meta(max_length=2**12)] = ()
+    micros: Micros = ()
 
 
 class Have(SessionMessage, frozen=True, array_like=True, tag=13):
@@ -443,15 +448,48 @@ class Signed(msgspec.Struct, frozen=True, array_like=True):
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+MAX_VALUE = 4352 + 8
+"""Bytes of one stored value, in hivemind's packing."""
+
+MAX_DICTIONARY, MAX_ENTRIES = 3 * 2**19, 2048
+"""Bytes and entries of all that lies under one key of the directory: a reply must fit into the 4 MiB beyond which p2pd drops it, unnoticed by its caller."""
+
+DICTIONARY_CODE = 0x50
+"""hivemind's extension type of a dictionary of records."""
+
+Subkey = Annotated[str, Meta(max_length=60)]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One record in hivemind's dictionary: whose it is, what it says (packed once more), until when."""
+
+    subkey: Subkey
+    value: Annotated[bytes, Meta(max_length=MAX_VALUE)]
+    expiry: float
+
+
+class Dictionary(msgspec.Struct, frozen=True, array_like=True):
+    """hivemind's packing of all that lies under one key. What it says of its own size and life is nobody's business: entries speak for themselves."""
+
+    size: msgspec.Raw
+    latest: msgspec.Raw
+    entries: Annotated[list[msgspec.Raw], Meta(max_length=MAX_ENTRIES)]
+
+
 # --- coding -----------------------------------------------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder = msgspec.msgpack.Decoder(AnyMessage)
 _order_decoder = msgspec.msgpack.Decoder(Order)
-_tag_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_tag_decoder = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], Meta(max_length=MOST_FIELDS)])
 _advice_decoder = msgspec.msgpack.Decoder(Advice)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
+_ext_decoder = msgspec.msgpack.Decoder(msgspec.msgpack.Ext)
+_dictionary_decoder = msgspec.msgpack.Decoder(Dictionary)
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
+_subkey_decoder = msgspec.msgpack.Decoder(Subkey)
+_value_decoder = msgspec.msgpack.Decoder(bytes)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -497,6 +535,29 @@ def decode_announcement(data: bytes | memoryview) -> Announcement:
 
 def decode_signed(data: bytes | memoryview) -> Signed:
     return _decode(_signed_decoder, data, 4352)
+
+
+def decode_dictionary(data: bytes | memoryview) -> tuple[list[Entry], int]:
+    """Everything under one key as hivemind packs it, and how many entries are none: each of those is left out alone."""
+    packed = _decode(_ext_decoder, data, MAX_DICTIONARY)
+    if packed.code != DICTIONARY_CODE:
+        raise ProtocolError(f"no dictionary: extension type {packed.code}")
+    entries, bad = [], 0
+    for raw in _decode(_dictionary_decoder, packed.data, MAX_DICTIONARY).entries:
+        try:
+            entries.append(_decode(_entry_decoder, raw, MAX_VALUE + 128))
+        except ProtocolError:
+            bad += 1
+    return entries, bad
+
+
+def decode_subkey(data: bytes | memoryview) -> str:
+    return _decode(_subkey_decoder, data, 64)
+
+
+def decode_value(data: bytes | memoryview) -> bytes:
+    """What hivemind packed around a value of ours."""
+    return _decode(_value_decoder, data, MAX_VALUE)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder, data: bytes | memoryview, limit: int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 from swarm.compose import Connection, OpenedModel, keep_ends, serving_peer
@@ -65,7 +66,7 @@ def test_who_is_never_to_coordinate_stands_for_nothing():
     shape = SimpleNamespace(name="toy", config_hash="c0ffee")
     held = Holding(object(), Offer("rev", "float32", 4, (Span(0, 4),), 100), 0.01, 0.001, 1.0, 100)
     links = SimpleNamespace(peer="me", subscribe=lambda receive, lost: None)
-    connection = SimpleNamespace(links=links, directory=None, addrs=("addr",), verify=verify, sign=lambda data: b"")
+    connection = SimpleNamespace(links=links, directory=None, addrs=("addr",), verify=verify, sign=lambda data: b"", wall=time.time)
 
     async def main() -> list[bool]:
         return [serving_peer(connection, shape, held, coordinate=willing).coordinator is not None for willing in (True, False)]

@@ -166,6 +166,7 @@ class Client:
             )
         opened = await open_model(self.model, token=self._token)
         connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        self.wall = connection.wall
         await self._begin(opened, connection, keep_ends if self._own_ends else None)
 
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:

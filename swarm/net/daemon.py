@@ -25,6 +25,7 @@ from hivemind.p2p.p2p_daemon_bindings import p2pclient
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import SwarmError
+from swarm.net.guards.calls import guard_calls
 from swarm.net.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,15 @@ PREFIX = "swarm-p2pd-"
 ABANDONED = 60.0
 """Seconds after which a directory without a locked lock is nobody's. A new one has none for a moment."""
 
-_LEASH = """
-import ctypes, os, signal, sys
+SOFT_MEMORY, HARD_MEMORY = 192, 1024
+"""MiB. From the first on Go collects garbage harder, beyond the second the system gives p2pd no more: it ends, and is started again. What strangers can make it
+hold is theirs to choose otherwise, since it sets itself no limits: streams that are never used, one window of flow control each. It takes 30 at rest."""
+
+_LEASH = f"""
+import ctypes, os, resource, signal, sys
 parent = int(sys.argv[1])
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+resource.setrlimit(resource.RLIMIT_DATA, ({HARD_MEMORY << 20}, {HARD_MEMORY << 20}))
 if os.getppid() == parent:
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -63,7 +69,8 @@ class DaemonError(SwarmError):
 
 
 class Daemon:
-    """One p2pd. `p2p` is hivemind's view of it; `died` is done once the process is gone, for whatever reason."""
+    """One p2pd. `p2p` is hivemind's view of it; `died` is done once the process is gone, for whatever reason, and `deaf` once nobody reads any
+    more what it says of calls."""
 
     p2p: P2P
     died: asyncio.Task[int]
@@ -74,6 +81,19 @@ class Daemon:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._last_lines: deque[str] = deque(maxlen=5)
+
+    @property
+    def deaf(self) -> asyncio.Task[None]:
+        return self.p2p._client.control._read_task
+
+    async def answers(self, deadline: float) -> bool:
+        """Whether p2pd says who it is."""
+        try:
+            async with asyncio.timeout(deadline):
+                await self.p2p._client.identify()
+        except (P2PDaemonError, OSError, EOFError):
+            return False
+        return True
 
     @property
     def pid(self) -> int:
@@ -107,7 +127,7 @@ class Daemon:
         command = [str(files("hivemind.hivemind_cli") / "p2pd"), f"-listen=/unix{control}", f"-id={key}", f"-idleTimeout={IDLE_TIMEOUT}s", *flags]
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]
-        environment = os.environ | {"GOLOG_LOG_LEVEL": "info" if debug else "fatal", "GOLOG_LOG_FMT": "json"}
+        environment = os.environ | {"GOMEMLIMIT": f"{SOFT_MEMORY}MiB", "GOLOG_LOG_LEVEL": "info" if debug else "fatal", "GOLOG_LOG_FMT": "json"}
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -190,6 +210,7 @@ async def _connect(control: str, listen: str) -> P2P:
     p2p._alive = True
     p2p._daemon_listen_maddr, p2p._client_listen_maddr = Multiaddr(f"/unix{control}"), Multiaddr(f"/unix{listen}")
     p2p._client = await p2pclient.Client.create(p2p._daemon_listen_maddr, p2p._client_listen_maddr)
+    guard_calls(p2p._client.control)
     for task in (p2p._client.control._read_task, p2p._client.control._write_task):
         task.add_done_callback(_forget)
     await p2p._ping_daemon()

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.p2p import PeerID
 
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import ProtocolError, RemoteError
+from swarm.net.addresses import Entrance, dialable
+from swarm.net.guards.placing import place_of
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
 from swarm.net.records import LIFETIME, SHARDS, BadRecords, check, key_of, seal, shard_of
@@ -24,6 +27,10 @@ STORE_DEADLINE = 5.0
 
 RPC_DEADLINE = 1.0
 """Seconds for one call to one DHT peer. hivemind's 3 s would let a single frozen peer use up a whole read. Across the world a round trip is 0.3 s."""
+
+
+MAX_MET = 256
+"""Peers whose addresses are kept, to enter the swarm through them another time."""
 
 
 class DhtDirectory:
@@ -38,10 +45,22 @@ class DhtDirectory:
     ) -> None:
         self._node, self._identity, self._membership, self._bad = node, identity, membership, bad
         self._client_mode, self._clock = client_mode, clock
+        self._said: dict[str, wire.Announcement] = {}
+        """What we announced last, of each model."""
+        self._met: dict[PeerId, tuple[str, ...]] = {}
+        """Where peers said they are, the latest news last."""
+
+    async def stand_on(self, node: DHTNode, membership: Membership) -> None:
+        """The DHT is reached through another node from now on, and what we announced is announced again. Raises RemoteError."""
+        self._node, self._membership = node, membership
+        for record in list(self._said.values()):
+            if record.time + LIFETIME > self._clock():
+                await self.announce(record)
 
     async def announce(self, record: wire.Announcement) -> None:
         if record.peer != self._identity.peer_id:
             raise ValueError(f"the record speaks of {record.peer}, we are {self._identity.peer_id}")
+        self._said[record.config_hash] = record
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
         if self._membership.alone:
             await self._membership.look()
@@ -83,7 +102,20 @@ class DhtDirectory:
                     continue
                 if record.peer not in records or records[record.peer].sequence < record.sequence:
                     records[record.peer] = record
-        return [records[peer] for peer in sorted(records) if records[peer].state != "left"]
+        present = [records[peer] for peer in sorted(records) if records[peer].state != "left"]
+        for record in present:
+            self._met.pop(record.peer, None)
+            self._met[record.peer] = record.addrs
+        while len(self._met) > MAX_MET:
+            del self._met[next(iter(self._met))]
+        return present
+
+    def ways_in(self) -> list[Entrance]:
+        """Peers we have read of, at the most public of their addresses; those first who are in touch with us, then the latest news."""
+        table = self._node.protocol.routing_table
+        known = sorted(reversed(self._met.items()), key=lambda item: place_of(PeerID.from_base58(item[0])) not in table)
+        found = ((peer, next((addr for text in addrs if (addr := dialable(text, peer)) is not None), None)) for peer, addrs in known)
+        return [Entrance(peer, addr, f"{addr}/p2p/{peer}") for peer, addr in found if addr is not None and peer != self._identity.peer_id]
 
     async def _search(self, key: str) -> dict[object, tuple[object, float]]:
         """Everything under one key that the DHT tells within the deadline. A search that a frozen peer holds up ends with what the others said."""

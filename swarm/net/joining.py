@@ -14,6 +14,7 @@ from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, P2PDaemonError, PeerID
 
 from swarm.net.addresses import Entrance
+from swarm.net.clock import SwarmClock
 
 KNOCK = 3.0
 """Seconds one initial peer has to answer."""
@@ -22,9 +23,16 @@ PERIOD = 10.0
 """Seconds between two looks: how long a restarted bootstrap peer may stay alone. Costs nothing while nobody is missing."""
 
 
+CLOCKS_EVERY, FEW = 6, 8
+"""Every how many looks a few others are asked what time it is, and how many those are."""
+
+
 class Membership:
-    def __init__(self, node: DHTNode, p2p: P2P, entrances: Sequence[Entrance]) -> None:
-        self._node, self._p2p, self._entrances = node, p2p, tuple(entrances)
+    def __init__(self, node: DHTNode, p2p: P2P, entrances: Sequence[Entrance], others: Sequence[Entrance], clock: SwarmClock) -> None:
+        """`others` are asked while nobody is in sight at all: peers of former times, of whom most will be gone."""
+        self._node, self._p2p, self._entrances, self._others = node, p2p, tuple(entrances), tuple(others)
+        self._clock = clock
+        self._read_clocks()
 
     @property
     def alone(self) -> bool:
@@ -34,14 +42,30 @@ class Membership:
     async def look(self) -> None:
         """Knock where somebody is missing."""
         table = self._node.protocol.routing_table
-        missing = [place for place in self._entrances if table.get(peer_id=PeerID.from_base58(place.peer)) is None]
+        asked = (*self._entrances, *self._others) if self.alone else self._entrances
+        missing = [place for place in asked if table.get(peer_id=PeerID.from_base58(place.peer)) is None]
         if missing:
             await asyncio.gather(*(self._knock(place) for place in missing))
 
     async def keep(self) -> None:
+        looks = 0
         while True:
             await asyncio.sleep(PERIOD)
             await self.look()
+            looks += 1
+            if looks % CLOCKS_EVERY == 0:
+                await self._ask_the_time()
+
+    async def _ask_the_time(self) -> None:
+        """Of those whom we have asked before and of one more, so that a clock which is set right meanwhile is noticed."""
+        protocol = self._node.protocol
+        known = [*protocol.ahead][-FEW:]
+        more = [peer for peer in protocol.routing_table.peer_id_to_uid if peer not in known][:1]
+        await asyncio.gather(*(protocol.call_ping(peer) for peer in (*known, *more)))  # each has a deadline, RPC_DEADLINE
+        self._read_clocks()
+
+    def _read_clocks(self) -> None:
+        self._clock.correct(self._node.protocol.ahead.values())
 
     async def _knock(self, place: Entrance) -> None:
         peer = PeerID.from_base58(place.peer)

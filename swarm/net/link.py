@@ -36,6 +36,16 @@ BUFFER = 64 * 2**10
 HEARTBEAT = 0
 """The stamp of a Ping that is only a sign of life. Those that measure count from 1."""
 
+DRIP, SLOWEST = 15.0, 4 * 2**10
+"""Seconds that may pass without one whole message, and how many bytes of one allow for a second more. Who has nothing to say sends a Ping every second, and
+over a slower line than that no answer would pass. It keeps strangers from holding a place, and a message begun, with a byte now and then."""
+
+STUCK = 30.0
+"""Seconds in which a peer for which something waits takes not even what is written at once (128 KiB): it does not read."""
+
+WEIGHTY = 2**20
+"""Bytes of a link above which it is asked what all links together hold."""
+
 LINGER = 1.0
 """Seconds for the other side to close after our End: one round trip and what was still under way."""
 
@@ -141,14 +151,29 @@ class Link:
     """Whose life the stream is; cancelling it ends the link."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     uplink: Uplink = field(default_factory=Uplink)
+    weigh: Callable[[], None] = lambda: None
     finishing: str | None = None
     _heard: float = 0.0
     _spoke: float = 0.0
     _busy: float = 0.0
+    _whole: float = 0.0
+    """When the last message was whole."""
+    _since: int = 0
+    """Bytes since then."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for more of them, or for the peer to read."""
+        return self.stream.inbox.held + self.outbox.size
+
+    @property
+    def quiet(self) -> float:
+        """Since when no session has used it."""
+        return self._busy
 
     async def run(self) -> Ending:
         loop = asyncio.get_running_loop()
-        self._heard = self._spoke = self._busy = loop.time()
+        self._heard = self._spoke = self._busy = self._whole = loop.time()
         reader, watcher, writer = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._write())
         try:
             # The writer decides nothing: where it fails, the reader is about to see why, and may first find an End among what has already arrived.
@@ -191,6 +216,9 @@ class Link:
                     return self._cut("the stream ended without a word")
                 self._heard = loop.time()
                 stream.early = stream.inbox.feed(data)
+                self._whole, self._since = (self._heard, 0) if stream.early else (self._whole, self._since + len(data))
+                if stream.inbox.held > WEIGHTY:
+                    self.weigh()
         except ProtocolError as error:
             return Ending(Kind.NONSENSE, str(error))
         except OSError as error:
@@ -251,9 +279,13 @@ class Link:
             now = loop.time()
             if now - before > 2 * tick:
                 # We were the one who slept (a busy loop, a suspended machine): what arrived meanwhile is not read yet, so it cannot count against the peer.
-                self._heard += now - before - tick
+                self._heard, self._whole, self._spoke = (then + now - before - tick for then in (self._heard, self._whole, self._spoke))
             if now - self._heard > timing.silence:
                 return Ending(Kind.SILENT, f"no byte for {timing.silence:g} s")
+            if now - self._whole > DRIP + self._since / SLOWEST:
+                return Ending(Kind.SILENT, f"{self._since} bytes and no whole message in {now - self._whole:.0f} s")
+            if self.outbox and now - self._spoke > STUCK:
+                return Ending(Kind.SILENT, f"it has read nothing for {STUCK:g} s")
             if self.finishing is not None:
                 finished = finished or now
                 if now - finished > LINGER and not self.outbox:

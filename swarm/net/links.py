@@ -22,7 +22,7 @@ from swarm.core import PeerId
 from swarm.errors import PeerLost
 from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
-from swarm.net.link import CLOSING, Stream, Timing
+from swarm.net.link import CLOSING, IDLE, Stream, Timing
 from swarm.net.pair import Pair, World
 from swarm.net.uplink import Uplink
 from swarm.ports import Lost, Receive
@@ -33,6 +33,13 @@ PROTOCOL = "/swarm/link/1"
 
 MAX_PEERS = 1024
 """Peers that may have streams to us at once. p2pd's connection manager begins to prune at 512 connections."""
+
+RESTING = 20.0
+"""Seconds without a word of any session after which a link makes room for a newcomer where MAX_PEERS have one. A living session renews its lease every 10 s."""
+
+MAX_HELD = 512 * 2**20
+"""Bytes that all links together hold of messages begun and not ended, and of such as wait to be read. One link alone may hold 64 MiB of the former; who holds
+most loses it first, so that many strangers with a little each cannot fill a machine either."""
 
 MAX_KNOWN = 4096
 """Peers whose addresses are remembered; the one learned longest ago is forgotten first."""
@@ -66,17 +73,28 @@ class LinkPool:
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timing = timing or Timing()
-        self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget, uplink or Uplink())
+        self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget, uplink or Uplink(), self._weigh)
         self._receive: Receive = lambda peer, message: None
         self._lost: Lost = lambda peer: None
         self._closed = False
         self._stamp = 0
+        self._standing = asyncio.Event()
 
     @classmethod
     async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> LinkPool:
         self = cls(p2p, timing, uplink)
-        await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        await self.stand_on(p2p)
         return self
+
+    async def stand_on(self, p2p: P2P) -> None:
+        """From now on streams go through this p2pd. Those through another have ended with it."""
+        self._p2p = p2p
+        await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        self._standing.set()
+
+    def fall(self) -> None:
+        """p2pd is gone. Whoever dials now waits for another: a dial that failed at once would be tried again at once."""
+        self._standing.clear()
 
     # --- ports.Links --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -172,6 +190,7 @@ class LinkPool:
 
     async def _open_stream(self, peer: PeerId) -> Stream:
         peer_id = PeerID.from_base58(peer)
+        await self._standing.wait()
         if addrs := self._known.get(peer):
             await self._p2p._client.connect(peer_id, addrs)
         _, reader, writer = await self._p2p.call_binary_stream_handler(peer_id, PROTOCOL)
@@ -218,10 +237,26 @@ class LinkPool:
     async def _accepted(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """hivemind calls this in a task of its own for every stream that arrives; the life of the stream is a task of ours."""
         peer = info.peer_id.to_base58()
-        if self._closed or (peer not in self._pairs and len(self._pairs) >= MAX_PEERS):
+        if self._closed or (peer not in self._pairs and len(self._pairs) >= MAX_PEERS and not self._make_room()):
             writer.transport.abort()
             return
         self._pair(peer).accept(Stream(reader, writer))
+
+    def _make_room(self) -> bool:
+        """Ask the peer whose link has been of no use for longest to leave."""
+        now = asyncio.get_running_loop().time()
+        links = [pair.link for pair in self._pairs.values() if pair.link is not None and pair.link.finishing is None]
+        longest = min(links, key=lambda link: link.quiet, default=None)
+        if longest is None or now - longest.quiet < RESTING:
+            return False
+        longest.finish(IDLE)
+        return True
+
+    def _weigh(self) -> None:
+        if sum(pair.held for pair in self._pairs.values()) > MAX_HELD:
+            heaviest = max(self._pairs.values(), key=lambda pair: pair.held)
+            log.warning("%s is given up: of all that waits on links, %d bytes are its own", heaviest.peer, heaviest.held)
+            heaviest.lose("holds too much")
 
     def _next_stamp(self) -> int:
         self._stamp += 1

@@ -1,7 +1,7 @@
-"""A node: one identity, one p2pd, one place in the DHT, the links and the directory, all in the running event loop. The composition of this room.
+"""A node: one identity, one footing (a p2pd and a place in the DHT), the links and the directory, all in the running event loop. The composition of this room.
 
-Whoever starts a node closes it. It knows what can go wrong at the start and says it in terms of the person at the keyboard; what models and sessions are, it
-does not know.
+Whoever starts a node closes it. When its p2pd dies or hangs, the node finds itself another in its place, with the same identity and at the same port: links are
+lost, and made again when somebody has something to say; what it has announced is announced again. What models and sessions are, it does not know.
 """
 
 from __future__ import annotations
@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
+from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
-from hivemind.dht.node import DHTNode
-from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2PDaemonError, PeerID
 
 from swarm.core import PeerId
-from swarm.errors import IdentityInUse, MalformedAddress, NoBootstrap, PortInUse, SwarmError
+from swarm.errors import IdentityInUse, MalformedAddress, PortInUse, RemoteError, SwarmError
+from swarm.net import guards
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
+from swarm.net.clock import SwarmClock
 from swarm.net.daemon import Daemon, DaemonError
-from swarm.net.directory import RPC_DEADLINE, DhtDirectory
-from swarm.net.hardening import harden, set_logging
+from swarm.net.directory import DhtDirectory
+from swarm.net.footing import Footing, Ground, explained, through
+from swarm.net.guards.decoding import set_logging
 from swarm.net.identity import Identity
-from swarm.net.joining import Membership
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
 from swarm.net.records import BadRecords, Guard
+from swarm.net.remembered import Remembered
 from swarm.net.uplink import Uplink
 
-JOIN = 10.0
-"""Seconds for any initial peer to answer: two attempts at TCP, TLS and negotiation across the world."""
+log = logging.getLogger(__name__)
 
 PROBE = 3.0
 """Seconds to look for somebody who uses our identity. Found or refused, the answer takes milliseconds; a frozen holder is nobody we could harm."""
@@ -40,19 +43,37 @@ LOOPBACK = ("127.0.0.1", "::1")
 MAX_ADDRS = 8
 """Addresses we tell others: a machine with many virtual networks has dozens, and each costs whoever dials us an attempt."""
 
+PAUSE = 2.0
+"""Seconds between two attempts to start p2pd again."""
+
+PATIENCE = 60.0
+"""Seconds in which p2pd may fail MOST_FALLS times, or may not start at all, before we give up: the port was taken, or the network is gone."""
+
+MOST_FALLS = 6
+
+REMEMBER = 60.0
+"""Seconds between two notes of who is there."""
+
+MAX_ENTRANCES = 16
+"""Through how many peers at most a node enters, again or at first: p2pd knocks at all of them at once."""
+
 
 class Node:
     peer_id: PeerId
     addrs: tuple[str, ...]
     """Full multiaddrs at which others may dial us, the most public first. Empty for a node that does not listen."""
+    clock: SwarmClock
+    """The time by which peers announce."""
     links: LinkPool
     directory: DhtDirectory
     failed: asyncio.Future[SwarmError]
-    """Done with an error once our p2pd is gone without our doing: every link is lost, nothing will work again, and a new node must be started."""
+    """Done with an error once our p2pd is gone and cannot be started again: nothing will work any more, and a new node must be started."""
 
-    def __init__(self) -> None:
+    def __init__(self, ground: Ground, entrances: Sequence[Entrance], others: Sequence[Entrance]) -> None:
+        self._ground, self._entrances, self._others = ground, tuple(entrances), tuple(others)
         self._stack = contextlib.AsyncExitStack()
         self._closing: asyncio.Task[None] | None = None
+        self.peer_id, self.clock = ground.identity.peer_id, ground.clock
         self.failed = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -71,99 +92,128 @@ class Node:
         timing: Timing | None = None,
         max_upload: float | None = None,
         debug: bool = False,
+        memory: Path | None = None,
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
         addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets
-        others reach each other through us; `use_relay` asks the initial peers to do that for us.
+        others reach each other through us; `use_relay` asks the initial peers to do that for us. In the folder `memory` peers of the swarm are noted,
+        through whom we enter another time as well.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
         """
         identity = identity or Identity.ephemeral()
         listen = not client_mode if listen is None else listen
         places = [entrance(text) for text in initial_peers]
-        entrances = [place for place in places if place.peer != identity.peer_id]  # remembered peers may include ourselves
+        others: list[Entrance] = []
+        remembered = Remembered(memory, initial_peers) if memory is not None and places else None
+        if remembered is not None:
+            others = [place for place in remembered.read() if place.peer not in {identity.peer_id, *(one.peer for one in places)}][:MAX_ENTRANCES]
+        entrances = [place for place in places if place.peer != identity.peer_id]
         if places and not entrances:
             raise IdentityInUse(identity.peer_id)
         for text in announce_addrs or ():
             if dialable(text, identity.peer_id) is None:
                 raise MalformedAddress(text, announced=True)
         set_logging(debug)
-        harden()
+        guards.install()
+        held = None
         if listen:
             _probe_port(host, port)
         else:
             listen_addr(host, port)
         if not identity.fresh and entrances:
-            await _probe_identity(identity, entrances, debug)
-        flags = _flags(host, port, announce_addrs or (), entrances, client_mode, listen, serve_relay, use_relay)
-        self = cls()
-        self.peer_id = identity.peer_id
+            await _probe_identity(identity, [*entrances, *others], debug)
+        if listen:
+            held = _hold_port(host, port)
+            port = held.getsockname()[1]
+        flags = _flags(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
+        clock = SwarmClock()
+        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords(), clock), clock, debug, (host, port)), entrances, others)
+        if held is not None:
+            self._stack.callback(held.close)
         try:
-            await self._start(identity, entrances, flags, client_mode, timing, debug, (host, port), Uplink(max_upload))
+            await self._start(timing, Uplink(max_upload))
+            if remembered is not None:
+                self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._remember(remembered)))
         except BaseException:
             await self.close()
             raise
         return self
 
-    async def _start(
-        self,
-        identity: Identity,
-        entrances: list[Entrance],
-        flags: list[str],
-        client_mode: bool,
-        timing: Timing | None,
-        debug: bool,
-        at: tuple[str, int],
-        uplink: Uplink,
-    ) -> None:
-        try:
-            daemon = await Daemon.start(identity, flags, debug)
-        except DaemonError as error:
-            raise _explained(error, entrances, at) from error
-        self._daemon = daemon
-        self._stack.push_async_callback(daemon.close)
-        watch = asyncio.ensure_future(self._watch(daemon))
-        self._stack.push_async_callback(_cancel, watch)
-
-        guard = Guard(BadRecords())
-        try:
-            async with asyncio.timeout(JOIN):
-                node = await DHTNode.create(
-                    p2p=daemon.p2p,
-                    node_id=DHTID.generate(source=self.peer_id),  # a place in the DHT that nobody can choose, not even its owner
-                    initial_peers=[place.text for place in entrances] or None,
-                    client_mode=client_mode,
-                    record_validator=guard,
-                    wait_timeout=RPC_DEADLINE,
-                    bootstrap_timeout=JOIN / 2,
-                    strict=False,  # a clock three seconds off is refused otherwise
-                    cache_locally=False,  # we always want the latest, so a cache answers nothing and only holds what strangers sent
-                    cache_nearest=0,
-                    cache_on_store=False,
-                    cache_refresh_before_expiry=0,
-                )
-        except (RuntimeError, TimeoutError) as error:
-            raise _nobody(entrances) from error
-        node.protocol._validate_dictionary = guard.prune
-        self._stack.push_async_callback(_leave, node, daemon)
-        self.links = await LinkPool.start(daemon.p2p, timing, uplink)
+    async def _start(self, timing: Timing | None, uplink: Uplink) -> None:
+        ground = self._ground
+        self._footing = await Footing.start(ground, self._entrances, self._others)
+        self._stack.push_async_callback(self._leave)
+        self.links = await LinkPool.start(self._daemon.p2p, timing, uplink)
         self._stack.push_async_callback(self.links.close)
-        membership = Membership(node, daemon.p2p, entrances)
-        self._stack.push_async_callback(_cancel, asyncio.ensure_future(membership.keep()))
-        self.directory = DhtDirectory(node, identity, membership, guard.bad, client_mode)
+        self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode, ground.clock)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
+        self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._supervise()))
+
+    @property
+    def _daemon(self) -> Daemon:
+        return self._footing.daemon
+
+    async def _leave(self) -> None:
+        await self._footing.close()
 
     async def _addresses(self) -> tuple[str, ...]:
         _, found = await self._daemon.p2p._client.identify()
         return tuple(f"{addr}/p2p/{self.peer_id}" for addr in most_public_first(found)[:MAX_ADDRS])
 
-    async def _watch(self, daemon: Daemon) -> None:
-        status = await asyncio.shield(daemon.died)
-        if not self.failed.done():
-            self.failed.set_result(SwarmError(f"the libp2p daemon of {self.peer_id} ended (status {status}); start this node again"))
+    # --- when p2pd is gone --------------------------------------------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        loop, falls = asyncio.get_running_loop(), deque[float](maxlen=MOST_FALLS)
+        try:
+            while True:
+                how = await self._footing.gave_way()
+                falls.append(loop.time())
+                if len(falls) == MOST_FALLS and falls[-1] - falls[0] < PATIENCE:
+                    raise SwarmError(f"it failed {MOST_FALLS} times in {PATIENCE:g} seconds")
+                log.warning("the libp2p daemon of %s %s; starting another", self.peer_id, how)
+                await self._stand_up_again()
+                log.info("the libp2p daemon of %s runs again", self.peer_id)
+        except (SwarmError, P2PDaemonError, OSError, EOFError) as error:
+            if not self.failed.done():
+                self.failed.set_result(SwarmError(f"the libp2p daemon of {self.peer_id} ended and cannot be started again ({error}); start this node again"))
+
+    async def _stand_up_again(self) -> None:
+        loop, old = asyncio.get_running_loop(), self._footing
+        begin = loop.time()
+        self.links.fall()
+        await old.close()
+        while True:
+            try:
+                new = await Footing.start(self._ground, self._entrances, self._ways_in())
+                break
+            except SwarmError:
+                if loop.time() - begin > PATIENCE:
+                    raise
+                await asyncio.sleep(PAUSE)
+        new.dht.protocol.storage = old.dht.protocol.storage  # what we keep for others outlives p2pd
+        self._footing = new
+        await self.links.stand_on(new.daemon.p2p)
+        try:
+            await self.directory.stand_on(new.dht, new.membership)
+        except RemoteError as error:
+            log.warning("could not announce again: %s", error)
+
+    def _ways_in(self) -> list[Entrance]:
+        """Peers whom we know beside those through whom we entered first: whoever began a swarm has no other."""
+        known = {place.peer: place for place in (*self._others, *reversed(self.directory.ways_in()))}
+        return [place for peer, place in reversed(known.items()) if peer not in {one.peer for one in self._entrances}][:MAX_ENTRANCES]
+
+    async def _remember(self, remembered: Remembered) -> None:
+        try:
+            while True:
+                await asyncio.sleep(REMEMBER)
+                remembered.write(self.directory.ways_in())
+        finally:  # a short visit, too
+            remembered.write(self.directory.ways_in())
 
     async def close(self) -> None:
         """End everything this node started: links say goodbye, then the DHT, then p2pd. Idempotent; a second caller waits for the first."""
@@ -172,20 +222,14 @@ class Node:
         await asyncio.shield(self._closing)
 
 
-def _flags(
-    host: str, port: int, announce: Sequence[str], entrances: list[Entrance], client_mode: bool, listen: bool, serve_relay: bool, use_relay: bool
-) -> list[str]:
+def _flags(host: str, port: int, announce: Sequence[str], client_mode: bool, listen: bool, serve_relay: bool, use_relay: bool) -> tuple[str, ...]:
     outside = listen and host not in LOOPBACK
     flags = ["-dhtClient" if client_mode else "-dhtServer", "-connManager", "-tls", "-relay"]
     flags += [f"-relayService={int(serve_relay)}", f"-autoRelay={int(use_relay)}", f"-autonat={int(outside)}", f"-natPortMap={int(outside)}"]
     flags.append(f"-hostAddrs={listen_addr(host, port)}" if listen else "-noListenAddrs")
     if announce:
         flags.append("-announceAddrs=" + ",".join(announce))
-    return flags + _through(entrances)
-
-
-def _through(entrances: list[Entrance]) -> list[str]:
-    return ["-b", "-bootstrapPeers=" + ",".join(place.text for place in entrances)] if entrances else []
+    return tuple(flags)
 
 
 def _probe_port(host: str, port: int) -> None:
@@ -202,12 +246,25 @@ def _probe_port(host: str, port: int) -> None:
             raise PortInUse(host, port) from error
 
 
+def _hold_port(host: str, port: int) -> socket.socket:
+    """Bound and never listening: keeps the port ours while p2pd is started another time, and lets p2pd listen there, which shares ports."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind((host, port))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
 async def _probe_identity(identity: Identity, entrances: list[Entrance], debug: bool) -> None:
     """Ask the swarm, under a passing name, whether somebody already answers to ours. hivemind's own check crashes on Ed25519."""
     try:
-        probe = await Daemon.start(Identity.ephemeral(), ["-dhtClient", "-tls", "-noListenAddrs", *_through(entrances)], debug)
+        probe = await Daemon.start(Identity.ephemeral(), ["-dhtClient", "-tls", "-noListenAddrs", *through(entrances)], debug)
     except DaemonError as error:
-        raise _explained(error, entrances, ("", 0)) from error
+        raise explained(error, entrances, ("", 0)) from error
     try:
         async with asyncio.timeout(PROBE):
             await _find(probe, identity.peer_id)
@@ -230,28 +287,6 @@ async def _find(probe: Daemon, peer: PeerId) -> None:
         await asyncio.sleep(0.1)  # connected already, but p2pd does not count its initial peers as acquaintances yet
 
 
-def _explained(error: DaemonError, entrances: list[Entrance], at: tuple[str, int]) -> SwarmError:
-    if "address already in use" in error.output:
-        return PortInUse(*at)
-    if "bootstrap" in error.output or (entrances and "not ready" in error.output):
-        return _nobody(entrances)
-    return error
-
-
-def _nobody(entrances: list[Entrance]) -> NoBootstrap:
-    names = ", ".join(place.text for place in entrances)
-    return NoBootstrap(f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap) and that this machine can reach it")
-
-
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-async def _leave(node: DHTNode, daemon: Daemon) -> None:
-    """hivemind tells p2pd to forget each handler and waits for its answer, which a dead p2pd never gives."""
-    if daemon.died.done():
-        return
-    with contextlib.suppress(P2PDaemonError, OSError):
-        async with asyncio.timeout(1.0):
-            await node.shutdown()

@@ -24,7 +24,7 @@ from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost, ProtocolError
 from swarm.net.frames import CONTROL, Outbox
-from swarm.net.link import IDLE, Ending, Kind, Link, Refused, Stream, Timing
+from swarm.net.link import IDLE, WEIGHTY, Ending, Kind, Link, Refused, Stream, Timing
 from swarm.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class World:
     spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     forget: Callable[[Pair], None]
     uplink: Uplink = field(default_factory=Uplink)
+    weigh: Callable[[], None] = lambda: None
+    """Said whenever a pair holds much: what all of them hold together has an end."""
 
 
 class Pair:
@@ -78,6 +80,10 @@ class Pair:
     def is_empty(self) -> bool:
         return self.link is None and self._dial is None and not self._streams and not self._outbox
 
+    @property
+    def held(self) -> int:
+        return self._outbox.size if self.link is None else self.link.held
+
     # --- what the pool asks -----------------------------------------------------------------------------------------------------------------------------
 
     def put(self, lane: bytes | None, data: bytes) -> None:
@@ -86,6 +92,8 @@ class Pair:
             asyncio.get_running_loop().call_soon(self._overflow, self._outbox)
             return
         self._outbox.put(lane, data)
+        if self._outbox.size > WEIGHTY:
+            asyncio.get_running_loop().call_soon(self._world.weigh)
         if self.link is not None:
             if lane is not CONTROL:
                 self.link.touch()
@@ -221,6 +229,7 @@ class Pair:
             self._pongs,
             task,
             uplink=self._world.uplink,
+            weigh=self._world.weigh,
         )
         self.link = link
         self._change()

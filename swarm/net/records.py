@@ -18,9 +18,7 @@ import time
 from collections.abc import Callable
 
 from hivemind.dht.routing import DHTID
-from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-from hivemind.utils.serializer import MSGPackSerializer
 
 from swarm import wire
 from swarm.core import PeerId
@@ -36,8 +34,11 @@ LIFETIME = wire.LIFETIME
 MAX_AHEAD = 60.0
 """Seconds from now that an expiry may lie ahead. Above LIFETIME by what honest clocks differ."""
 
-MAX_ANNOUNCEMENT, MAX_VALUE = 4096, 4352 + 8
-"""Bytes of an announcement, and of one stored value: what `wire` decodes, the latter in hivemind's packing."""
+MAX_ANNOUNCEMENT = 4096
+"""Bytes of an announcement: what `wire` decodes."""
+
+ROUNDING = 1e-3
+"""Seconds by which sums may differ from what the owner reckoned."""
 
 MAX_NOTED = 1024
 """Bad records remembered so as to be logged once each."""
@@ -84,14 +85,14 @@ def check(peer: object, value: object, expiry: float, now: float) -> wire.Announ
     them does so once."""
     if not isinstance(peer, str) or not isinstance(value, bytes):
         raise ProtocolError("no signed value under a peer id")
-    if len(value) > MAX_VALUE:
+    if len(value) > wire.MAX_VALUE:
         raise ProtocolError(f"{len(value)} bytes are too many")
     if not math.isfinite(expiry) or expiry > now + MAX_AHEAD:
         raise ProtocolError("expires too far in the future; is its owner's clock right, or ours?")
     if expiry <= now:
         raise ProtocolError("has expired")
     record = unseal(peer, value)
-    if expiry > record.time + LIFETIME + 1:
+    if expiry > record.time + LIFETIME + ROUNDING:
         raise ProtocolError("expires later than its owner said")
     if record.time + LIFETIME > now + MAX_AHEAD:  # else whoever has it could bring it back, with ever later expiries, until then
         raise ProtocolError("comes from the future; is its owner's clock right, or ours?")
@@ -118,35 +119,19 @@ class Guard(RecordValidatorBase):
 
     def __init__(self, bad: BadRecords | None = None, clock: Callable[[], float] = time.time) -> None:
         self.bad = bad or BadRecords()
-        self._clock = clock
+        self.clock = clock
 
     def validate(self, record: DHTRecord) -> bool:
-        if len(record.value) > MAX_VALUE or len(record.subkey) > 64:
+        if len(record.value) > wire.MAX_VALUE or len(record.subkey) > 64:
             self.bad.note(record.subkey, "too large")
             return False
         subkey: object = None
         try:
-            subkey, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
-            announcement = check(subkey, value, record.expiration_time, self._clock())
+            subkey, value = wire.decode_subkey(record.subkey), wire.decode_value(record.value)
+            announcement = check(subkey, value, record.expiration_time, self.clock())
             if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
                 raise ProtocolError("lies under a key that is not its own")
-        except (ProtocolError, ValueError, TypeError, LookupError, RecursionError) as error:  # the middle ones: what msgpack raises for bytes that are none
+        except ProtocolError as error:
             self.bad.note(subkey, str(error))
             return False
-        return True
-
-    def prune(self, key: bytes, dictionary: object) -> bool:
-        """Takes the place of hivemind's `_validate_dictionary`, which refuses a whole dictionary for one bad record in it: then any one record would blind its
-        readers, and each newer schema would hide all who speak the older one. Here the bad record is left out alone."""
-        if not isinstance(dictionary, DictionaryDHTValue):
-            return False
-        with dictionary.freeze():
-            for subkey, (value, expiry) in list(dictionary.items()):
-                try:
-                    record = DHTRecord(key, MSGPackSerializer.dumps(subkey), value, float(expiry))
-                    good = isinstance(value, bytes) and self.validate(record)
-                except (TypeError, ValueError, OverflowError):
-                    good = False
-                if not good:
-                    del dictionary[subkey]
         return True

@@ -486,7 +486,7 @@ class Nowhere:
     def __init__(self, records: list) -> None:
         self.records, self.announced = records, []
         self.directory, self.addrs, self.links = self, (), self
-        self.peer = "12D3KooWus"
+        self.peer, self.wall = "12D3KooWus", time.time
 
     async def read(self, config_hash: str) -> list:
         return [record for record in self.records if record.config_hash == config_hash]

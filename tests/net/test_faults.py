@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from swarm.errors import PeerLost
+from swarm.errors import PeerLost, SwarmError
+from swarm.net.footing import Footing
 from swarm.net.link import Timing
 from swarm.net.node import Node
 from tests.net.helpers import Collector, announcement, child, eventually, is_running, nodes, step
@@ -84,18 +85,52 @@ def test_a_frozen_peer_hinders_no_read_of_the_directory():
     asyncio.run(main())
 
 
-def test_the_death_of_our_own_daemon_is_noticed_and_every_wait_ends():
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_our_own_daemon_is_started_again_when_it_dies_or_hangs_and_we_are_announced_again(fault, monkeypatch):
+    monkeypatch.setattr("swarm.net.footing.LOOK", 0.1)
+    monkeypatch.setattr("swarm.net.footing.HUNG", 0.5)
+
+    async def main():
+        async with nodes(2) as [other, node]:
+            seen, echo = Collector(node.links), Collector(other.links, echo=True)
+            await linked(node, other.peer_id, seen)
+            await node.directory.announce(announcement(node.peer_id, addrs=node.addrs))
+            addrs, pid = node.addrs, node._daemon.pid
+            os.kill(pid, fault)
+            await seen.until(lambda seen: seen.lost, SECOND if fault is signal.SIGKILL else 2 * SILENCE)
+            other.directory._node.protocol.storage.data.clear()
+            await eventually(lambda: not is_running(pid) and node._daemon.pid != pid, 10.0)
+            await eventually(lambda: other.directory._node.protocol.storage.data, 10.0)
+            assert [record.peer for record in await other.directory.read("c0ffee")] == [node.peer_id]
+            assert not node.failed.done()
+            assert await node._addresses() == addrs  # the same port: whoever was told of it still finds us
+            await linked(node, other.peer_id, seen)
+            echo.lost.clear()
+            assert await other.links.measure(node.peer_id) < 5.0
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_every_wait_ends_while_our_own_daemon_is_gone_and_one_that_cannot_be_started_is_said_to_be(monkeypatch):
+    monkeypatch.setattr("swarm.net.node.PATIENCE", 0.3)
+    monkeypatch.setattr("swarm.net.node.PAUSE", 0.1)
+
+    async def gone(*_: object) -> None:
+        raise SwarmError("no more")
+
     async def main():
         async with nodes(2) as [node, other]:
             seen = Collector(node.links)
             Collector(other.links, echo=True)
             await linked(node, other.peer_id, seen)
+            monkeypatch.setattr(Footing, "start", gone)
             os.kill(node._daemon.pid, signal.SIGKILL)
-            error = await asyncio.wait_for(asyncio.shield(node.failed), 2.0)
-            assert "daemon" in str(error)
+            error = await asyncio.wait_for(asyncio.shield(node.failed), 10.0)
+            assert "daemon" in str(error) and "start this node again" in str(error)
             await seen.until(lambda seen: seen.lost, 2.0)
             node.links.send(other.peer_id, step())
-            await seen.until(lambda seen: len(seen.lost) == 2, 2.0)
+            took = await seen.until(lambda seen: len(seen.lost) == 2)
+            assert Timing().dial - SECOND < took < Timing().dial + SECOND  # nobody tries again and again while there is no daemon
             begin = time.monotonic()
             await asyncio.gather(node.directory.announce(announcement(node.peer_id)), node.directory.read("c0ffee"), return_exceptions=True)
             assert time.monotonic() - begin < 6.0

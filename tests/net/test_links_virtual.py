@@ -11,13 +11,15 @@ from swarm import wire
 from swarm.errors import PeerLost
 from swarm.net.frames import WRITE, one_frame
 from swarm.net.identity import Identity
-from swarm.net.link import BUFFER, Timing
-from swarm.net.links import PROTOCOL, WAGON, LinkPool
+from swarm.net.link import BUFFER, SLOWEST, STUCK, Timing
+from swarm.net.links import PROTOCOL, RESTING, WAGON, LinkPool
 from swarm.net.pair import MAX_OUTBOX, MAX_STREAMS
 from tests.net.helpers import Collector, step
 from tests.net.virtual import FakeP2P, Network, run
 
 PEERS = sorted(Identity(Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)).peer_id for seed in range(3))
+MORE = [Identity(Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)).peer_id for seed in range(3, 6)]
+"""Further strangers."""
 
 
 async def pools(network: Network, timing: Timing | None = None) -> list[tuple[LinkPool, Collector]]:
@@ -160,9 +162,9 @@ class Stranger:
     """Speaks raw bytes on a stream to a pool."""
 
     @classmethod
-    async def meet(cls, network: Network, peer: str) -> "Stranger":
+    async def meet(cls, network: Network, peer: str, me: str = PEERS[2]) -> "Stranger":
         self = cls()
-        stranger = network.peers.get(PEERS[2]) or FakeP2P(network, PEERS[2])
+        stranger = network.peers.get(me) or FakeP2P(network, me)
         _, self.reader, self.writer = await stranger.call_binary_stream_handler(network.peers[peer].peer_id, PROTOCOL)
         return self
 
@@ -284,6 +286,111 @@ def test_who_does_not_read_is_given_up():
         one.send(two.peer, step(1))
         await asyncio.sleep(1)
         assert at_one.lost == [two.peer]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("payload", "pause"), [(b"x", 1.0), (b"x" * 900, 1.0), (bytes(2**14), 10.0)], ids=["a byte a second", "a little", "slowly"])
+def test_who_holds_a_place_with_a_message_that_never_ends_loses_it(payload, pause):
+    """Bytes keep coming, so it is not silent; no message is ever whole."""
+
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), _ = await pools(network)
+        stranger = await Stranger.meet(network, one.peer)
+        stranger.say(HELLO)
+
+        async def drip() -> None:
+            while True:
+                stranger.writer.write(len(payload).to_bytes(4, "big") + b"\0" + bytes(4) + payload[:1])
+                for letter in range(1, len(payload), max(1, len(payload) // 40)):
+                    await asyncio.sleep(pause / 40)
+                    stranger.writer.write(payload[letter : letter + max(1, len(payload) // 40)])
+                await asyncio.sleep(pause / 40)
+
+        dripping = asyncio.ensure_future(drip())
+        took = await at_one.until(lambda seen: seen.lost, within=60)
+        dripping.cancel()
+        assert took < 30.0
+
+    run(main())
+
+
+def test_a_slow_line_may_take_its_time_for_a_large_message():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        network.rate = 4 * SLOWEST
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(0, size=2**20))
+        await at_two.until(lambda seen: seen.messages, within=200)
+        assert at_one.lost == at_two.lost == []
+
+    run(main())
+
+
+def test_who_reads_nothing_is_given_up_long_before_its_queue_is_full():
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), (two, _) = await pools(network)
+        one.send(two.peer, step(0))
+        await asyncio.sleep(1)
+
+        async def never() -> None:
+            await asyncio.sleep(1e6)
+
+        one._pairs[two.peer].link.stream.writer.drain = never
+        one.send(two.peer, step(1, size=2**20))
+        took = await at_one.until(lambda seen: seen.lost, within=60)
+        assert took < STUCK + 2
+
+    run(main())
+
+
+def test_what_all_links_hold_together_has_an_end(monkeypatch):
+    monkeypatch.setattr("swarm.net.links.MAX_HELD", 4 * 2**20)
+
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, at_one), _ = await pools(network)
+        strangers = [await Stranger.meet(network, one.peer, peer) for peer in MORE]
+        piece = (2**16).to_bytes(4, "big") + b"\0" + (7).to_bytes(4, "big") + bytes(2**16)
+        for count, stranger in zip((12, 16, 56), strangers, strict=True):
+            stranger.say(HELLO)
+            stranger.writer.write(piece * count)  # 0.75, 1 and 3.5 MiB of one message
+            await asyncio.sleep(1 if count < 50 else 0)
+        await at_one.until(lambda seen: seen.lost)
+        await asyncio.sleep(1)
+        assert at_one.lost == [MORE[2]]  # who holds most
+        assert sum(pair.held for pair in one._pairs.values()) <= 4 * 2**20
+
+    run(main())
+
+
+def test_a_link_that_serves_nobody_makes_room_for_a_newcomer(monkeypatch):
+    monkeypatch.setattr("swarm.net.links.MAX_PEERS", 2)
+
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        (one, _), _ = await pools(network)
+        strangers = [await Stranger.meet(network, one.peer, peer) for peer in MORE[:2]]
+
+        async def ping() -> None:
+            while True:
+                for stranger in strangers:
+                    stranger.say(wire.Ping(0))
+                await asyncio.sleep(1)
+
+        for stranger in strangers:
+            stranger.say(HELLO)
+        pinging = asyncio.ensure_future(ping())
+        await asyncio.sleep(RESTING / 2)
+        early = await Stranger.meet(network, one.peer, MORE[2])
+        assert await early.answer() == b""
+        await asyncio.sleep(RESTING)
+        late = await Stranger.meet(network, one.peer, MORE[2])
+        late.say(HELLO)
+        assert await late.answer() != b""
+        pinging.cancel()
 
     run(main())
 

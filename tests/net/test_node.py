@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse
+from swarm.net.addresses import entrance
 from swarm.net.daemon import PREFIX
+from swarm.net.footing import JOIN
 from swarm.net.identity import Identity
-from swarm.net.node import JOIN, Node
-from tests.net.helpers import child, eventually, is_running, nodes
+from swarm.net.node import Node
+from swarm.net.remembered import MOST, MOST_FILES, Remembered
+from tests.net.helpers import announcement, child, eventually, is_running, nodes
 
 NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.ephemeral().peer_id}"
 
@@ -175,3 +178,43 @@ def test_under_uvloop_and_beside_the_main_thread():
     thread.join(30)
     assert pids and not is_running(pids[0])
     assert os.getpid() not in pids
+
+
+def test_who_was_there_before_comes_in_although_every_initial_peer_is_gone(tmp_path):
+    async def main():
+        async with nodes(1) as [peer]:
+            bootstrap = await Node.start(initial_peers=peer.addrs)
+            ways = list(bootstrap.addrs)
+            await peer.directory.announce(announcement(peer.peer_id, addrs=peer.addrs))
+            first = await Node.start(initial_peers=ways, client_mode=True, memory=tmp_path)
+            assert await first.directory.read("c0ffee")
+            await first.close()
+            (file,) = tmp_path.iterdir()
+            assert file.stat().st_mode & 0o077 == 0 and peer.peer_id in file.read_text()
+            await bootstrap.close()
+
+            with pytest.raises(NoBootstrap):
+                await Node.start(initial_peers=ways, client_mode=True)
+            file.write_text(f"rubbish\n{file.read_text()}")
+            begin = time.monotonic()
+            again = await Node.start(initial_peers=ways, client_mode=True, memory=tmp_path)
+            assert [record.peer for record in await again.directory.read("c0ffee")] == [peer.peer_id]
+            assert time.monotonic() - begin < JOIN
+            await again.close()
+            with pytest.raises(NoBootstrap):  # another swarm's memory is another
+                await Node.start(initial_peers=[NOBODY], client_mode=True, memory=tmp_path)
+
+    asyncio.run(main())
+
+
+def test_few_swarms_are_remembered_and_few_peers_of_each(tmp_path):
+    place = entrance(NOBODY)
+    Remembered(tmp_path, [NOBODY]).write([])
+    assert not list(tmp_path.iterdir())
+    for number in range(MOST_FILES + 5):
+        Remembered(tmp_path, [str(number)]).write([place] * 2 * MOST)
+    assert len(list(tmp_path.iterdir())) == MOST_FILES
+    assert Remembered(tmp_path, [str(MOST_FILES + 4)]).read() == [place] * MOST
+    Remembered(tmp_path / "a file" / "below", ["x"]).write([place])
+    (tmp_path / "a file").rename(tmp_path / "moved")
+    assert Remembered(tmp_path / "a file" / "below", ["x"]).read() == []

@@ -1,6 +1,6 @@
-"""What plain hivemind leaves open among strangers, closed once: the decoder that a nested payload crashes, the log that strangers can fill.
+"""Guard: how deep a payload may nest. In the room `net`; knows hivemind's decoder, nothing of records.
 
-These are changes to hivemind's own classes, made when the first node starts. Each names what goes wrong without it; tests hold them to it.
+Our own code decodes what strangers send with `swarm/wire.py`. hivemind's decoder is left where it reads what we have checked, and this is the net below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_EXT_DEPTH = 4
 _depth = threading.local()
 
 
-def harden() -> None:
+def limit_depth() -> None:
     """Idempotent."""
     if MSGPackSerializer.__dict__["_decode_ext_types"].__func__ is not _decode_ext_types:
         MSGPackSerializer._decode_ext_types = classmethod(_decode_ext_types)

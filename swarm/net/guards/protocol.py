@@ -1,0 +1,233 @@
+"""Guard: the three calls of the DHT. In the room `net`; knows hivemind's protocol, and what the other guards say.
+
+hivemind decodes first and checks afterwards, believes what a reply says of its own size and life, and answers a failed call with its exception's text. Here
+requests and replies are looked at in `wire.py`'s words before anything is done with them, quotas are asked, and a stranger learns that he was refused, no more.
+What a reply calls its expiry is not believed: one that said "for ever" ended the whole search with what that one peer had to tell.
+
+hivemind hands whatever it holds to each new peer. Ours does not: owners renew within eight seconds, and a stranger that goes through identities would have
+everybody send him all they hold, again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any
+
+from hivemind.dht.protocol import DHTProtocol
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import P2PContext, PeerID
+from hivemind.proto import dht_pb2
+from hivemind.utils.timed_storage import ValueWithExpiration
+
+from swarm import wire
+from swarm.errors import ProtocolError
+from swarm.net.guards.asking import CALL_BYTES, CALLS, CALLS_PER_SECOND, RECORDS, RECORDS_PER_SECOND, Quotas
+from swarm.net.guards.placing import place_of, placed
+from swarm.net.guards.storing import GuardedDictionary, GuardedStorage
+from swarm.net.records import Guard
+
+log = logging.getLogger(__name__)
+
+MAX_ASKED = 16
+"""Keys of one call. Our own name one."""
+
+MAX_REPLY = 2 * wire.MAX_DICTIONARY
+"""Bytes of one reply: what is over that is not told, since p2pd drops a reply of more than 4 MiB."""
+
+MAX_BAD = 64
+"""Bad records in one reply, after which the rest of it is not looked at: each may cost a signature's check."""
+
+
+MAX_CLOCKS = 16
+"""Peers whose clocks count, those that were asked last."""
+
+
+class Refused(Exception):
+    """All that a stranger is told of what went wrong here."""
+
+
+def _discreet(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(method)
+    async def answer(self: GuardedProtocol, request: Any, context: P2PContext) -> Any:
+        try:
+            return await method(self, request, context)
+        except Exception as error:  # the door to strangers: hivemind would send them the text of whatever it is
+            log.debug("refused a call of %s: %r", context.remote_id, error)
+            raise Refused from None
+
+    return answer
+
+
+class GuardedProtocol(DHTProtocol):
+    def __init__(self, *, _initialized_with_create: bool = False) -> None:
+        super().__init__(_initialized_with_create=_initialized_with_create)
+        self._calls, self._records = Quotas(CALLS, CALLS_PER_SECOND), Quotas(RECORDS, RECORDS_PER_SECOND)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.clock: Callable[[], float] = time.time
+        self.ahead: OrderedDict[PeerID, float] = OrderedDict()
+        """By how much the clocks of those whom we have pinged are ahead of this machine's."""
+
+    @classmethod
+    async def create(cls, *args: Any, **kwargs: Any) -> GuardedProtocol:
+        self = await super().create(*args, **kwargs)
+        if isinstance(self.record_validator, Guard):
+            self.clock = self.record_validator.clock
+        self.storage = GuardedStorage(self.clock)
+        return self
+
+    @classmethod
+    def _get_handle_name(cls, namespace: str | None, method_name: str) -> str:
+        return DHTProtocol._get_handle_name(namespace, method_name)  # a call's name on the network contains that of its class
+
+    async def shutdown(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await super().shutdown()
+
+    # --- what others ask of us ----------------------------------------------------------------------------------------------------------------------------
+
+    @_discreet
+    async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
+        response = dht_pb2.PingResponse(peer=self.node_info, dht_time=self.clock(), available=False)
+        if request.peer.node_id and self._may_call(context.remote_id):
+            if request.validate:
+                response.available = await self.call_ping(context.remote_id) is not None
+            self._met(context.remote_id, response.available or not request.validate)
+        return response
+
+    @_discreet
+    async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
+        sender, count = context.remote_id, len(request.keys)
+        if not count == len(request.subkeys) == len(request.values) == len(request.expiration_time) == len(request.in_cache):
+            raise ProtocolError("a store whose lists do not fit together")
+        if not self._may_call(sender, request.ByteSize()):
+            return dht_pb2.StoreResponse(store_ok=[False] * count, peer=self.node_info)
+        if request.peer.node_id:
+            self._met(sender)
+        items = zip(request.keys, request.subkeys, request.values, request.expiration_time, request.in_cache, strict=True)
+        return dht_pb2.StoreResponse(store_ok=[not cached and self._store(sender, *item) for *item, cached in items], peer=self.node_info)
+
+    def _store(self, sender: PeerID, key: bytes, tag: bytes, value: bytes, expiry: float) -> bool:
+        """Nothing is stored for strangers but signed records of their owners, and no cache is kept for them."""
+        if len(key) != DHTID.HASH_NBYTES or tag == self.IS_REGULAR_VALUE:
+            return False
+        if tag == self.IS_DICTIONARY:
+            entries, bad = wire.decode_dictionary(value)
+            return all([self._store_record(sender, key, entry.subkey, entry.value, entry.expiry) for entry in entries]) and not bad
+        return self._store_record(sender, key, wire.decode_subkey(tag), value, expiry)
+
+    def _store_record(self, sender: PeerID, key: bytes, subkey: str, value: bytes, expiry: float) -> bool:
+        return (
+            self._records.take(sender, 1.0, time.monotonic())
+            and self._validate_record(key, self.serializer.dumps(subkey), value, expiry)
+            and self.storage.store_subkey(DHTID.from_bytes(key), subkey, value, expiry)
+        )
+
+    @_discreet
+    async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+        sender, response, room = context.remote_id, dht_pb2.FindResponse(peer=self.node_info), MAX_REPLY
+        if len(request.keys) > MAX_ASKED or any(len(key) != DHTID.HASH_NBYTES for key in request.keys):
+            raise ProtocolError("a search for too much")
+        allowed = self._may_call(sender, request.ByteSize())
+        if allowed and request.peer.node_id:
+            self._met(sender)
+        for key in map(DHTID.from_bytes, request.keys):
+            result = response.results.add(type=dht_pb2.NOT_FOUND)
+            if not allowed:
+                continue
+            item = self.storage.get(key)
+            if item is not None and len(packed := self.serializer.dumps(item.value)) <= room:
+                result.type, result.value, result.expiration_time = dht_pb2.FOUND_DICTIONARY, packed, item.expiration_time
+                room -= len(packed)
+            for node_id, peer in self.routing_table.get_nearest_neighbors(key, k=self.bucket_size, exclude=place_of(sender)):
+                result.nearest_node_ids.append(node_id.to_bytes())
+                result.nearest_peer_ids.append(peer.to_bytes())
+        if allowed:
+            self._calls.take(sender, (MAX_REPLY - room) / CALL_BYTES, time.monotonic())
+        return response
+
+    def _may_call(self, sender: PeerID, size: int = 0) -> bool:
+        return self._calls.take(sender, 1.0 + size / CALL_BYTES, time.monotonic())
+
+    # --- what we ask of others ----------------------------------------------------------------------------------------------------------------------------
+
+    async def call_ping(self, peer: PeerID, validate: bool = False, strict: bool = True) -> DHTID | None:
+        """Where the peer is, and what its clock says. Whether it can reach us is not asked, nor is anybody kept out whose clock is wrong."""
+        begin = time.time()
+        response = await self._ask(peer, lambda stub: stub.rpc_ping(dht_pb2.PingRequest(peer=self.node_info), timeout=self.wait_timeout))
+        responded = response is not None and bool(response.peer.node_id)
+        if response is not None and 0 < response.dht_time < math.inf:
+            self.ahead.pop(peer, None)
+            self.ahead[peer] = response.dht_time - (begin + time.time()) / 2
+            if len(self.ahead) > MAX_CLOCKS:
+                self.ahead.popitem(last=False)
+        self._met(peer, responded)
+        return place_of(peer) if responded else None
+
+    async def call_find(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
+        keys = list(keys)
+        request = dht_pb2.FindRequest(keys=[key.to_bytes() for key in keys], peer=self.node_info)
+        response = await self._ask(peer, lambda stub: stub.rpc_find(request, timeout=self.wait_timeout))
+        if response is None or len(response.results) != len(keys):
+            self._met(peer, False)
+            return None
+        if response.peer.node_id:
+            self._met(peer)
+        return {key: (self._found(key, result), placed(result.nearest_peer_ids)) for key, result in zip(keys, response.results, strict=True)}
+
+    def _found(self, key: DHTID, result: dht_pb2.FindResult) -> ValueWithExpiration[GuardedDictionary] | None:
+        """The good records of a reply."""
+        if result.type != dht_pb2.FOUND_DICTIONARY:
+            return None
+        try:
+            entries, bad = wire.decode_dictionary(result.value)
+        except ProtocolError as error:
+            log.debug("no dictionary: %s", error)
+            return None
+        dictionary, key_bytes = GuardedDictionary(self.clock), key.to_bytes()
+        for entry in entries:
+            if self._validate_record(key_bytes, self.serializer.dumps(entry.subkey), entry.value, entry.expiry):
+                dictionary.store(entry.subkey, entry.value, entry.expiry)
+            else:
+                bad += 1
+                if bad >= MAX_BAD:
+                    break
+        return ValueWithExpiration(dictionary, dictionary.latest_expiration_time) if dictionary.data else None
+
+    async def _ask(self, peer: PeerID, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        """The reply, or None. Each call has a deadline, `wait_timeout`."""
+        try:
+            async with self.rpc_semaphore:
+                return await call(self.get_stub(peer))
+        except Exception as error:  # the door to hivemind, which lets through whatever p2pd, the other side or its own decoder raises
+            log.debug("%s did not answer: %r", peer, error)
+            return None
+
+    # --- who is there -------------------------------------------------------------------------------------------------------------------------------------
+
+    def _met(self, peer: PeerID, responded: bool = True) -> None:
+        self._spawn(self.update_routing_table(None, peer, responded))
+
+    async def update_routing_table(self, node_id: DHTID | None, peer_id: PeerID, responded: bool = True) -> None:
+        """`node_id` is what the peer says of itself, and not looked at."""
+        place, table = place_of(peer_id), self.routing_table
+        if place == self.node_id:
+            return
+        if not responded:
+            if place in table:
+                del table[place]
+            return
+        silent = table.add_or_update_node(place, peer_id)
+        if silent is not None:  # no room: if the one that was heard of last does not answer, it makes some
+            self._spawn(self.call_ping(silent[1]))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

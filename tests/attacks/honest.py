@@ -1,0 +1,67 @@
+"""An honest peer: `python honest.py OPTIONS INITIAL_PEER ...`, OPTIONS as JSON. Announces itself as peers do, echoes session messages, prints who it is as one
+line of JSON, ends when its stdin does. With `nodes` there are several in one process, each with a p2pd of its own."""
+
+import json
+import sys
+import time
+
+OPTIONS = json.loads(sys.argv[1])
+if SKEW := OPTIONS.get("skew"):  # before anybody keeps the right clock for himself
+    real = time.time
+    time.time = lambda: real() + SKEW
+
+# ruff: noqa: E402
+import asyncio
+import contextlib
+
+import msgspec
+
+from swarm import wire
+from swarm.errors import RemoteError
+from swarm.net.node import Node
+from tests.net.helpers import announcement
+
+
+class Tomorrow(wire.Announcement, frozen=True, array_like=True):
+    """What a newer peer announces."""
+
+    mood: str = "sunny"
+
+
+async def main(options: dict, initial_peers: list[str]) -> None:
+    nodes: list[Node] = []
+    for _ in range(options.get("nodes", 1)):
+        nodes.append(await Node.start(initial_peers=initial_peers or (nodes[0].addrs if nodes else ())))
+        nodes[-1].links.subscribe(nodes[-1].links.send, lambda peer: None)
+    first = nodes[0]
+    facts = {"peer_id": first.peer_id, "addrs": first.addrs, "all": [node.peer_id for node in nodes], "ways": [node.addrs[0] for node in nodes]}
+    print(json.dumps(facts), flush=True)
+    announcing = [asyncio.ensure_future(announce(node, options)) for node in nodes]
+    if "models" in options:
+        await asyncio.wait(announcing)
+        print(json.dumps({"announced": sum(task.result() for task in announcing)}), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for task in announcing:
+        task.cancel()
+    await asyncio.gather(*(node.close() for node in nodes))
+
+
+async def announce(node: Node, options: dict) -> int:
+    """Once for each of `models`, with the longest life there is, or again and again as peers do."""
+    done = 0
+    for model in options.get("models", []):
+        with contextlib.suppress(RemoteError):
+            await node.directory.announce(announcement(node.peer_id, addrs=node.addrs, time=node.clock() + 30, config_hash=model))
+            done += 1
+    while "models" not in options:
+        now = node.clock()
+        record = announcement(node.peer_id, addrs=node.addrs, time=now, sequence=int(now * 1000), version=options.get("version", 1))
+        if options.get("version", 1) > 1:
+            record = msgspec.convert(msgspec.to_builtins(record), Tomorrow)
+        with contextlib.suppress(RemoteError):
+            await node.directory.announce(record)
+        await asyncio.sleep(wire.RENEW_EVERY)
+    return done
+
+
+asyncio.run(main(OPTIONS, sys.argv[2:]))

@@ -1,0 +1,384 @@
+"""The guards around hivemind, one by one, and whether hivemind is still what they were made for. What they stop of live attacks is in `tests/attacks/`."""
+
+import asyncio
+import hashlib
+import inspect
+import math
+import time
+from types import SimpleNamespace
+
+import msgpack
+import pytest
+from hivemind.dht.protocol import DHTProtocol
+from hivemind.dht.routing import DHTID, RoutingTable
+from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
+from hivemind.p2p import PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
+from hivemind.proto import dht_pb2
+from hivemind.utils.serializer import MSGPackSerializer
+from hivemind.utils.timed_storage import TimedStorage
+
+from swarm import wire
+from swarm.errors import ProtocolError
+from swarm.net import guards
+from swarm.net.clock import SwarmClock
+from swarm.net.guards.asking import CALLS, RECORDS, Quotas
+from swarm.net.guards.calls import guard_calls
+from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
+from swarm.net.guards.protocol import MAX_ASKED, MAX_CLOCKS, GuardedProtocol, Refused
+from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
+from swarm.net.identity import Identity
+from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
+from tests.net.helpers import announcement
+
+KEY = "c0ffee"
+
+KNOWN = {
+    DHTProtocol.create: "a5090f84f8c2",
+    DHTProtocol.rpc_ping: "34c1159e968b",
+    DHTProtocol.rpc_store: "1be6960bd046",
+    DHTProtocol.rpc_find: "b7e0365bc4ba",
+    DHTProtocol.call_ping: "7282d8ddc614",
+    DHTProtocol.call_find: "433adef0e520",
+    DHTProtocol.call_store: "61fc01b360f0",
+    DHTProtocol.update_routing_table: "2deae2e944d3",
+    DHTLocalStorage.store: "e2e09fb8bbae",
+    DHTLocalStorage.store_subkey: "a03eb0eed2a6",
+    DictionaryDHTValue.store: "ed012b155a0d",
+    TimedStorage.store: "312d87832aae",
+    TimedStorage.get: "fd0ffae74875",
+    ControlClient._read_from_persistent_conn: "7388e48bacf6",
+    ControlClient._handle_persistent_request: "9c958fd0b80c",
+    ControlClient.call_unary_handler: "f2704627a5ed",
+}
+"""What we replace of hivemind, or rely on, and the beginning of the SHA-256 of its source."""
+
+
+@pytest.mark.parametrize("function", KNOWN, ids=lambda function: function.__qualname__)
+def test_hivemind_is_what_the_guards_were_made_for(function):
+    digest = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:12]
+    assert digest == KNOWN[function], f"hivemind has changed {function.__qualname__}: see what is new there and in swarm/net/guards, then write {digest!r} here"
+
+
+def packed(identity: Identity, age: float = 0.0, **changes: object) -> tuple[str, bytes, float]:
+    """Subkey, value and expiry of a good record, as they are stored."""
+    begin = time.time() - age
+    record = announcement(identity.peer_id, **({"time": begin, "sequence": int(begin * 1000)} | changes))
+    return identity.peer_id, MSGPackSerializer.dumps(seal(record, identity)), record.time + LIFETIME
+
+
+def storage_with(*records: tuple[str, bytes, float], key: int = 1) -> GuardedStorage:
+    storage = GuardedStorage(time.time)
+    for record in records:
+        assert storage.store_subkey(DHTID(key), *record)
+    return storage
+
+
+def test_a_replayed_record_does_not_take_the_newer_one_with_it():
+    identity = Identity.ephemeral()
+    newer, older = packed(identity), packed(identity, age=LIFETIME - 0.05)
+    storage = storage_with(newer)
+    assert not storage.store_subkey(DHTID(1), *older)
+    time.sleep(0.06)  # the older one's end; hivemind's storage has neither of them now
+    assert dict(storage.get(DHTID(1)).value.items())[identity.peer_id].value == newer[1]
+
+
+def test_an_older_word_with_a_later_expiry_is_older():
+    identity = Identity.ephemeral()
+    subkey, value, expiry = packed(identity, sequence=7)
+    storage = storage_with((subkey, value, expiry))
+    assert not storage.store_subkey(DHTID(1), *packed(identity, sequence=6)[:2], expiry + 0.5)
+    assert storage.store_subkey(DHTID(1), *packed(identity, sequence=8)[:2], expiry + 0.5)
+
+
+@pytest.mark.parametrize("expiry", [math.nan, math.inf, -math.inf])
+def test_an_expiry_that_is_none_reaches_no_heap(expiry):
+    subkey, value, _ = packed(Identity.ephemeral())
+    storage = GuardedStorage(time.time)
+    assert not storage.store_subkey(DHTID(1), subkey, value, expiry)
+    assert not storage.expiration_heap and not storage.data
+
+
+def test_nothing_is_stored_without_a_subkey_or_beyond_what_a_reply_may_hold():
+    storage, later = GuardedStorage(time.time), time.time() + 20
+    assert not storage.store(DHTID(1), b"plain", later)
+    large = bytes(wire.MAX_VALUE)
+    kept = [storage.store_subkey(DHTID(1), f"peer{number}", large, later) for number in range(2 * FEW)]
+    assert FEW <= kept.count(True) < FEW + 9
+    assert len(MSGPackSerializer.dumps(storage.get(DHTID(1)).value)) <= wire.MAX_DICTIONARY
+    small = [storage.store_subkey(DHTID(2), f"peer{number}", b"", later) for number in range(wire.MAX_ENTRIES + 9)]
+    assert small.count(True) == wire.MAX_ENTRIES
+    keys = [storage.store_subkey(DHTID(3 + number), "peer", b"", later) for number in range(MAX_KEYS)]
+    assert keys.count(True) == MAX_KEYS - 2
+
+
+def test_what_a_search_gathers_is_not_stored():
+    identity = Identity.ephemeral()
+    storage = storage_with(packed(identity))
+    storage.get(DHTID(1)).value.store("stranger", b"", time.time() + 20)
+    assert list(storage.get(DHTID(1)).value.data) == [identity.peer_id]
+
+
+def test_a_bad_entry_is_left_out_of_a_dictionary_alone():
+    one, two = packed(Identity.ephemeral()), packed(Identity.ephemeral())
+    dictionary = GuardedDictionary(time.time)
+    for record in (one, two):
+        assert dictionary.store(*record)
+    raw = MSGPackSerializer.dumps(dictionary)
+    assert wire.decode_dictionary(raw) == ([wire.Entry(*one), wire.Entry(*two)], 0)
+    odd = [
+        [[1], b"x", 2.0],
+        ["a", "text", 2.0],
+        ["a", b"x", "soon"],
+        [1, b"x", 2.0],
+        ["a" * 99, b"x", 2.0],
+        ["a", bytes(9999), 2.0],
+        [],
+        None,
+        [b"\xff", b"", 1.0],
+    ]
+    items = [*odd, list(one), *odd, list(two)]
+    mixed = msgpack.packb(msgpack.ExtType(0x50, msgpack.packb([None, math.inf, items])))
+    assert wire.decode_dictionary(mixed) == ([wire.Entry(*one), wire.Entry(*two)], 2 * len(odd))
+    for wrong in (
+        b"",
+        b"\xc1",
+        msgpack.packb(msgpack.ExtType(0x40, b"")),
+        msgpack.packb(msgpack.ExtType(0x50, b"\xdd\xff\xff\xff\xff")),
+        bytes(wire.MAX_DICTIONARY + 1),
+    ):
+        with pytest.raises(ProtocolError):
+            wire.decode_dictionary(wrong)
+
+
+def test_a_quota_is_spent_refilled_and_nobody_elses():
+    quotas = Quotas(3, 1)
+    assert [quotas.take("a", 1, 0.0) for _ in range(4)] == [True, True, True, False]
+    assert quotas.take("b", 1, 0.0)
+    assert not quotas.take("a", 1, 0.0) and quotas.take("a", 1, 0.5) and quotas.take("a", 1, 1.6)
+    for number in range(5000):
+        quotas.take(number, 1, 2.0)
+    assert len(quotas._buckets) < 5000
+
+
+def test_a_peer_is_where_its_id_says():
+    peers = [PeerID.from_base58(Identity.ephemeral().peer_id) for _ in range(40)]
+    found = placed([b"", bytes(900), *(peer.to_bytes() for peer in peers)])
+    assert len(found) <= MAX_NEIGHBOURS and all(place_of(peer) == place for place, peer in found.items()) and found
+
+
+# --- the three calls, without a network -------------------------------------------------------------------------------------------------------------------
+
+
+class Context:
+    def __init__(self, peer: str | None = None) -> None:
+        self.remote_id = PeerID.from_base58(peer or Identity.ephemeral().peer_id)
+
+
+async def guarded(client_mode: bool = False) -> GuardedProtocol:
+    async def nothing(*_: object, **__: object) -> None:
+        pass
+
+    p2p = SimpleNamespace(add_protobuf_handler=nothing, remove_protobuf_handler=nothing)
+    guards.install()
+    return await GuardedProtocol.create(p2p, DHTID(5), 20, 5, 5, 0.1, None, None, client_mode, Guard())
+
+
+def key_bytes(subkey: str) -> bytes:
+    return DHTID.generate(source=key_of(KEY, shard_of(subkey))).to_bytes()
+
+
+def request_of(*records: tuple[str, bytes, float], **changes: object) -> dht_pb2.StoreRequest:
+    fields = dict(
+        keys=[key_bytes(subkey) for subkey, _, _ in records], subkeys=[MSGPackSerializer.dumps(subkey) for subkey, _, _ in records],
+        values=[value for _, value, _ in records], expiration_time=[expiry for _, _, expiry in records], in_cache=[False] * len(records),
+    )  # fmt: skip
+    return dht_pb2.StoreRequest(**(fields | changes))
+
+
+def test_a_store_takes_good_records_and_refuses_the_rest_one_by_one():
+    async def main():
+        protocol, good = await guarded(), packed(Identity.ephemeral())
+        other = packed(Identity.ephemeral())
+        reply = await protocol.rpc_store(request_of(good, (other[0], good[1], good[2]), other), Context())
+        assert list(reply.store_ok) == [True, False, True]
+        assert not any((await protocol.rpc_store(request_of(packed(Identity.ephemeral()), in_cache=[True]), Context())).store_ok)
+        assert not protocol.cache.data
+        assert not any((await protocol.rpc_store(request_of(good, subkeys=[protocol.IS_REGULAR_VALUE]), Context())).store_ok)
+        with pytest.raises(Refused):
+            await protocol.rpc_store(request_of(good, subkeys=[MSGPackSerializer.dumps(("a", 1))]), Context())
+        many, third = GuardedDictionary(time.time), packed(Identity.ephemeral())
+        many.store(*third)
+        many.store("x", b"\xc1", time.time() + 9)
+        whole = {"subkeys": [protocol.IS_DICTIONARY], "values": [MSGPackSerializer.dumps(many)]}
+        await protocol.rpc_store(request_of(third, **whole), Context())
+        held = {subkey for item in protocol.storage.data.values() for subkey in item.value.data}
+        assert held == {good[0], other[0], third[0]}
+
+    asyncio.run(main())
+
+
+def test_a_stranger_learns_nothing_of_what_went_wrong():
+    async def main():
+        protocol = await guarded()
+        protocol.storage.get = lambda key: 1 / 0
+        for call in (
+            protocol.rpc_find(dht_pb2.FindRequest(keys=[bytes(20)]), Context()),
+            protocol.rpc_find(dht_pb2.FindRequest(keys=[bytes(20)] * (MAX_ASKED + 1)), Context()),
+            protocol.rpc_find(dht_pb2.FindRequest(keys=[bytes(30)]), Context()),
+            protocol.rpc_store(dht_pb2.StoreRequest(keys=[bytes(20)]), Context()),
+        ):
+            with pytest.raises(Refused) as caught:
+                await call
+            assert repr(caught.value) == "Refused()"
+
+    asyncio.run(main())
+
+
+def test_one_peer_brings_few_records_and_asks_little_and_others_are_served():
+    async def main():
+        protocol, greedy, patient = await guarded(), Context(), Context()
+        kept = 0
+        for _ in range(int(2 * RECORDS)):
+            kept += sum((await protocol.rpc_store(request_of(packed(Identity.ephemeral())), greedy)).store_ok)
+        assert RECORDS <= kept < RECORDS + 30
+        mine = packed(Identity.ephemeral())
+        assert list((await protocol.rpc_store(request_of(mine), patient)).store_ok) == [True]
+        ask = dht_pb2.FindRequest(keys=[key_bytes(mine[0])])
+        told = [(await protocol.rpc_find(ask, greedy)).results[0].type for _ in range(int(2 * CALLS))]
+        assert told.count(dht_pb2.FOUND_DICTIONARY) < CALLS
+        assert (await protocol.rpc_find(ask, patient)).results[0].type == dht_pb2.FOUND_DICTIONARY
+
+    asyncio.run(main())
+
+
+def test_nobody_chooses_a_place():
+    """In requests, in pings, in replies: forged node ids lead nowhere."""
+
+    async def main():
+        protocol, forger = await guarded(), Context()
+        claimed = dht_pb2.NodeInfo(node_id=DHTID(77).to_bytes())
+        await protocol.rpc_ping(dht_pb2.PingRequest(peer=claimed), forger)
+        await protocol.rpc_find(dht_pb2.FindRequest(keys=[bytes(20)], peer=claimed), forger)
+        await protocol.rpc_store(dht_pb2.StoreRequest(peer=dht_pb2.NodeInfo(node_id=bytes(90))), forger)
+        await asyncio.sleep(0)
+        assert list(protocol.routing_table.uid_to_peer_id) == [place_of(forger.remote_id)]
+
+        class Stub:
+            async def rpc_find(self, request, timeout):
+                honest, record = Identity.ephemeral(), packed(Identity.ephemeral())
+                dictionary = GuardedDictionary(time.time)
+                dictionary.store(*record)
+                return dht_pb2.FindResponse(
+                    peer=dht_pb2.NodeInfo(node_id=bytes(90)),
+                    results=[
+                        dht_pb2.FindResult(
+                            type=dht_pb2.FOUND_DICTIONARY,
+                            value=MSGPackSerializer.dumps(dictionary),
+                            expiration_time=math.inf,
+                            nearest_node_ids=[DHTID(1).to_bytes()] * 9 + [b""],
+                            nearest_peer_ids=[PeerID.from_base58(honest.peer_id).to_bytes()] * 10,
+                        )
+                        for _ in request.keys
+                    ],
+                )
+
+        protocol.get_stub = lambda peer: Stub()
+        keys = [DHTID.generate(source=key_of(KEY, shard)) for shard in (0, 1)]
+        found = await protocol.call_find(forger.remote_id, keys)
+        for value, nearest in found.values():
+            assert value is None or value.expiration_time < time.time() + 30  # "for ever" would end the search with this one answer
+            assert [place_of(peer) for peer in nearest.values()] == list(nearest)
+        assert sum(value is not None for value, _ in found.values()) >= 1
+        await asyncio.sleep(0)
+        assert DHTID(1) not in protocol.routing_table
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("reply", [None, ValueError("no"), dht_pb2.FindResponse(), dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(90)))])
+def test_whatever_comes_back_is_an_answer_or_none(reply):
+    async def main():
+        protocol = await guarded()
+
+        async def answer(*_: object, **__: object):
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        pinged = isinstance(reply, dht_pb2.PingResponse)
+        protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer, rpc_find=answer)
+        peer = Context().remote_id
+        assert pinged or await protocol.call_find(peer, [DHTID(1)]) is None
+        if not isinstance(reply, dht_pb2.FindResponse):
+            assert await protocol.call_ping(peer) == (place_of(peer) if pinged else None)
+
+    asyncio.run(main())
+
+
+def test_a_new_peer_is_not_sent_what_we_hold():
+    async def main():
+        protocol = await guarded()
+        await protocol.rpc_store(request_of(packed(Identity.ephemeral())), Context())
+        protocol.get_stub = lambda peer: 1 / 0  # whoever asks for one means to send something
+        before = set(asyncio.all_tasks())
+        await protocol.update_routing_table(None, Context().remote_id)
+        assert set(asyncio.all_tasks()) == before and isinstance(protocol.routing_table, RoutingTable)
+
+    asyncio.run(main())
+
+
+def test_a_reply_in_the_moment_of_its_deadline_and_a_cancelled_call_leave_nothing():
+    async def main():
+        control = ControlClient(None, _initialized_with_create=True)  # type: ignore[arg-type]
+        guard_calls(control)
+        future = asyncio.get_running_loop().create_future()
+        control._pending_calls["call"] = future
+        assert "call" in control._pending_calls
+        future.cancel()
+        assert "call" not in control._pending_calls  # else its reader would set a result on it
+        assert control._pending_calls.pop("call", None) is future
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        control._handler_tasks["call"] = task
+        task.cancel()
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+        assert not control._handler_tasks
+
+    asyncio.run(main())
+
+
+def test_the_swarms_time_is_what_most_say():
+    machine = [1000.0]
+    clock = SwarmClock(lambda: machine[0])
+    assert clock() == 1000.0
+    for ahead, offset in (([], 0.0), ([0.4, -0.9], 0.0), ([3600.0, 3599.0, -5e9], 3599.0), ([], 3599.0), ([-7.0], -7.0), ([0.1], 0.0)):
+        clock.correct(ahead)
+        assert clock.offset == offset and clock() == 1000.0 + offset
+
+
+def test_storage_goes_by_the_swarms_time():
+    """On a machine whose clock is an hour fast everything has long expired, for hivemind."""
+    clock = SwarmClock(lambda: time.time() + 3600)
+    clock.correct([-3600.0])
+    storage = GuardedStorage(clock)
+    record = packed(Identity.ephemeral())
+    assert storage.store_subkey(DHTID(1), *record)
+    assert storage.get(DHTID(1)).value.data.keys() == {record[0]}
+    clock.correct([-3600.0 + LIFETIME + 2])
+    assert storage.get(DHTID(1)) is None
+
+
+def test_who_is_pinged_tells_the_time():
+    async def main():
+        protocol = await guarded()
+
+        async def answer(*_: object, **__: object):
+            return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(20)), dht_time=time.time() + 77)
+
+        protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer)
+        for _ in range(20):
+            await protocol.call_ping(Context().remote_id)
+        assert len(protocol.ahead) == MAX_CLOCKS and all(76 < ahead < 78 for ahead in protocol.ahead.values())
+
+    asyncio.run(main())
