@@ -238,6 +238,13 @@ def short_name(text: str) -> str:
     return text
 
 
+def region_name(text: str) -> str:
+    """Where a machine is; to say nothing has a word of its own, so that an empty variable is no answer."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; write one such as eu-west, none to say nothing, or leave it out for the time zone's continent")
+    return short_name(text)
+
+
 def set_threads(threads: int | None) -> None:
     """How many threads computing may use. Before torch loads: OpenMP reads its settings once. Passive waiting, because a spinning pool steals the cores that
     other peers of this machine, or the network, need."""

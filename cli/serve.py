@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, set_threads, short_name, size, upload
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, region_name, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, make_way, reporting, run, set_logging, tell_ready
@@ -111,7 +111,7 @@ def parser() -> Parser:
     )  # fmt: skip
     network.add_argument(
         "--region",
-        type=short_name,
+        type=region_name,
         default=None,
         metavar="NAME",
         help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it, and places "

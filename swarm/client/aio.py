@@ -84,7 +84,9 @@ class Client:
         patience: float = PATIENCE,
         token: str | None = None,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> None:
+        check_options("Client", unknown, Client)
         if not isinstance(model, str | os.PathLike) or not str(model):
             raise UsageError(f"a model is a hub id such as Qwen/Qwen3-8B, or a folder, and cannot be {model!r}; swarm.demo_model() is one")
         check_seconds(timeout)

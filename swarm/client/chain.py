@@ -95,6 +95,8 @@ class Chain:
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
+        self._carried: Route | None = None
+        """Over which the last token came home."""
         self._events: asyncio.Queue[tuple[int, Effect | _Better]] = asyncio.Queue()
         self._seeking: asyncio.Task[None] | None = None
         self._began = 0
@@ -209,6 +211,7 @@ class Chain:
                 self._sick, self._silences, self._crowded = None, 0, None
                 self._trouble.clear()
                 self._stopwatch.token(self._network.clock(), effect.micros)
+                self._carries()
                 slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and self._answers else None
                 self._answers = True
                 yield effect
@@ -224,6 +227,16 @@ class Chain:
         finally:
             self._followed = False
             await self._seek_no_more()
+
+    def _carries(self) -> None:
+        """A token came home. Where it did not come the way of the last one, others have taken over."""
+        if self._carried is not None and self._route is not None and self._places(self._carried) != self._places(self._route):
+            self._stopwatch.takeovers += 1
+        self._carried = self._route
+
+    @staticmethod
+    def _places(route: Route) -> list[tuple[PeerId, int, int]]:
+        return [(hop.peer, hop.start, hop.stop) for hop in route.hops]
 
     def came_home(self) -> list[Deliver]:
         """Tokens that arrived while a way out was sought and are in the history, though `follow` did not live to say so."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import inspect
 import logging
 import math
@@ -57,7 +58,8 @@ def check_options(method: str, options: Iterable[str], taker: Callable[..., Any]
     known = [name for name, one in inspect.signature(taker).parameters.items() if one.kind is one.KEYWORD_ONLY]
     for name in options:
         if name not in known:
-            raise UsageError(f"{method} has no option {name}; it has {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(f"{method} has no option {name}; {f'did you mean {near[0]}? ' if near else ''}it has {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,14 @@ class Session:
         ignore_eos: bool = False,
         chat: bool = False,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> AsyncGenerator[str, None]:
         """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's next message of a conversation in the model's own chat format.
 
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
         when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
         """
+        check_options("stream", unknown, self.stream)
         await self._rested()
         asked = self._asked(prompt, chat)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
@@ -195,8 +199,10 @@ class Session:
         ignore_eos: bool = False,
         logprobs: int | None = None,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
+        check_options("stream_details", unknown, self.stream_details)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
         sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, logprobs=logprobs, **drawing)
         await self._rested()
@@ -204,8 +210,9 @@ class Session:
             async for token in turn:
                 yield token
 
-    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncGenerator[str, None]:
+    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None, **unknown: Any) -> AsyncGenerator[str, None]:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
+        check_options("resume", unknown, self.resume)
         await self._rested()
         if self._last is None:
             raise UsageError("there is nothing to resume: no answer broke off")
