@@ -85,6 +85,11 @@ MOST_ORDERED = 2**17
 """Bytes of an order: a route of some hundred hops with all their addresses."""
 
 
+LOOP, LOGITS, HIDDEN = REPLIES = ("loop", "logits", "hidden")
+"""What a chain answers: drawn tokens, which go round the ring; or, to its client alone, what the head makes of each position, or what the head's matrix is
+given. The last two are single steps: nothing is drawn, and nothing is begun by itself."""
+
+
 class Prefix(msgspec.Struct, frozen=True, array_like=True):
     """The first `length` positions of an earlier session of the same client, whose token ids have this `digest` (`core.digest_of`)."""
 
@@ -103,7 +108,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
-    not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring. `prefix` is what the session begins with: a
+    not outgrow: what every hop reserves. `reply` is one of REPLIES. `prefix` is what the session begins with: a
     hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again.
     """
 
@@ -118,7 +123,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     limit: Count
     sampling: Sampling
     route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
-    reply: Text = "loop"
+    reply: Text = LOOP
     term: Count = 0
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
@@ -221,6 +226,15 @@ class Ready(SessionMessage, frozen=True, array_like=True, tag=19):
 
     prepared: Count
     reason: Text = ""
+
+
+class Rows(SessionMessage, frozen=True, array_like=True, tag=30):
+    """What an order of reply kind "logits" or "hidden" asked for, of positions [start, start + len(rows)): head to first hop, first hop to client."""
+
+    draft: Count
+    start: Count
+    rows: Blob
+    micros: tuple[Count, ...] = ()
 
 
 REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
@@ -372,6 +386,7 @@ AnyMessage = (
     | Broken
     | Prepare
     | Ready
+    | Rows
     | Hello
     | Ping
     | Pong

@@ -282,6 +282,11 @@ class Client:
         return self._model.shape
 
     @property
+    def checkpoint(self) -> Any:
+        """The model's files, as they were opened: configuration, tokenizer, names of tensors."""
+        return self._model.checkpoint
+
+    @property
     def max_length(self) -> int:
         return self._model.shape.max_length
 

@@ -25,7 +25,7 @@ from swarm.routing.chunks import chunk_size
 from swarm.routing.peers import SHUNNED
 from swarm.routing.route import Leg, Route
 from swarm.routing.slow import Watch, pays
-from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, SessionMessage
+from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, Rows, SessionMessage
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,8 @@ class Chain:
             self._do(self._machine.have(sender, message))
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
+        elif isinstance(message, Rows):
+            self._do(self._machine.rows(sender, message))
         elif isinstance(message, Broken):
             self._do(self._machine.broken(sender, self._corrected(self._blamed(message))))
         elif isinstance(message, Ready):
@@ -177,6 +179,17 @@ class Chain:
             self._do(self._machine.cut(keep))
         is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
+        self._begins(is_first)
+
+    def begin_reading(self, keep: int, ids: Sequence[int], first: int, goal: int, reply: str) -> None:
+        """The same, of a turn that draws nothing: `follow` gives rows of the positions from `first` on (`wire.REPLIES`)."""
+        if keep < len(self.history):
+            self._do(self._machine.cut(keep))
+        is_first = not self.history
+        self._machine.begin_reading(ids, first, goal, reply)
+        self._begins(is_first)
+
+    def _begins(self, is_first: bool) -> None:
         self._began = len(self.history)
         if is_first and not self._network.own:  # own ends hide tokens anew in every session
             self._begin_as_earlier()
@@ -212,7 +225,8 @@ class Chain:
                 self._trouble.clear()
                 self._stopwatch.token(self._network.clock(), effect.micros)
                 self._carries()
-                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and self._answers else None
+                decodes = self._watch is not None and self._answers and effect.rows is None
+                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and decodes else None
                 self._answers = True
                 yield effect
                 if effect.finish is not None:

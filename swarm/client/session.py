@@ -22,12 +22,19 @@ from swarm.client.report import RouteReport
 from swarm.client.stops import StopStrings
 from swarm.core import PeerId, Sampling, SessionId
 from swarm.errors import OR_RESUME, Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
-from swarm.wire import Logprobs, SessionMessage
+from swarm.machines.effects import Deliver
+from swarm.wire import LOGITS, LOOP, REPLIES, Blob, Logprobs, SessionMessage
 
 log = logging.getLogger(__name__)
 
 USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
+
+ROOM = 64
+"""Positions by which the room of a conversation that is read grows, where its caller does not say how long it will become."""
+
+WINDOW, WINDOW_POSITIONS = 32 * 2**20, 4096
+"""Bytes of logits, and positions of hidden states, that are asked for at once: what comes home waits in memory, here and on the way."""
 
 LEAVING = 0.5
 """Seconds for a turn to end that nobody reads any more, before another one is refused."""
@@ -71,6 +78,10 @@ class Token:
     finish: str | None = None
 
 
+def _for_reader(effect: Deliver) -> Token | Deliver:
+    return Token(effect.token, effect.logprobs, effect.finish) if effect.rows is None else effect
+
+
 class Host(Network, Protocol):
     """What a session needs of its client."""
 
@@ -111,7 +122,7 @@ class Session:
         self._closed = False
         self._aborted: SwarmError | None = None
         self._driver: asyncio.Task[None] | None = None
-        self._answer: asyncio.Queue[Token | SwarmError] | None = None
+        self._answer: asyncio.Queue[Token | Deliver | SwarmError] | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
         self._chat: Chat | None = Chat()
 
@@ -221,6 +232,50 @@ class Session:
             async for piece in pieces:
                 yield piece
 
+    async def read(
+        self,
+        tokens: Sequence[int],
+        *,
+        keep: int | None = None,
+        first: int | None = None,
+        what: str = LOGITS,
+        limit: int | None = None,
+        timeout: float | None = None,
+        **unknown: Any,
+    ) -> AsyncGenerator[Blob, None]:
+        """Append tokens to the first `keep` of the conversation (None: all), draw nothing, and give what the model makes of every position from `first` on
+        (None: the last one alone), in order: its "logits", float32, or the "hidden" states that the head's matrix is given. What was computed before `first` is
+        not computed again. `limit` is how long the conversation may become: peers reserve so much.
+        """
+        check_options("read", unknown, self.read)
+        await self._rested()
+        if what not in REPLIES or what == LOOP:
+            raise UsageError(f"what is read is 'logits' or 'hidden', and cannot be {what!r}")
+        ids, history = self._ids(tokens), len(self._chain.history)
+        keep = history if keep is None else whole(keep, "keep")
+        if not 0 <= keep <= history:
+            raise UsageError(f"keep is how many of the {history} tokens of this conversation stay, and cannot be {keep}")
+        length = keep + len(ids)
+        if not length:
+            raise EmptyPrompt
+        if length > self._host.max_length:
+            raise PromptTooLong(length, self._host.max_length)
+        first = length - 1 if first is None else whole(first, "first")
+        if not 0 <= first < length:
+            raise UsageError(f"first is a position from 0 to {length - 1}, and cannot be {first}")
+        check_seconds(timeout)
+        deadline = None if timeout is None else self._host.clock() + timeout
+        goal = min(max(length, limit or 0, -(-length // ROOM) * ROOM), self._host.max_length)
+        window = max(WINDOW // (4 * self._host.vocab), 1) if what == LOGITS else WINDOW_POSITIONS
+        wanted, held = [*self._chain.history[:keep], *ids], keep
+        for begin in range(first, length, window):
+            end = min(begin + window, length)
+            kept = min(held, end)
+            async with contextlib.aclosing(self._rows(kept, wanted[kept:end], begin, goal, what, deadline)) as rows:
+                async for blob in rows:
+                    yield blob
+            held = end
+
     def check(self, prompt: str, *, chat: bool = False, stop: Sequence[str] | str = (), **options: Any) -> None:
         """Raises UsageError where `stream` would not begin with this, whoever serves. Asks nobody."""
         StopStrings(stop)
@@ -316,12 +371,7 @@ class Session:
     async def _turn(
         self, prompt: Prompt, sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
     ) -> AsyncGenerator[Token, None]:
-        if self._closed:
-            raise Closed("this session is closed; open another")
-        if self._aborted is not None:
-            raise self._aborted
-        if not self._rests.is_set():
-            raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
+        self._check_free()
         max_new = self._check_length(prompt, max_new)
         check_seconds(timeout)
         deadline = None if timeout is None else self._host.clock() + timeout
@@ -341,6 +391,8 @@ class Session:
                     withdrawn = isinstance(token, UsageError) and len(self._chain.history) == began  # asked for what cannot be: as if it had not been
                     end = prompt.keep if withdrawn else len(self._chain.history)
                     raise token
+                if isinstance(token, Deliver):
+                    continue  # rows of a turn that read
                 end += 1
                 ended = token.finish is not None
                 yield token
@@ -360,19 +412,51 @@ class Session:
                 self._chat = replace(self._chat, stopped=stopped)
             self._rests.set()
 
+    async def _rows(self, keep: int, ids: Sequence[int], first: int, goal: int, what: str, deadline: float | None) -> AsyncGenerator[Blob, None]:
+        """One turn that reads, to its last position."""
+        self._check_free()
+        self._rests.clear()
+        self._chain.begin_reading(keep, ids, first, goal, what)
+        self._chat = self._last = None
+        answer = self._answer = asyncio.Queue()
+        driver = self._driver = asyncio.create_task(self._drive(answer, len(self._chain.history), deadline), name="turn")
+        try:
+            while True:
+                came = await answer.get()
+                if isinstance(came, SwarmError):
+                    raise came
+                if isinstance(came, Deliver) and came.rows is not None:
+                    yield came.rows
+                    if came.finish is not None:
+                        return
+        finally:
+            driver.cancel()
+            await asyncio.wait({driver})
+            self._answer = self._driver = None
+            self._chain.end(len(self._chain.history))
+            self._rests.set()
+
+    def _check_free(self) -> None:
+        if self._closed:
+            raise Closed("this session is closed; open another")
+        if self._aborted is not None:
+            raise self._aborted
+        if not self._rests.is_set():
+            raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
+
     async def _rested(self) -> None:
         """A turn whose reader left it without closing it (`break` in an `async for`) ends as soon as the loop gets to that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVING):
                 await self._rests.wait()
 
-    async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
+    async def _drive(self, answer: asyncio.Queue[Token | Deliver | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
         try:
             async with asyncio.timeout_at(deadline):
                 async with contextlib.aclosing(self._chain.follow()) as tokens:
                     async for effect in tokens:
-                        answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+                        answer.put_nowait(_for_reader(effect))
         except TimeoutError:
             self._break_off(answer, TimedOut(OVERDUE, tuple(self._chain.history[began:])))
         except SwarmError as error:
@@ -383,10 +467,10 @@ class Session:
             log.exception("a turn failed in a way nobody foresaw")
             self._break_off(answer, SwarmError(f"this is a bug: {error!r}"))
 
-    def _break_off(self, answer: asyncio.Queue[Token | SwarmError], error: SwarmError) -> None:
+    def _break_off(self, answer: asyncio.Queue[Token | Deliver | SwarmError], error: SwarmError) -> None:
         """End the turn with an error, after the tokens that came home while a way out was sought: they are in the history, so the reader must see them."""
         for effect in self._chain.came_home():
-            answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+            answer.put_nowait(_for_reader(effect))
         answer.put_nowait(error)
 
     def _check(self, prompt: Prompt, *, max_new_tokens: int | None = None, timeout: float | None = None, **drawing: Any) -> None:

@@ -47,7 +47,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Row:
     """New positions [start, start + n) of one session, n = len(tokens). `tokens` are used where the sub-span begins with `embed`, `hidden` [n, H] elsewhere.
 
-    `want` holds the offsets in [0, n) whose logits are wanted when the sub-span ends with `head`; None is the last one alone.
+    `want` holds the offsets in [0, n) whose logits are wanted when the sub-span ends with `head`; None is the last one alone. `raw` wants of these what the
+    head's matrix is given instead: the hidden states behind the final norm.
     """
 
     cache: KVCache
@@ -55,6 +56,7 @@ class Row:
     tokens: Sequence[int]
     hidden: torch.Tensor | None = None
     want: Sequence[int] | None = None
+    raw: bool = False
 
 
 class SpanModel:
@@ -231,7 +233,8 @@ class SpanModel:
     def run(self, start: int, stop: int, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Run components [start, stop), any part of what is held, over the rows of several sessions at once, and let their caches grow.
 
-        Returns for each row float32 logits [len(want), V] when the sub-span ends with `head`, hidden states [n, H] otherwise.
+        Returns for each row float32 logits [len(want), V] when the sub-span ends with `head` (`raw` rows: hidden states [len(want), H]), hidden states [n, H]
+        otherwise.
 
         Raises ValueError for rows that do not append exactly to their cache, are empty, or reach beyond the model's length; no cache has changed then.
         """
@@ -253,7 +256,7 @@ class SpanModel:
                 self._run(start, stop - 1, rows)
             else:
                 self._advance(rows, counts)
-            return [torch.empty((0, self.vocab), device=self.device) for _ in rows]
+            return [torch.empty((0, self.hidden if rows[0].raw else self.vocab), device=self.device) for _ in rows]
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
         positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
@@ -263,7 +266,7 @@ class SpanModel:
         if self._compiled is not None:
             self._compiled.begin(pack)
         try:
-            out = view(self._given(start, rows), self._wanted(wants, counts), position_ids=positions_1T)[0]
+            out = view(self._given(start, rows), self._wanted(wants, counts), raw=bool(wants) and rows[0].raw, position_ids=positions_1T)[0]
         finally:
             self._turn.pack = None
             self._spread.end()
@@ -272,7 +275,7 @@ class SpanModel:
             raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
         self._advance(rows, counts)
         if wants:
-            return list(out.float().split([len(want) for want in wants]))
+            return list((out if rows[0].raw else out.float()).split([len(want) for want in wants]))
         return [out] if len(rows) == 1 else list(out.split(counts))
 
     @staticmethod
@@ -300,19 +303,19 @@ class SpanModel:
     def _integers(self, values: list[int], device: str | None = None) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long).to(device or self.device)
 
-    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int], list[int]]:
+    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int, bool], list[int]]:
         """Rows that may be packed together: their rotary factors are the same, and compiled layers run them (1, 2, …, each of as many tokens as those take), or
-        do not (0)."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        crowds: Counter[tuple[int, int]] = Counter()
+        do not (0); and all are raw, or none."""
+        groups: dict[tuple[int, int, bool], list[int]] = {}
+        crowds: Counter[tuple[int, int, bool]] = Counter()
         crowd = 1
         for i, row in enumerate(rows):
             n = len(row.tokens)
             reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + n))
             compiled = row.cache.compiled and n <= FEW
-            if compiled and crowds[reach, crowd] + n > MOST:
+            if compiled and crowds[reach, crowd, row.raw] + n > MOST:
                 crowd += 1
-            group = (reach, crowd if compiled else 0)
+            group = (reach, crowd if compiled else 0, row.raw)
             crowds[group] += n
             groups.setdefault(group, []).append(i)
         return groups
