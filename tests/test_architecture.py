@@ -84,6 +84,7 @@ PURE_MODULES = {
     "swarm.peer.past",
     "swarm.peer.schedule",
     "swarm.client.chat",
+    "swarm.client.chronicle",
     "swarm.client.report",
     "swarm.client.stops",
     "swarm.net.frames",

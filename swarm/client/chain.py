@@ -130,6 +130,16 @@ class Chain:
         return self._stopwatch.report(self._route, self._planner.reasons(self._route, len(self.history), self._machine.goal))
 
     @property
+    def glance(self) -> RouteReport | None:
+        """The same without its reasons, which cost a copy of the whole map: to be looked at all the time."""
+        return None if self._route is None else self._stopwatch.report(self._route)
+
+    @property
+    def began(self) -> int:
+        """Tokens before the answer that is given now, or was last."""
+        return self._began
+
+    @property
     def longest_gap(self) -> float:
         return self._stopwatch.longest_gap
 

@@ -16,7 +16,8 @@ RECENT = 64
 
 @dataclass(frozen=True, slots=True)
 class HopReport:
-    """One hop. `start`, `stop` are component indices, `layers` as `--layers` spells them; `milliseconds` it takes per token, predicted until measured."""
+    """One hop. `start`, `stop` are component indices, `layers` as `--layers` spells them; `milliseconds` it takes per token, predicted until measured. What a
+    token waits there for others (`queue_milliseconds`) and its way to the next hop (`network_milliseconds`) are always predicted."""
 
     peer_id: PeerId
     start: int
@@ -24,6 +25,8 @@ class HopReport:
     layers: str
     milliseconds: float
     measured: bool
+    queue_milliseconds: float = 0.0
+    network_milliseconds: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -101,6 +104,8 @@ class Stopwatch:
                 format_layers([leg.hop.span], layers),
                 median(row[at] for row in rows) / 1000 if rows else leg.compute * 1000,
                 bool(rows),
+                leg.queue * 1000,
+                leg.network * 1000,
             )
             for at, leg in enumerate(route.legs)
         )

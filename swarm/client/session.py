@@ -125,6 +125,9 @@ class Session:
         self._answer: asyncio.Queue[Token | Deliver | SwarmError] | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
         self._chat: Chat | None = Chat()
+        self._turn_began = 0.0
+        self._reasons: tuple[object, tuple[str, ...]] | None = None
+        """Why the route through these hops was taken."""
 
     async def __aenter__(self) -> Session:
         return self
@@ -145,6 +148,31 @@ class Session:
         if (report := self._chain.report) is None:
             raise UsageError("this session has no route yet; generate something first")
         return report
+
+    @property
+    def running(self) -> bool:
+        """Whether an answer is being given."""
+        return not self._rests.is_set()
+
+    @property
+    def progress(self) -> tuple[int, int, float]:
+        """Tokens before the answer that is given now, tokens of it so far, and when it began, by the client's clock."""
+        return self._chain.began, len(self._chain.history) - self._chain.began, self._turn_began
+
+    @property
+    def glance(self) -> RouteReport | None:
+        """As `route`, without reasons; None before there is one."""
+        return self._chain.glance
+
+    async def why(self) -> Sequence[str]:
+        """The reasons for its route, found out once for each route and beside the event loop, since that plans a few."""
+        report = self._chain.glance
+        if report is None:
+            return ()
+        places = tuple((hop.peer_id, hop.start, hop.stop) for hop in report.hops)
+        if self._reasons is None or self._reasons[0] != places:
+            self._reasons = places, tuple(await asyncio.to_thread(self.route.why))
+        return self._reasons[1]
 
     @property
     def longest_gap(self) -> float:
@@ -379,6 +407,7 @@ class Session:
         ended = withdrawn = False
         chat_before = self._chat
         self._rests.clear()
+        self._turn_began = self._host.clock()
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
             self._chat = None if prompt.messages is None else Chat(prompt.messages, began)
