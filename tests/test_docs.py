@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import shlex
+import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import swarm
 from swarm import core, errors, wire
+from swarm.cli.configuration import variable_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,6 +27,7 @@ PAGES = [*sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), *ELSEWHER
 EXPECTED = {"journey", "glossary", "protocol", "operations", "security", "performance", "models", "house"}
 
 COMMAND = re.compile(r"(?<![\w-])(?:\.venv/bin/)?swarm-([a-z]+)\b")
+COMMANDS = sorted(name.removeprefix("swarm-") for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -148,7 +151,7 @@ def test_command_lines_are_understood(page):
 @pages
 def test_every_flag_is_a_flag_of_some_command(page):
     """Inline: `--layers 0:12` must be an option of a command, `swarm-serve --drain 5` one of that command."""
-    ours = {name: options(parser_of(name)) for name in ("serve", "generate", "bootstrap")}
+    ours = {name: options(parser_of(name)) for name in COMMANDS}
     every = set().union(*ours.values())
     wrong = []
     for said in inline(page):
@@ -169,8 +172,8 @@ def test_commands_exist(page):
 @pages
 def test_variables_of_the_environment_exist(page):
     known = set(VARIABLES_OF_OURS)
-    for name in ("serve", "generate", "bootstrap"):
-        known |= {"SWARM_" + option.removeprefix("--").replace("-", "_").upper() for option in options(parser_of(name)) if option.startswith("--")}
+    for name in COMMANDS:
+        known |= {variable_of(action) for action in parser_of(name)._actions}
     named = {name for name in re.findall(r"\bSWARM_[A-Z_]+\b", text_of(page)) if not name.endswith("_")}
     assert named <= known, f"{page.name} names {', '.join(sorted(named - known))}, which nothing reads"
 
@@ -202,8 +205,9 @@ def test_yaml_examples_are_understood(tmp_path):
                 command = COMMAND.search(code)
                 assert command is not None, f"{page.name}: say in a comment for which command this file is"
                 (tmp_path / "file.yaml").write_text(code)
-                words = ["MODEL"] if command[1] == "serve" else []
-                parser_of(command[1]).read([*words, "--config", str(tmp_path / "file.yaml")])
+                parser = parser_of(command[1])
+                words = ["SOMETHING" for action in parser._actions if not action.option_strings and action.nargs is None]
+                parser.read([*words, "--config", str(tmp_path / "file.yaml")])
                 seen += 1
     assert seen
 
