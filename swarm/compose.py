@@ -232,6 +232,26 @@ def open_notes() -> Notes:
     return FileNotes(cache_folder() / "measured")
 
 
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What an identity of this machine has served, in seconds and tokens, as far as it was written down."""
+
+    peer: PeerId
+    seconds: float
+    tokens: int
+
+
+def contributions() -> list[Contribution]:
+    """Of every identity that has served here, the one that has served most first."""
+    from swarm.host.notes import FileNotes
+    from swarm.model.sources import cache_folder
+    from swarm.peer.past import PEER
+
+    found = FileNotes(cache_folder() / "measured").of_kind(PEER)
+    ours = [Contribution(about[1], figures.get("uptime", 0.0), int(figures.get("tokens", 0))) for about, figures in found.items() if len(about) == 2]
+    return sorted(ours, key=lambda one: (-one.tokens, -one.seconds, one.peer))
+
+
 def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool, on_disk: Sequence[str] = ()) -> tuple[str, ...]:
     """All that the speed of what was loaded depends on."""
     from swarm.host.meters import processor
