@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from swarm.model.measure import Speed
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
+    from swarm.net.reach import Reach
     from swarm.peer.holding import Holding, Loader, ServingEngine
     from swarm.peer.hops import Offer
     from swarm.peer.pace import Fit
@@ -124,6 +125,13 @@ async def connect(
             yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed)
         finally:
             await node.close()
+
+
+async def probe_reach(initial_peers: Sequence[str], *, host: str, port: int, announce: Sequence[str] = ()) -> Reach:
+    """Whether others would reach a peer that stands here. Raises MalformedAddress, InvalidConfig, PortInUse, and SwarmError without a network."""
+    from swarm.net.node import probe
+
+    return await probe(initial_peers, host, port, announce)
 
 
 def _veil(key: bytes) -> Callable[[bytes, int, int], int]:

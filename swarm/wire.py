@@ -267,6 +267,24 @@ class End(Message, frozen=True, array_like=True, tag=4):
     reason: Text = ""
 
 
+# --- being reached ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class DialBack(msgspec.Struct, frozen=True, array_like=True):
+    """Under a passing name: can you dial this peer at these addresses of mine? On a stream of its own, not on a link."""
+
+    peer: Text
+    addrs: Annotated[tuple[Text, ...], Meta(max_length=4)]
+
+
+class DialledBack(msgspec.Struct, frozen=True, array_like=True):
+    """For each address "", or why not; the answerer's wall clock; and the host at which it sees whoever asks."""
+
+    results: Annotated[tuple[Text, ...], Meta(max_length=4)]
+    now: Annotated[float, Meta(ge=0, le=1e12)]
+    seen_at: Text = ""
+
+
 # --- coordination -----------------------------------------------------------------------------------------------------------------------------------------
 
 ORDER_LIFETIME = 60.0
@@ -466,6 +484,8 @@ _order_decoder = msgspec.msgpack.Decoder(Order)
 _tag_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _advice_decoder = msgspec.msgpack.Decoder(Advice)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+_dial_back_decoder = msgspec.msgpack.Decoder(DialBack)
+_dialled_back_decoder = msgspec.msgpack.Decoder(DialledBack)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 
 
@@ -504,6 +524,14 @@ def decode_order(data: bytes | memoryview) -> Order:
 
 def decode_advice(data: bytes | memoryview) -> Advice:
     return _decode(_advice_decoder, data, 2**20)
+
+
+def decode_dial_back(data: bytes | memoryview) -> DialBack:
+    return _decode(_dial_back_decoder, data, 4096)
+
+
+def decode_dialled_back(data: bytes | memoryview) -> DialledBack:
+    return _decode(_dialled_back_decoder, data, 4096)
 
 
 def decode_announcement(data: bytes | memoryview) -> Announcement:

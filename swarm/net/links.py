@@ -20,6 +20,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost
+from swarm.net import reach
 from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, Stream, Timing
@@ -76,6 +77,7 @@ class LinkPool:
     async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> LinkPool:
         self = cls(p2p, timing, uplink)
         await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        await p2p.add_binary_stream_handler(reach.PROTOCOL, reach.Knocker(p2p))
         return self
 
     # --- ports.Links --------------------------------------------------------------------------------------------------------------------------------------

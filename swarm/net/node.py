@@ -18,6 +18,7 @@ from hivemind.p2p import P2PDaemonError, PeerID
 
 from swarm.core import PeerId
 from swarm.errors import IdentityInUse, MalformedAddress, NoBootstrap, PortInUse, SwarmError
+from swarm.net import reach
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
 from swarm.net.daemon import Daemon, DaemonError
 from swarm.net.directory import RPC_DEADLINE, DhtDirectory
@@ -182,6 +183,21 @@ def _flags(
     if announce:
         flags.append("-announceAddrs=" + ",".join(announce))
     return flags + _through(entrances)
+
+
+async def probe(initial_peers: Sequence[str], host: str, port: int, announce: Sequence[str] = ()) -> reach.Reach:
+    """What `swarm-doctor` asks: whether a node that listened here would be reached. Raises MalformedAddress, InvalidConfig, PortInUse, SwarmError."""
+    for text in announce:
+        if dialable(text, "") is None:
+            raise MalformedAddress(text, announced=True)
+    harden()
+    _probe_port(host, port)
+
+    def flags(use_relay: bool = False) -> list[str]:
+        at = 0 if use_relay else port
+        return [*_flags(host, at, announce, entrances=[], client_mode=False, listen=True, serve_relay=False, use_relay=use_relay)]
+
+    return await reach.probe(initial_peers, flags, port, announce, outside=host not in LOOPBACK)
 
 
 def _through(entrances: list[Entrance]) -> list[str]:
