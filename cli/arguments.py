@@ -222,6 +222,25 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
     return read
 
 
+def numbers(low: float, high: float, kind: type = int) -> Callable[[str], tuple[Any, ...]]:
+    """Several such, separated by commas."""
+    one = number(low, high, kind)
+    return lambda text: tuple(one(part.strip()) for part in text.split(","))
+
+
+def words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Several of those that are known, separated by commas."""
+
+    def read(text: str) -> tuple[str, ...]:
+        parts = tuple(part.strip() for part in text.split(","))
+        for part in parts:
+            if part not in known:
+                raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(known)}; {nearest(part, known, 'write one of those')}")
+        return parts
+
+    return read
+
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 

@@ -65,6 +65,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tokenizers": {"model"},
     "configargparse": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"cli"},
 }
 """Library → the rooms that may know it."""
 
