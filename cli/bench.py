@@ -219,10 +219,10 @@ def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], fou
 def _machine() -> Mapping[str, Any]:
     import psutil
 
-    from swarm.host.meters import processor
+    from swarm.compose import processor_name
 
     return {
-        "processor": processor("cpu"),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
         "system": platform.platform(terse=True),

@@ -232,6 +232,13 @@ def meters(device: str) -> Meters:
     return MachineMeters(*resolve(device))
 
 
+def processor_name() -> str:
+    """Of this machine, for people."""
+    from swarm.host.meters import processor
+
+    return processor("cpu")
+
+
 def open_notes() -> Notes:
     """What was measured at earlier starts, beside the hashes of files."""
     from swarm.host.notes import FileNotes

@@ -33,7 +33,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 
 OUR_FILES = re.compile(r"(?:swarm|cli|bootstrap|tests|bench|docs|training)/[\w./-]+")
-VARIABLES_OF_OURS = {"SWARM_CACHE"}
+VARIABLES_OF_OURS = {"SWARM_CACHE", "SWARM_TORCH_INDEX"}
 """Variables of the environment that are no option of a command."""
 
 NOT_HERE = ("/work/", "/home/", "/root/", "localhost:")
@@ -152,7 +152,7 @@ def test_command_lines_are_understood(page):
 def test_every_flag_is_a_flag_of_some_command(page):
     """Inline: `--layers 0:12` must be an option of a command, `swarm-serve --drain 5` one of that command."""
     ours = {name: options(parser_of(name)) for name in COMMANDS}
-    every = set().union(*ours.values())
+    every = set().union(*ours.values(), re.findall(r"^ +(--[a-z-]+)\)", text_of(ROOT / "scripts" / "setup.sh"), re.MULTILINE))
     wrong = []
     for said in inline(page):
         command = COMMAND.match(said)
