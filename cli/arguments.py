@@ -6,19 +6,19 @@ Nothing here, and nothing that is imported before arguments are read, may load t
 from __future__ import annotations
 
 import argparse
-import difflib
 import ipaddress
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import configargparse
 import yaml
 
+from swarm.cli.configuration import as_yaml, mistaken, name_of, nearest, of_all_commands, variable_of
 from swarm.errors import InvalidConfig, MalformedAddress
 
 NOTHING = ("", "~", "null")
@@ -28,8 +28,10 @@ NOTHING = ("", "~", "null")
 class YamlFile(configargparse.ConfigFileParser):
     """A YAML mapping of flag names. Every scalar is taken as it is written: YAML itself would read `layers: 4:8` as 248, a number in base 60."""
 
-    def __init__(self, known: Callable[[], Sequence[str]]) -> None:
-        self._known = known
+    def __init__(self, known: Callable[[], Sequence[str]], plain: Callable[[], Collection[str]] = tuple) -> None:
+        """`plain` are settings that have no flag; they are put aside, in `positionals`."""
+        self._known, self._plain = known, plain
+        self.positionals: dict[str, tuple[str, str]] = {}
 
     def get_syntax_description(self) -> str:
         return "YAML"
@@ -44,13 +46,14 @@ class YamlFile(configargparse.ConfigFileParser):
             return {}
         if not isinstance(found, dict):
             raise InvalidConfig(f"{name} holds no settings; write one `key: value` a line, such as `port: 31337`")
-        return {key: self._value(name, key, value) for key, value in found.items() if value not in NOTHING}
+        values = {key: self._value(name, key, value) for key, value in found.items() if value not in NOTHING}
+        self.positionals |= {key: (values.pop(key), name) for key in self._plain() if key in values}
+        return values
 
     def _value(self, name: str, key: str, value: Any) -> Any:
         known = self._known()
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise InvalidConfig(f"{name} sets {key!r}, which is no setting of this command; {f'did you mean {near[0]}?' if near else 'see --help'}")
+            raise InvalidConfig(f"{name} sets {key!r}, which is no setting of this command; {nearest(key, known)}")
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
             raise InvalidConfig(f"{name} gives {key} a nested value; write a plain value, or a list of them")
         return value
@@ -73,9 +76,14 @@ class Parser(configargparse.ArgumentParser):
             ignore_unknown_config_file_keys=False,
             allow_abbrev=False,
         )
-        self._config_file_parser = YamlFile(self._settable)
+        self._config_file_parser = YamlFile(self._settable, lambda: self._unflagged)
+        self._from_files: dict[str, tuple[str, str]] = {}
+        """What files say of what the command line names without a flag: the value, and which file."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: ") and (unknown := message.split()[2]).startswith("--"):
+            known = [f"--{name}" for name in self._settable() if name not in self._unflagged]
+            raise InvalidConfig(f"there is no option {unknown.partition('=')[0]}; {nearest(unknown.partition('=')[0], known, f'see {self.prog} --help')}")
         if isinstance(unopened := sys.exception(), OSError):  # nothing but the config file is opened while arguments are read
             raise InvalidConfig(f"cannot read the config file {unopened.filename}: {unopened.strerror}; name one that is there with --config")
         raise InvalidConfig(f"{message}{self._origin(message)}; see {self.prog} --help")
@@ -91,24 +99,64 @@ class Parser(configargparse.ArgumentParser):
 
     def _settable(self) -> list[str]:
         """Names of options as a config file may spell them, hidden ones left out."""
-        return [
-            option.removeprefix("--")
-            for action in self._actions
-            for option in action.option_strings
-            if option.startswith("--") and action.help != argparse.SUPPRESS and action.dest not in ("help", "config")
-        ]
+        return [name_of(action) for action in self._told]
+
+    @property
+    def _told(self) -> list[argparse.Action]:
+        return [action for action in self._actions if action.help != argparse.SUPPRESS and action.dest not in ("help", "config", "print_config")]
+
+    @property
+    def _unflagged(self) -> dict[str, argparse.Action]:
+        return {action.dest: action for action in self._actions if not action.option_strings}
 
     def common(self, *, hidden: bool = True) -> None:
         """What every command takes, and, `hidden`, what `swarm.local` says to those it starts."""
         group = self.add_argument_group("general")
         group.add_argument("--config", metavar="FILE", is_config_file_arg=True, help="read further settings from this YAML file")
+        group.add_argument(
+            "--print-config", action="store_true", help="show all settings, and where each comes from, as a file for --config, and do nothing else"
+        )
         group.add_argument("--debug", action="store_true", help="log everything, and show tracebacks of errors")
         for name in ("--ready-fd", "--lifeline-fd") if hidden else ():
             self.add_argument(name, type=int, help=argparse.SUPPRESS)
 
     def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Raises InvalidConfig for anything that cannot be understood; `--help` leaves by SystemExit."""
-        return self.parse_args(sys.argv[1:] if argv is None else list(argv))
+        """Raises InvalidConfig for anything that cannot be understood; `--help` and `--print-config` leave by SystemExit."""
+        needed = [action for action in self._unflagged.values() if action.nargs is None]
+        for action in self._unflagged.values():
+            action.env_var = variable_of(action)  # type: ignore[attr-defined]  # shown beside its help
+        for action in needed:  # they may come from elsewhere
+            action.nargs = argparse.OPTIONAL
+        if (mistake := mistaken(os.environ, map(variable_of, self._actions), of_all_commands)) is not None:
+            raise InvalidConfig(mistake)
+        args = self.parse_args(sys.argv[1:] if argv is None else list(argv))
+        said = {dest for dest in self._unflagged if getattr(args, dest) not in (None, [])}
+        for dest, action in self._unflagged.items():
+            if dest not in said and (text := os.environ.get(variable_of(action)) or self._from_files.get(dest, ("", ""))[0]):
+                setattr(args, dest, action.type(text) if callable(action.type) else text)
+        if args.print_config:
+            print(as_yaml(self.prog, self._told, args, lambda action: self._where_from(action, args, action.dest in said)))
+            raise SystemExit(0)
+        if missing := [str(action.metavar or action.dest) for action in needed if getattr(args, action.dest) is None]:
+            self.error(f"the following arguments are required: {', '.join(missing)}")
+        return args
+
+    def parse_known_args(self, *given: Any, **more: Any) -> Any:
+        try:
+            return super().parse_known_args(*given, **more)
+        finally:
+            self._from_files |= self._config_file_parser.positionals
+
+    def _where_from(self, action: argparse.Action, args: argparse.Namespace, said: bool) -> str:
+        """Who set it, in words."""
+        for source, settings in self.get_source_to_settings_dict().items():
+            if source.startswith(("environment_variables", "config_file")):
+                for key, (setter, _) in settings.items():
+                    if setter is action:
+                        return source.partition("|")[2] or key
+        if not action.option_strings and not said and getattr(args, action.dest) is not None:
+            return variable_of(action) if os.environ.get(variable_of(action)) else self._from_files[action.dest][1]
+        return "default" if getattr(args, action.dest) == action.default else "command line"
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -170,6 +218,25 @@ def number(low: float, high: float, kind: type = int) -> Callable[[str], Any]:
             bounds = f"at least {low:.15g}" if high == math.inf else f"{low:{form}} to {high:{form}}"
             raise argparse.ArgumentTypeError(f"{text} is out of range, which is {bounds}")
         return value
+
+    return read
+
+
+def numbers(low: float, high: float, kind: type = int) -> Callable[[str], tuple[Any, ...]]:
+    """Several such, separated by commas."""
+    one = number(low, high, kind)
+    return lambda text: tuple(one(part.strip()) for part in text.split(","))
+
+
+def words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Several of those that are known, separated by commas."""
+
+    def read(text: str) -> tuple[str, ...]:
+        parts = tuple(part.strip() for part in text.split(","))
+        for part in parts:
+            if part not in known:
+                raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(known)}; {nearest(part, known, 'write one of those')}")
+        return parts
 
     return read
 
@@ -236,6 +303,13 @@ def short_name(text: str) -> str:
     if len(text) > 64 or not text.isprintable():
         raise argparse.ArgumentTypeError("a name is one line of at most 64 characters")
     return text
+
+
+def region_name(text: str) -> str:
+    """Where a machine is; to say nothing has a word of its own, so that an empty variable is no answer."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; write one such as eu-west, none to say nothing, or leave it out for the time zone's continent")
+    return short_name(text)
 
 
 def set_threads(threads: int | None) -> None:

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swarm.bootstrap import public_peers
 from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
-from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
+from swarm.cli.notices import ASKING, say_once, whom
 from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
@@ -124,11 +123,7 @@ def _whom(args: Any) -> list[str]:
             raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
         return []
     check_addresses(given)
-    if peers := given or public_peers():
-        return peers
-    raise UsageError(
-        f"{NO_PUBLIC_PEERS}; name one with --initial-peers (swarm-serve and swarm-bootstrap print theirs), or start some on this machine with --local 3"
-    )
+    return whom(given, ", or start some on this machine with --local 3")
 
 
 def _demo_model() -> str:

@@ -9,6 +9,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from swarm.bootstrap import public_peers
+from swarm.errors import UsageError
+
 log = logging.getLogger(__name__)
 
 SERVING = (
@@ -22,6 +25,13 @@ ASKING = (
 )
 
 NO_PUBLIC_PEERS = "there are no public peers yet"
+
+
+def whom(given: Sequence[str], otherwise: str = "") -> list[str]:
+    """Whom to ask: those named, or the public ones. Raises UsageError where there is nobody; `otherwise` is what could be done instead."""
+    if peers := list(given) or public_peers():
+        return peers
+    raise UsageError(f"{NO_PUBLIC_PEERS}; name one with --initial-peers (swarm-serve and swarm-bootstrap print theirs){otherwise}")
 
 
 def config_dir() -> Path:

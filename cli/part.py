@@ -143,6 +143,32 @@ def _most_needed(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) 
     return choose_spans(views, shape.components, _costs(wish, checkpoint), _budget(wish, checkpoint), step, wish.region)
 
 
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What this machine would take of a model: `spans`, none where not even one layer fits, out of `budget` bytes, of which each layer takes `layer` on an
+    average, with its share of a conversation's cache. `needs` is what the spans take, and `read` what a step reads of their layers."""
+
+    spans: tuple[Span, ...]
+    budget: int
+    layer: int
+    needs: int
+    read: int
+
+
+def fitting(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) -> Fitting:
+    """Without loading anything. Raises LayersOutOfRange, InvalidConfig."""
+    costs, budget = _costs(wish, checkpoint), _budget(wish, checkpoint)
+    try:
+        spans = (_most_needed(wish, checkpoint, views),) if wish.layers == AUTO else asked(wish, checkpoint.shape)
+    except DoesNotFit:
+        spans = ()
+    weights = _sizes(wish, checkpoint)[0]
+    within = [component for span in spans for component in range(span.start, span.stop)]
+    layers = [component for component in within if 0 < component < checkpoint.shape.head]
+    inner = costs[1:-1]
+    return Fitting(spans, budget, sum(inner) // len(inner), sum(costs[i] for i in within), sum(weights[i] for i in layers))
+
+
 def _costs(wish: Wish, checkpoint: Checkpoint) -> list[int]:
     """Bytes of each component, with the cache of a conversation."""
     return [sum(each) for each in zip(*_sizes(wish, checkpoint), strict=True)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
-from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, set_threads, short_name, size, upload
+from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, region_name, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
 from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, make_way, reporting, run, set_logging, tell_ready
@@ -46,7 +46,11 @@ EXAMPLES = """\
 
 
 def parser() -> Parser:
-    it = Parser("swarm-serve", "Hold some layers of a model and run them for others.", EXAMPLES)
+    return with_options(Parser("swarm-serve", "Hold some layers of a model and run them for others.", EXAMPLES))
+
+
+def with_options(it: Parser) -> Parser:
+    """What a peer can be told."""
     it.add_argument("model", metavar="MODEL", help="hub id such as Qwen/Qwen3-8B, or a folder in transformers format with .safetensors files")
     what = it.add_argument_group("what to serve")
     what.add_argument(
@@ -111,7 +115,7 @@ def parser() -> Parser:
     )  # fmt: skip
     network.add_argument(
         "--region",
-        type=short_name,
+        type=region_name,
         default=None,
         metavar="NAME",
         help="where this machine is, such as eu-west: peers of one region are taken to be near one another where nobody has measured it, and places "
@@ -141,6 +145,14 @@ def _main(argv: Sequence[str] | None) -> int:
     return run(lambda stop: _settled(args, shown, stop), leave_at_once=True)
 
 
+def wish_of(args: Any) -> Wish:
+    """What the options ask for."""
+    quantize = None if args.quantize == "none" else args.quantize
+    asked = (args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
+    compiling = {"compiled": args.compile == "wait", "eager": args.compile == "off"}
+    return Wish(*asked, region(args.region), quantize, **compiling, offload=args.offload, on_disk=args.on_disk, threads=args.threads)
+
+
 async def _settled(args: Any, shown: Screen, stop: Stop) -> int:
     try:
         return await _serve(args, shown, stop)
@@ -151,11 +163,7 @@ async def _settled(args: Any, shown: Screen, stop: Stop) -> int:
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
     from swarm.compose import connect, meters, open_notes, serving_peer
 
-    where = region(args.region)
-    quantize = None if args.quantize == "none" else args.quantize
-    asked = (args.model, args.layers, args.dtype, args.device, args.cache_tokens, args.max_memory, args.max_disk, args.public_name)
-    compiling = {"compiled": args.compile == "wait", "eager": args.compile == "off"}
-    wish = Wish(*asked, where, quantize, **compiling, offload=args.offload, on_disk=args.on_disk, threads=args.threads)
+    wish = wish_of(args)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
@@ -180,7 +188,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
                 checkpoint.shape,
                 await asyncio.to_thread(held, wish, checkpoint, spans, shown),
                 name=args.public_name,
-                region=where,
+                region=wish.region,
                 max_upload=args.max_upload,
                 coordinate=args.coordinator == "auto",
                 loader=loader,

@@ -17,14 +17,21 @@ from swarm.errors import SwarmError
 
 if TYPE_CHECKING:
     from swarm import aio
+    from swarm.causal_lm import SwarmForCausalLM
     from swarm.client.sync import Client, Session
     from swarm.local import LocalPeer, LocalSwarm
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "LocalPeer", "LocalSwarm", "Session", "SwarmError", "aio", "demo_model"]
+__all__ = ["Client", "LocalPeer", "LocalSwarm", "Session", "SwarmError", "SwarmForCausalLM", "aio", "demo_model"]
 
-_HOMES = {"Client": "swarm.client.sync", "Session": "swarm.client.sync", "LocalSwarm": "swarm.local", "LocalPeer": "swarm.local"}
+_HOMES = {
+    "Client": "swarm.client.sync",
+    "Session": "swarm.client.sync",
+    "LocalSwarm": "swarm.local",
+    "LocalPeer": "swarm.local",
+    "SwarmForCausalLM": "swarm.causal_lm",
+}
 
 
 def demo_model() -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from swarm.model.measure import Speed
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
+    from swarm.net.reach import Reach
     from swarm.peer.holding import Holding, Loader, ServingEngine
     from swarm.peer.hops import Offer
     from swarm.peer.pace import Fit
@@ -130,6 +131,13 @@ async def connect(
             await node.close()
 
 
+async def probe_reach(initial_peers: Sequence[str], *, host: str, port: int, announce: Sequence[str] = ()) -> Reach:
+    """Whether others would reach a peer that stands here. Raises MalformedAddress, InvalidConfig, PortInUse, and SwarmError without a network."""
+    from swarm.net.node import probe
+
+    return await probe(initial_peers, host, port, announce)
+
+
 def _veil(key: bytes) -> Callable[[bytes, int, int], int]:
     """Hides token ids on their way from our own first hop to our own last one. Its own inverse: an id XOR 31 bits that only this process can make."""
 
@@ -228,12 +236,39 @@ def meters(device: str) -> Meters:
     return MachineMeters(*resolve(device))
 
 
+def processor_name() -> str:
+    """Of this machine, for people."""
+    from swarm.host.meters import processor
+
+    return processor("cpu")
+
+
 def open_notes() -> Notes:
     """What was measured at earlier starts, beside the hashes of files."""
     from swarm.host.notes import FileNotes
     from swarm.model.sources import cache_folder
 
     return FileNotes(cache_folder() / "measured")
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What an identity of this machine has served, in seconds and tokens, as far as it was written down."""
+
+    peer: PeerId
+    seconds: float
+    tokens: int
+
+
+def contributions() -> list[Contribution]:
+    """Of every identity that has served here, the one that has served most first."""
+    from swarm.host.notes import FileNotes
+    from swarm.model.sources import cache_folder
+    from swarm.peer.past import PEER
+
+    found = FileNotes(cache_folder() / "measured").of_kind(PEER)
+    ours = [Contribution(about[1], figures.get("uptime", 0.0), int(figures.get("tokens", 0))) for about, figures in found.items() if len(about) == 2]
+    return sorted(ours, key=lambda one: (-one.tokens, -one.seconds, one.peer))
 
 
 def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool, on_disk: Sequence[str] = ()) -> tuple[str, ...]:

@@ -90,6 +90,11 @@ MOST_ORDERED = 2**17
 """Bytes of an order: a route of some hundred hops with all their addresses."""
 
 
+LOOP, LOGITS, HIDDEN = REPLIES = ("loop", "logits", "hidden")
+"""What a chain answers: drawn tokens, which go round the ring; or, to its client alone, what the head makes of each position, or what the head's matrix is
+given. The last two are single steps: nothing is drawn, and nothing is begun by itself."""
+
+
 class Prefix(msgspec.Struct, frozen=True, array_like=True):
     """The first `length` positions of an earlier session of the same client, whose token ids have this `digest` (`core.digest_of`)."""
 
@@ -108,7 +113,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     `starts` says what of the past still holds: pairs (chain, start), rising in both. A hop that last took part in chain c keeps its positions below the least
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
-    not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring. `prefix` is what the session begins with: a
+    not outgrow: what every hop reserves. `reply` is one of REPLIES. `prefix` is what the session begins with: a
     hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again.
     """
 
@@ -123,7 +128,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     limit: Count
     sampling: Sampling
     route: Annotated[tuple[Hop, ...], Meta(min_length=1, max_length=2**10)]
-    reply: Text = "loop"
+    reply: Text = LOOP
     term: Count = 0
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
@@ -228,6 +233,15 @@ class Ready(SessionMessage, frozen=True, array_like=True, tag=19):
     reason: Text = ""
 
 
+class Rows(SessionMessage, frozen=True, array_like=True, tag=30):
+    """What an order of reply kind "logits" or "hidden" asked for, of positions [start, start + len(rows)): head to first hop, first hop to client."""
+
+    draft: Count
+    start: Count
+    rows: Blob
+    micros: tuple[Count, ...] = ()
+
+
 REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
 """`moved`: the peer's span is not the one the route was planned with. `stale`: the route's coordinator has been replaced for longer than routes live."""
 
@@ -256,6 +270,24 @@ class End(Message, frozen=True, array_like=True, tag=4):
     """The explicit end of a link: end of file without it is a failure."""
 
     reason: Text = ""
+
+
+# --- being reached ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class DialBack(msgspec.Struct, frozen=True, array_like=True):
+    """Under a passing name: can you dial this peer at these addresses of mine? On a stream of its own, not on a link."""
+
+    peer: Text
+    addrs: Annotated[tuple[Text, ...], Meta(max_length=4)]
+
+
+class DialledBack(msgspec.Struct, frozen=True, array_like=True):
+    """For each address "", or why not; the answerer's wall clock; and the host at which it sees whoever asks."""
+
+    results: Annotated[tuple[Text, ...], Meta(max_length=4)]
+    now: Annotated[float, Meta(ge=0, le=1e12)]
+    seen_at: Text = ""
 
 
 # --- coordination -----------------------------------------------------------------------------------------------------------------------------------------
@@ -377,6 +409,7 @@ AnyMessage = (
     | Broken
     | Prepare
     | Ready
+    | Rows
     | Hello
     | Ping
     | Pong
@@ -484,6 +517,8 @@ _order_decoder = msgspec.msgpack.Decoder(Order)
 _tag_decoder = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], Meta(max_length=MOST_FIELDS)])
 _advice_decoder = msgspec.msgpack.Decoder(Advice)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+_dial_back_decoder = msgspec.msgpack.Decoder(DialBack)
+_dialled_back_decoder = msgspec.msgpack.Decoder(DialledBack)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 _ext_decoder = msgspec.msgpack.Decoder(msgspec.msgpack.Ext)
 _dictionary_decoder = msgspec.msgpack.Decoder(Dictionary)
@@ -527,6 +562,14 @@ def decode_order(data: bytes | memoryview) -> Order:
 
 def decode_advice(data: bytes | memoryview) -> Advice:
     return _decode(_advice_decoder, data, 2**20)
+
+
+def decode_dial_back(data: bytes | memoryview) -> DialBack:
+    return _decode(_dial_back_decoder, data, 4096)
+
+
+def decode_dialled_back(data: bytes | memoryview) -> DialledBack:
+    return _decode(_dialled_back_decoder, data, 4096)
 
 
 def decode_announcement(data: bytes | memoryview) -> Announcement:

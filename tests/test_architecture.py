@@ -41,9 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compose": WORDS | {"ports", "machines", "model", "peer", "net", "host"},
     "sim": WORDS | {"ports", "machines", "routing", "peer", "client", "compose"},
     "aio": {"client"},
+    "causal_lm": WORDS | {"client", "model"},
     "demo": set(),
     "local": NOUNS | {"model"},
-    "swarm": {"errors", "client", "aio", "local", "demo"},
+    "swarm": {"errors", "client", "aio", "causal_lm", "local", "demo"},
     "bootstrap": set(),
     "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap"},
 }
@@ -57,13 +58,14 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 ONLY_IN: dict[str, set[str]] = {
     "hivemind": {"net"},
-    "torch": {"model"},
-    "transformers": {"model"},
+    "torch": {"model", "causal_lm"},
+    "transformers": {"model", "causal_lm"},
     "safetensors": {"model"},
     "huggingface_hub": {"model"},
     "tokenizers": {"model"},
     "configargparse": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"cli"},
 }
 """Library → the rooms that may know it."""
 
@@ -71,7 +73,7 @@ ONLY_IN_EXCEPTIONS: dict[tuple[str, str], str] = {
     ("swarm.peer.engine", "torch"): "joins the logits of several sessions, on the compute thread; inside a function, so that importing the room stays light",
 }
 
-HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model"}, "transformers": {"swarm.model"}}
+HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model", "swarm.causal_lm"}, "transformers": {"swarm.model", "swarm.causal_lm"}}
 """Library that takes seconds to load → the rooms that load it. Nobody else imports such a room but inside functions."""
 
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
@@ -83,6 +85,7 @@ PURE_MODULES = {
     "swarm.peer.past",
     "swarm.peer.schedule",
     "swarm.client.chat",
+    "swarm.client.chronicle",
     "swarm.client.report",
     "swarm.client.stops",
     "swarm.net.frames",
@@ -249,7 +252,7 @@ def test_the_package_does_not_import_what_stands_beside_it():
 def test_public_names():
     import swarm.aio
 
-    assert set(swarm.__all__) == {"Client", "LocalPeer", "LocalSwarm", "Session", "SwarmError", "aio", "demo_model"}
+    assert set(swarm.__all__) == {"Client", "LocalPeer", "LocalSwarm", "Session", "SwarmError", "SwarmForCausalLM", "aio", "demo_model"}
     assert set(swarm.aio.__all__) == {"Client", "Session", "Token"}
     for owner in (swarm, swarm.aio):
         for name in owner.__all__:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import shlex
+import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import swarm
 from swarm import core, errors, wire
+from swarm.cli.configuration import variable_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,12 +27,13 @@ PAGES = [*sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), *ELSEWHER
 EXPECTED = {"journey", "glossary", "protocol", "operations", "security", "performance", "models", "house"}
 
 COMMAND = re.compile(r"(?<![\w-])(?:\.venv/bin/)?swarm-([a-z]+)\b")
+COMMANDS = sorted(name.removeprefix("swarm-") for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 
 OUR_FILES = re.compile(r"(?:swarm|cli|bootstrap|tests|bench|docs|training)/[\w./-]+")
-VARIABLES_OF_OURS = {"SWARM_CACHE"}
+VARIABLES_OF_OURS = {"SWARM_CACHE", "SWARM_TORCH_INDEX"}
 """Variables of the environment that are no option of a command."""
 
 NOT_HERE = ("/work/", "/home/", "/root/", "localhost:")
@@ -148,8 +151,8 @@ def test_command_lines_are_understood(page):
 @pages
 def test_every_flag_is_a_flag_of_some_command(page):
     """Inline: `--layers 0:12` must be an option of a command, `swarm-serve --drain 5` one of that command."""
-    ours = {name: options(parser_of(name)) for name in ("serve", "generate", "bootstrap")}
-    every = set().union(*ours.values())
+    ours = {name: options(parser_of(name)) for name in COMMANDS}
+    every = set().union(*ours.values(), re.findall(r"^ +(--[a-z-]+)\)", text_of(ROOT / "scripts" / "setup.sh"), re.MULTILINE))
     wrong = []
     for said in inline(page):
         command = COMMAND.match(said)
@@ -169,8 +172,8 @@ def test_commands_exist(page):
 @pages
 def test_variables_of_the_environment_exist(page):
     known = set(VARIABLES_OF_OURS)
-    for name in ("serve", "generate", "bootstrap"):
-        known |= {"SWARM_" + option.removeprefix("--").replace("-", "_").upper() for option in options(parser_of(name)) if option.startswith("--")}
+    for name in COMMANDS:
+        known |= {variable_of(action) for action in parser_of(name)._actions}
     named = {name for name in re.findall(r"\bSWARM_[A-Z_]+\b", text_of(page)) if not name.endswith("_")}
     assert named <= known, f"{page.name} names {', '.join(sorted(named - known))}, which nothing reads"
 
@@ -202,8 +205,9 @@ def test_yaml_examples_are_understood(tmp_path):
                 command = COMMAND.search(code)
                 assert command is not None, f"{page.name}: say in a comment for which command this file is"
                 (tmp_path / "file.yaml").write_text(code)
-                words = ["MODEL"] if command[1] == "serve" else []
-                parser_of(command[1]).read([*words, "--config", str(tmp_path / "file.yaml")])
+                parser = parser_of(command[1])
+                words = ["SOMETHING" for action in parser._actions if not action.option_strings and action.nargs is None]
+                parser.read([*words, "--config", str(tmp_path / "file.yaml")])
                 seen += 1
     assert seen
 
@@ -245,6 +249,8 @@ def test_every_message_is_described_with_its_number_and_fields(message):
         wire.Facts,
         wire.Claim,
         wire.Advice,
+        wire.DialBack,
+        wire.DialledBack,
         core.Hop,
         core.Sampling,
     ],
@@ -263,7 +269,19 @@ def test_every_reason_is_described(reason):
 
 def test_no_struct_of_the_wire_is_forgotten():
     structs = {struct for _, struct in inspect.getmembers(wire, inspect.isclass) if issubclass(struct, msgspec.Struct) and struct.__module__ == wire.__name__}
-    inside = {wire.Order, wire.Prefix, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Announcement, wire.Signed}
+    inside = {
+        wire.Order,
+        wire.Prefix,
+        wire.Blob,
+        wire.Logprobs,
+        wire.Facts,
+        wire.Claim,
+        wire.Advice,
+        wire.Announcement,
+        wire.Signed,
+        wire.DialBack,
+        wire.DialledBack,
+    }
     assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Coordination, *inside}
 
 

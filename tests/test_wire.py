@@ -27,6 +27,7 @@ MESSAGES = [
     wire.Keep(S, 1, 0),
     wire.Close(S, 1, 0),
     wire.Broken(S, 1, -1, 2, "lost", "gone"),
+    wire.Rows(S, 1, 0, 0, 4, wire.Blob("float32", 1, memoryview(b"abcd")), (7,)),
     wire.Hello(1, "swarm"),
     wire.Ping(5),
     wire.Pong(5),

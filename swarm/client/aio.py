@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
+from swarm.client.chronicle import Chronicle
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
@@ -30,7 +31,7 @@ from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class, or_mix
 from swarm.routing.route import Request, Route
 from swarm.routing.slow import Slowness
-from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Message, Open, Prepare, SessionMessage
+from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Announcement, Message, Open, Prepare, SessionMessage
 
 __all__ = ["Client", "Session", "Token"]
 
@@ -84,7 +85,9 @@ class Client:
         patience: float = PATIENCE,
         token: str | None = None,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> None:
+        check_options("Client", unknown, Client)
         if not isinstance(model, str | os.PathLike) or not str(model):
             raise UsageError(f"a model is a hub id such as Qwen/Qwen3-8B, or a folder, and cannot be {model!r}; swarm.demo_model() is one")
         check_seconds(timeout)
@@ -102,6 +105,12 @@ class Client:
         self.wall: Callable[[], float] = time.time
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
+        self.records: Sequence[Announcement] = ()
+        """What the directory said last."""
+        self.pings: Mapping[PeerId, float] = {}
+        """Round trips of the last `look`, in seconds."""
+        self.chronicle = Chronicle()
+        self._mute: frozenset[PeerId] = frozenset()
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
         self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
@@ -281,6 +290,11 @@ class Client:
         return self._model.shape
 
     @property
+    def checkpoint(self) -> Any:
+        """The model's files, as they were opened: configuration, tokenizer, names of tensors."""
+        return self._model.checkpoint
+
+    @property
     def max_length(self) -> int:
         return self._model.shape.max_length
 
@@ -326,7 +340,29 @@ class Client:
         await asyncio.shield(self._refreshing)
 
     def forget(self, session: SessionId) -> None:
-        self._sessions.pop(session, None)
+        ended = self._sessions.pop(session, None)
+        if ended is not None and ended.glance is not None:
+            self.chronicle.repaired(self.wall(), session.hex()[:8], ended.glance.reroutes)
+
+    # --- what there is to see ---------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are open, in an order that does not hang on when they were opened."""
+        return [self._sessions[session] for session in sorted(self._sessions)]
+
+    @property
+    def silent(self) -> frozenset[PeerId]:
+        """Who failed us and has not been heard of since, or had no answer for the last `look`."""
+        return self.table.shunned(self.clock(), forgive=True) | self._mute
+
+    async def look(self) -> None:
+        """Read the directory and measure how far away some peers are. Who could not be reached is tried again each time, and silent until it can be."""
+        await self.refresh()
+        trips, mute = await self._ping(self._mute)
+        there = self.table.views.keys()
+        self.pings = {peer: trip for peer, trip in {**self.pings, **trips}.items() if peer in there and peer not in mute}
+        self._mute = frozenset(peer for peer in self._mute | mute if peer in there and peer not in trips)
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -381,7 +417,7 @@ class Client:
     async def _read(self) -> None:
         try:
             model = self._model.shape.config_hash
-            records = await self._network.directory.read(model)
+            self.records = records = await self._network.directory.read(model)
             for why in self.table.update(records, self.components):
                 log.warning("an announcement is passed over: %s", why)
             if self.advisers is not None:
@@ -431,20 +467,27 @@ class Client:
             await self._measure()
 
     async def _measure(self) -> None:
+        self.rtts, _ = await self._ping()
+
+    async def _ping(self, also: frozenset[PeerId] = frozenset()) -> tuple[dict[PeerId, float], frozenset[PeerId]]:
+        """Round trips to some peers, in seconds, and who of them could not be reached. Who takes too long is in neither."""
         links, views = self._network.links, {peer: view for peer, view in self.table.views.items() if view.state == "online"}
-        chosen = self._random.sample(sorted(views), min(MEASURED_PEERS, len(views)))
+        chosen = {*self._random.sample(sorted(views), min(MEASURED_PEERS, len(views))), *(also & views.keys())}
         trips: dict[PeerId, float] = {}
+        mute: set[PeerId] = set()
 
         async def measure(peer: PeerId) -> None:
-            with contextlib.suppress(PeerLost):
+            try:
                 trips[peer] = await links.measure(peer)
+            except PeerLost:
+                mute.add(peer)
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEASURE_AT_MOST), asyncio.TaskGroup() as tasks:
-                for peer in chosen:
+                for peer in sorted(chosen):
                     links.learn(peer, views[peer].addrs)
                     tasks.create_task(measure(peer))
-        self.rtts = trips
+        return trips, frozenset(mute)
 
     async def _keep_leases(self) -> None:
         while True:

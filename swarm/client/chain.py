@@ -25,7 +25,7 @@ from swarm.routing.chunks import chunk_size
 from swarm.routing.peers import SHUNNED
 from swarm.routing.route import Leg, Route
 from swarm.routing.slow import Watch, pays
-from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, SessionMessage
+from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, Rows, SessionMessage
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ class Chain:
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
+        self._carried: Route | None = None
+        """Over which the last token came home."""
         self._events: asyncio.Queue[tuple[int, Effect | _Better]] = asyncio.Queue()
         self._seeking: asyncio.Task[None] | None = None
         self._began = 0
@@ -128,6 +130,16 @@ class Chain:
         return self._stopwatch.report(self._route, self._planner.reasons(self._route, len(self.history), self._machine.goal))
 
     @property
+    def glance(self) -> RouteReport | None:
+        """The same without its reasons, which cost a copy of the whole map: to be looked at all the time."""
+        return None if self._route is None else self._stopwatch.report(self._route)
+
+    @property
+    def began(self) -> int:
+        """Tokens before the answer that is given now, or was last."""
+        return self._began
+
+    @property
     def longest_gap(self) -> float:
         return self._stopwatch.longest_gap
 
@@ -138,6 +150,8 @@ class Chain:
             self._do(self._machine.have(sender, message))
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
+        elif isinstance(message, Rows):
+            self._do(self._machine.rows(sender, message))
         elif isinstance(message, Broken):
             self._do(self._machine.broken(sender, self._corrected(self._blamed(message))))
         elif isinstance(message, Ready):
@@ -175,6 +189,17 @@ class Chain:
             self._do(self._machine.cut(keep))
         is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
+        self._begins(is_first)
+
+    def begin_reading(self, keep: int, ids: Sequence[int], first: int, goal: int, reply: str) -> None:
+        """The same, of a turn that draws nothing: `follow` gives rows of the positions from `first` on (`wire.REPLIES`)."""
+        if keep < len(self.history):
+            self._do(self._machine.cut(keep))
+        is_first = not self.history
+        self._machine.begin_reading(ids, first, goal, reply)
+        self._begins(is_first)
+
+    def _begins(self, is_first: bool) -> None:
         self._began = len(self.history)
         if is_first and not self._network.own:  # own ends hide tokens anew in every session
             self._begin_as_earlier()
@@ -209,7 +234,9 @@ class Chain:
                 self._sick, self._silences, self._crowded = None, 0, None
                 self._trouble.clear()
                 self._stopwatch.token(self._network.clock(), effect.micros)
-                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and self._answers else None
+                self._carries()
+                decodes = self._watch is not None and self._answers and effect.rows is None
+                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and decodes else None
                 self._answers = True
                 yield effect
                 if effect.finish is not None:
@@ -224,6 +251,16 @@ class Chain:
         finally:
             self._followed = False
             await self._seek_no_more()
+
+    def _carries(self) -> None:
+        """A token came home. Where it did not come the way of the last one, others have taken over."""
+        if self._carried is not None and self._route is not None and self._places(self._carried) != self._places(self._route):
+            self._stopwatch.takeovers += 1
+        self._carried = self._route
+
+    @staticmethod
+    def _places(route: Route) -> list[tuple[PeerId, int, int]]:
+        return [(hop.peer, hop.start, hop.stop) for hop in route.hops]
 
     def came_home(self) -> list[Deliver]:
         """Tokens that arrived while a way out was sought and are in the history, though `follow` did not live to say so."""

@@ -191,6 +191,7 @@ class Planner:
             own=around.own,
             shape=around.shape,
             scale=scale,
+            numerics=self._class[1],
             row_bytes=round(around.shape.row_bytes * scale) if around.shape else 0,
         )
 

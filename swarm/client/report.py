@@ -16,7 +16,8 @@ RECENT = 64
 
 @dataclass(frozen=True, slots=True)
 class HopReport:
-    """One hop. `start`, `stop` are component indices, `layers` as `--layers` spells them; `milliseconds` it takes per token, predicted until measured."""
+    """One hop. `start`, `stop` are component indices, `layers` as `--layers` spells them; `milliseconds` it takes per token, predicted until measured. What a
+    token waits there for others (`queue_milliseconds`) and its way to the next hop (`network_milliseconds`) are always predicted."""
 
     peer_id: PeerId
     start: int
@@ -24,6 +25,8 @@ class HopReport:
     layers: str
     milliseconds: float
     measured: bool
+    queue_milliseconds: float = 0.0
+    network_milliseconds: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -32,8 +35,9 @@ class HopReport:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """`planner` is the coordinator, or one of its `standby`s, that planned the route, in this `term`; "" and 0 where the client planned it itself. `why` tells,
-    by what is announced now, what each hop costs and who would be the next best; it plans a few routes for that."""
+    """`reroutes` is how often the chain broke or was refused, `takeovers` how often other peers then went on with the answer. `planner` is the coordinator or
+    one of its `standby`s that planned the route, in this `term`; "" and 0 where the client planned it itself. `why` tells, by what is announced now, what each
+    hop costs and who would be the next best; it plans a few routes for that."""
 
     hops: tuple[HopReport, ...]
     network_milliseconds: float
@@ -42,6 +46,7 @@ class RouteReport:
     planner: PeerId = ""
     term: int = 0
     standby: bool = False
+    takeovers: int = 0
     why: Callable[[], Sequence[str]] = field(default=tuple, repr=False, compare=False)
 
     def explain(self) -> str:
@@ -51,8 +56,8 @@ class RouteReport:
         lines.append(f"network and waiting {self.network_milliseconds:.2f} ms per token, {self.tokens_per_second:.1f} tokens/s")
         office = "standby" if self.standby else "coordinator"
         lines.append(f"planned by {office} {short_id(self.planner)}, term {self.term}" if self.planner else "planned here: no coordinator was asked")
-        if self.reroutes:
-            lines.append(f"rebuilt {self.reroutes} time{'s' if self.reroutes > 1 else ''} on the way")
+        if self.takeovers:
+            lines.append(f"rebuilt {self.takeovers} time{'s' if self.takeovers > 1 else ''} on the way")
         reasons = self.why()
         return "\n".join([*lines, *(["predicted from what peers announce:", *reasons] if reasons else [])])
 
@@ -65,7 +70,7 @@ class Stopwatch:
         self._gaps: deque[float] = deque(maxlen=RECENT)
         self._last: float | None = None
         self.longest_gap = 0.0
-        self.reroutes = 0
+        self.reroutes = self.takeovers = 0
 
     def opened(self) -> None:
         """A new chain: what earlier hops took says nothing any more."""
@@ -99,9 +104,12 @@ class Stopwatch:
                 format_layers([leg.hop.span], layers),
                 median(row[at] for row in rows) / 1000 if rows else leg.compute * 1000,
                 bool(rows),
+                leg.queue * 1000,
+                leg.network * 1000,
             )
             for at, leg in enumerate(route.legs)
         )
         computing = sum(hop.milliseconds for hop in hops) / 1000
         cycle = self.usual_gap or route.seconds_per_token
-        return RouteReport(hops, max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0, self.reroutes, route.planner, route.term, route.standby, why)
+        network, speed = max(cycle - computing, 0.0) * 1000, 1 / cycle if cycle else 0.0
+        return RouteReport(hops, network, speed, self.reroutes, route.planner, route.term, route.standby, self.takeovers, why)

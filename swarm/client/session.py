@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import inspect
 import logging
 import math
@@ -21,12 +22,19 @@ from swarm.client.report import RouteReport
 from swarm.client.stops import StopStrings
 from swarm.core import PeerId, Sampling, SessionId
 from swarm.errors import OR_RESUME, Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
-from swarm.wire import Logprobs, SessionMessage
+from swarm.machines.effects import Deliver
+from swarm.wire import LOGITS, LOOP, REPLIES, Blob, Logprobs, SessionMessage
 
 log = logging.getLogger(__name__)
 
 USUAL_ANSWER = 256
 """New tokens when the caller names no number."""
+
+ROOM = 64
+"""Positions by which the room of a conversation that is read grows, where its caller does not say how long it will become."""
+
+WINDOW, WINDOW_POSITIONS = 32 * 2**20, 4096
+"""Bytes of logits, and positions of hidden states, that are asked for at once: what comes home waits in memory, here and on the way."""
 
 LEAVING = 0.5
 """Seconds for a turn to end that nobody reads any more, before another one is refused."""
@@ -57,7 +65,8 @@ def check_options(method: str, options: Iterable[str], taker: Callable[..., Any]
     known = [name for name, one in inspect.signature(taker).parameters.items() if one.kind is one.KEYWORD_ONLY]
     for name in options:
         if name not in known:
-            raise UsageError(f"{method} has no option {name}; it has {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(f"{method} has no option {name}; {f'did you mean {near[0]}? ' if near else ''}it has {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,10 @@ class Token:
     id: int
     logprobs: Logprobs | None = None
     finish: str | None = None
+
+
+def _for_reader(effect: Deliver) -> Token | Deliver:
+    return Token(effect.token, effect.logprobs, effect.finish) if effect.rows is None else effect
 
 
 class Host(Network, Protocol):
@@ -109,9 +122,12 @@ class Session:
         self._closed = False
         self._aborted: SwarmError | None = None
         self._driver: asyncio.Task[None] | None = None
-        self._answer: asyncio.Queue[Token | SwarmError] | None = None
+        self._answer: asyncio.Queue[Token | Deliver | SwarmError] | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
         self._chat: Chat | None = Chat()
+        self._turn_began = 0.0
+        self._reasons: tuple[object, tuple[str, ...]] | None = None
+        """Why the route through these hops was taken."""
 
     async def __aenter__(self) -> Session:
         return self
@@ -132,6 +148,31 @@ class Session:
         if (report := self._chain.report) is None:
             raise UsageError("this session has no route yet; generate something first")
         return report
+
+    @property
+    def running(self) -> bool:
+        """Whether an answer is being given."""
+        return not self._rests.is_set()
+
+    @property
+    def progress(self) -> tuple[int, int, float]:
+        """Tokens before the answer that is given now, tokens of it so far, and when it began, by the client's clock."""
+        return self._chain.began, len(self._chain.history) - self._chain.began, self._turn_began
+
+    @property
+    def glance(self) -> RouteReport | None:
+        """As `route`, without reasons; None before there is one."""
+        return self._chain.glance
+
+    async def why(self) -> Sequence[str]:
+        """The reasons for its route, found out once for each route and beside the event loop, since that plans a few."""
+        report = self._chain.glance
+        if report is None:
+            return ()
+        places = tuple((hop.peer_id, hop.start, hop.stop) for hop in report.hops)
+        if self._reasons is None or self._reasons[0] != places:
+            self._reasons = places, tuple(await asyncio.to_thread(self.route.why))
+        return self._reasons[1]
 
     @property
     def longest_gap(self) -> float:
@@ -159,12 +200,14 @@ class Session:
         ignore_eos: bool = False,
         chat: bool = False,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> AsyncGenerator[str, None]:
         """The answer to a prompt, in pieces as they come. With `chat`, the prompt is a user's next message of a conversation in the model's own chat format.
 
         `seed` None draws one, so that sampled answers differ; a given seed gives one answer. Raises UsageError for what the caller can mend, MissingLayers
         when nobody serves some layers (the session can go on with `resume`), TimedOut after `timeout` seconds.
         """
+        check_options("stream", unknown, self.stream)
         await self._rested()
         asked = self._asked(prompt, chat)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
@@ -195,8 +238,10 @@ class Session:
         ignore_eos: bool = False,
         logprobs: int | None = None,
         timeout: float | None = None,
+        **unknown: Any,
     ) -> AsyncGenerator[Token, None]:
         """As `stream_tokens`, with log-probabilities (natural log; `logprobs` alternatives) and the reason of the end."""
+        check_options("stream_details", unknown, self.stream_details)
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
         sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, logprobs=logprobs, **drawing)
         await self._rested()
@@ -204,8 +249,9 @@ class Session:
             async for token in turn:
                 yield token
 
-    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None) -> AsyncGenerator[str, None]:
+    async def resume(self, *, max_new_tokens: int | None = None, timeout: float | None = None, **unknown: Any) -> AsyncGenerator[str, None]:
         """Go on with an answer that broke off, with the sampling it began with, in pieces of text."""
+        check_options("resume", unknown, self.resume)
         await self._rested()
         if self._last is None:
             raise UsageError("there is nothing to resume: no answer broke off")
@@ -213,6 +259,50 @@ class Session:
         async with contextlib.aclosing(self._text(self._appended([]), sampling, reading or self._reading(), max_new_tokens or left, timeout)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def read(
+        self,
+        tokens: Sequence[int],
+        *,
+        keep: int | None = None,
+        first: int | None = None,
+        what: str = LOGITS,
+        limit: int | None = None,
+        timeout: float | None = None,
+        **unknown: Any,
+    ) -> AsyncGenerator[Blob, None]:
+        """Append tokens to the first `keep` of the conversation (None: all), draw nothing, and give what the model makes of every position from `first` on
+        (None: the last one alone), in order: its "logits", float32, or the "hidden" states that the head's matrix is given. What was computed before `first` is
+        not computed again. `limit` is how long the conversation may become: peers reserve so much.
+        """
+        check_options("read", unknown, self.read)
+        await self._rested()
+        if what not in REPLIES or what == LOOP:
+            raise UsageError(f"what is read is 'logits' or 'hidden', and cannot be {what!r}")
+        ids, history = self._ids(tokens), len(self._chain.history)
+        keep = history if keep is None else whole(keep, "keep")
+        if not 0 <= keep <= history:
+            raise UsageError(f"keep is how many of the {history} tokens of this conversation stay, and cannot be {keep}")
+        length = keep + len(ids)
+        if not length:
+            raise EmptyPrompt
+        if length > self._host.max_length:
+            raise PromptTooLong(length, self._host.max_length)
+        first = length - 1 if first is None else whole(first, "first")
+        if not 0 <= first < length:
+            raise UsageError(f"first is a position from 0 to {length - 1}, and cannot be {first}")
+        check_seconds(timeout)
+        deadline = None if timeout is None else self._host.clock() + timeout
+        goal = min(max(length, limit or 0, -(-length // ROOM) * ROOM), self._host.max_length)
+        window = max(WINDOW // (4 * self._host.vocab), 1) if what == LOGITS else WINDOW_POSITIONS
+        wanted, held = [*self._chain.history[:keep], *ids], keep
+        for begin in range(first, length, window):
+            end = min(begin + window, length)
+            kept = min(held, end)
+            async with contextlib.aclosing(self._rows(kept, wanted[kept:end], begin, goal, what, deadline)) as rows:
+                async for blob in rows:
+                    yield blob
+            held = end
 
     def check(self, prompt: str, *, chat: bool = False, stop: Sequence[str] | str = (), **options: Any) -> None:
         """Raises UsageError where `stream` would not begin with this, whoever serves. Asks nobody."""
@@ -309,12 +399,7 @@ class Session:
     async def _turn(
         self, prompt: Prompt, sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
     ) -> AsyncGenerator[Token, None]:
-        if self._closed:
-            raise Closed("this session is closed; open another")
-        if self._aborted is not None:
-            raise self._aborted
-        if not self._rests.is_set():
-            raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
+        self._check_free()
         max_new = self._check_length(prompt, max_new)
         check_seconds(timeout)
         deadline = None if timeout is None else self._host.clock() + timeout
@@ -322,6 +407,7 @@ class Session:
         ended = withdrawn = False
         chat_before = self._chat
         self._rests.clear()
+        self._turn_began = self._host.clock()
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
             self._chat = None if prompt.messages is None else Chat(prompt.messages, began)
@@ -334,6 +420,8 @@ class Session:
                     withdrawn = isinstance(token, UsageError) and len(self._chain.history) == began  # asked for what cannot be: as if it had not been
                     end = prompt.keep if withdrawn else len(self._chain.history)
                     raise token
+                if isinstance(token, Deliver):
+                    continue  # rows of a turn that read
                 end += 1
                 ended = token.finish is not None
                 yield token
@@ -353,19 +441,51 @@ class Session:
                 self._chat = replace(self._chat, stopped=stopped)
             self._rests.set()
 
+    async def _rows(self, keep: int, ids: Sequence[int], first: int, goal: int, what: str, deadline: float | None) -> AsyncGenerator[Blob, None]:
+        """One turn that reads, to its last position."""
+        self._check_free()
+        self._rests.clear()
+        self._chain.begin_reading(keep, ids, first, goal, what)
+        self._chat = self._last = None
+        answer = self._answer = asyncio.Queue()
+        driver = self._driver = asyncio.create_task(self._drive(answer, len(self._chain.history), deadline), name="turn")
+        try:
+            while True:
+                came = await answer.get()
+                if isinstance(came, SwarmError):
+                    raise came
+                if isinstance(came, Deliver) and came.rows is not None:
+                    yield came.rows
+                    if came.finish is not None:
+                        return
+        finally:
+            driver.cancel()
+            await asyncio.wait({driver})
+            self._answer = self._driver = None
+            self._chain.end(len(self._chain.history))
+            self._rests.set()
+
+    def _check_free(self) -> None:
+        if self._closed:
+            raise Closed("this session is closed; open another")
+        if self._aborted is not None:
+            raise self._aborted
+        if not self._rests.is_set():
+            raise UsageError("a session answers one turn at a time; wait for the last one, or open another session")
+
     async def _rested(self) -> None:
         """A turn whose reader left it without closing it (`break` in an `async for`) ends as soon as the loop gets to that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVING):
                 await self._rests.wait()
 
-    async def _drive(self, answer: asyncio.Queue[Token | SwarmError], began: int, deadline: float | None) -> None:
+    async def _drive(self, answer: asyncio.Queue[Token | Deliver | SwarmError], began: int, deadline: float | None) -> None:
         """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
         try:
             async with asyncio.timeout_at(deadline):
                 async with contextlib.aclosing(self._chain.follow()) as tokens:
                     async for effect in tokens:
-                        answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+                        answer.put_nowait(_for_reader(effect))
         except TimeoutError:
             self._break_off(answer, TimedOut(OVERDUE, tuple(self._chain.history[began:])))
         except SwarmError as error:
@@ -376,10 +496,10 @@ class Session:
             log.exception("a turn failed in a way nobody foresaw")
             self._break_off(answer, SwarmError(f"this is a bug: {error!r}"))
 
-    def _break_off(self, answer: asyncio.Queue[Token | SwarmError], error: SwarmError) -> None:
+    def _break_off(self, answer: asyncio.Queue[Token | Deliver | SwarmError], error: SwarmError) -> None:
         """End the turn with an error, after the tokens that came home while a way out was sought: they are in the history, so the reader must see them."""
         for effect in self._chain.came_home():
-            answer.put_nowait(Token(effect.token, effect.logprobs, effect.finish))
+            answer.put_nowait(_for_reader(effect))
         answer.put_nowait(error)
 
     def _check(self, prompt: Prompt, *, max_new_tokens: int | None = None, timeout: float | None = None, **drawing: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from swarm.client import aio
 from swarm.client.report import RouteReport
 from swarm.errors import Closed
+from swarm.wire import Blob
 
 T = TypeVar("T")
 
@@ -42,6 +43,13 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """The same, and not waited for; nothing where the loop is gone."""
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
 
     def iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """An async generator as a plain one; leaving it early closes the other too."""
@@ -131,6 +139,15 @@ class Client:
     def session(self, *, timeout: float | None = None) -> Session:
         return Session(self._loop.call(self._client.ready_session(timeout=timeout)), self._loop)
 
+    def run(self, work: Callable[[aio.Client], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on this client's loop, with the asynchronous client that does its work; for many things at once."""
+        return self._loop.call(work(self._client))
+
+    def begin(self, work: Callable[[aio.Client], Coroutine[Any, Any, None]]) -> None:
+        """The same, and not waited for. Nothing once the client is closed."""
+        if self._open:
+            self._loop.begin(work(self._client))
+
     def close(self) -> None:
         """Leave the network. Idempotent."""
         if self._open:
@@ -165,6 +182,9 @@ class Session:
 
     def stream_details(self, tokens: Sequence[int], **options: Any) -> Iterator[aio.Token]:
         return self._loop.iterate(lambda: self._session.stream_details(tokens, **options))
+
+    def read(self, tokens: Sequence[int], **options: Any) -> Iterator[Blob]:
+        return self._loop.iterate(lambda: self._session.read(tokens, **options))
 
     def resume(self, **options: Any) -> Iterator[str]:
         return self._loop.iterate(lambda: self._session.resume(**options))

@@ -48,9 +48,7 @@ class FileNotes:
     def read(self, about: Sequence[str]) -> Mapping[str, float]:
         path = self.path(about)
         try:
-            with path.open("rb") as file:
-                data = file.read(MOST + 1)
-            note = msgspec.json.decode(data if len(data) <= MOST else b"", type=Note)
+            note = _read(path)
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -60,6 +58,16 @@ class FileNotes:
             log.info("what %s holds is of another version or about something else, so it is measured anew", path)
             return {}
         return note.figures
+
+    def of_kind(self, kind: str) -> dict[tuple[str, ...], Mapping[str, float]]:
+        """All that is noted about things whose first text is this. What cannot be read is left out."""
+        found: dict[tuple[str, ...], Mapping[str, float]] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError, RecursionError):
+                note = _read(path)
+                if note.format == FORMAT and note.about[:1] == (kind,) and path == self.path(note.about):
+                    found[note.about] = note.figures
+        return found
 
     def write(self, about: Sequence[str], figures: Mapping[str, float]) -> None:
         path = self.path(about)
@@ -72,3 +80,9 @@ class FileNotes:
             log.debug("cannot write down what was measured in %s: %s", path, error)
             with contextlib.suppress(OSError):
                 beside.unlink()
+
+
+def _read(path: Path) -> Note:
+    with path.open("rb") as file:
+        data = file.read(MOST + 1)
+    return msgspec.json.decode(data if len(data) <= MOST else b"", type=Note)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step, encode
+from swarm.wire import LOOP, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -83,18 +83,34 @@ class ClientSession:
         self._until = self._chunk = 0
         self._opened = False
         self._begun = False
+        self._reply = LOOP
+        self._read = 0
+        """The position of which a turn that reads gets a row next."""
 
     # --- what the caller does -------------------------------------------------------------------------------------------------------------------------------
 
     def begin(self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int) -> None:
         """Add a turn. Nothing is sent until `open`."""
+        self._reply = LOOP
+        self._begin(prompt, sampling, len(self.history) + len(prompt) + max_new_tokens)
+
+    def begin_reading(self, tokens: Sequence[int], first: int, goal: int, reply: str) -> None:
+        """Add a turn in which nothing is drawn: what `reply` names is wanted of every position from `first` on, tokens of earlier turns included. `goal`
+        positions are reserved."""
+        length = len(self.history) + len(tokens)
+        if not 0 <= first < length <= goal:
+            raise ValueError(f"positions from {first} on of {length} cannot be read within {goal}")
+        self._reply, self._read = reply, first
+        self._begin(tokens, Sampling(), goal)
+
+    def _begin(self, prompt: Sequence[int], sampling: Sampling, goal: int) -> None:
         if not prompt and not self.history:
             raise ValueError("a session begins with at least one token")
         if not self.history:
             self._prefix = None
         self.history.extend(prompt)
         self._sampling = sampling
-        self.goal = len(self.history) + max_new_tokens
+        self.goal = goal
         if (reach := self._reach_of(self.goal)) != self._reach:
             self._reach, self._valid = reach, 0
         self.running = self._begun = True
@@ -129,7 +145,8 @@ class ClientSession:
         self._opened = self._begun = False
         self._chunk = chunk
         self._until = self._credit_end()
-        order = self._order(self.chain, self.route, self._starts, len(self.history), self._until, term)
+        emit_from = len(self.history) if self._reply == LOOP else self._read + 1
+        order = self._order(self.chain, self.route, self._starts, emit_from, self._until, term)
         return [self._to_first(Open(self.session, self.chain, 0, order)), *dismissed]
 
     def prepare(self, route: Sequence[Hop]) -> list[Effect]:
@@ -180,7 +197,7 @@ class ClientSession:
 
     def drawn(self, sender: PeerId, message: Drawn) -> list[Effect]:
         """Tokens from the ring. Exactly those that continue the history count; until a turn is opened, what arrives is the last one's overshoot."""
-        if not self.running or self._begun or sender != self.route[0].peer or message.chain != self.chain:
+        if not self.running or self._begun or self._reply != LOOP or sender != self.route[0].peer or message.chain != self.chain:
             return []
         effects: list[Effect] = []
         for at, token in enumerate(message.tokens):
@@ -196,6 +213,17 @@ class ClientSession:
             self.running = finish is None
             effects.append(Deliver(message.start + at, token, logprobs, finish, message.micros))
         return effects + self._grant()
+
+    def rows(self, sender: PeerId, message: Rows) -> list[Effect]:
+        """What a turn reads comes home. Exactly those rows that come next count."""
+        if not self.running or self._begun or self._reply == LOOP or sender != self.route[0].peer or message.chain != self.chain:
+            return []
+        position, end = self._read, min(message.start + len(message.rows), len(self.history))
+        if not message.start <= position < end:
+            return []
+        self._read, self.running = end, end < len(self.history)
+        rows = message.rows[position - message.start : end - message.start]
+        return [Deliver(position, self.history[position], None, None if self.running else "length", message.micros, rows)]
 
     def broken(self, sender: PeerId, message: Broken) -> list[Effect]:
         if self._prepares(message.chain, sender):
@@ -215,8 +243,8 @@ class ClientSession:
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
 
     def _starts_with(self, chain: int) -> list[tuple[int, int]]:
-        """What of the past holds for a hop that opens under this number, for every chain it may have followed last."""
-        start = min(self._valid, len(self.history) - 1)
+        """What of the past holds for a hop that opens under this number, for every chain it may have followed last. What is read is computed anew."""
+        start = min(self._valid, len(self.history) - 1 if self._reply == LOOP else self._read)
         starts = [*((older, kept) for older, kept in self._starts if kept < start), (chain, start)]
         if len(starts) > PAST:
             (_, least), (later, _), *rest = starts
@@ -239,6 +267,7 @@ class ClientSession:
                 route=tuple(route),
                 term=term,
                 expires=self._expires(),
+                reply=self._reply,
                 chunk=self._chunk,
                 prefix=self._prefix,
             )
@@ -285,8 +314,8 @@ class ClientSession:
         return [Send(self.route[0].peer, Close(self.session, self.chain, 0, last))]
 
     def _credit_end(self) -> int:
-        """Positions below it may be started; the last token wanted is drawn from position goal − 2."""
-        return min(len(self.history) + self._credit, self.goal - 1)
+        """Positions below it may be started; the last token wanted is drawn from position goal − 2. A turn that reads starts none."""
+        return len(self.history) if self._reply != LOOP else min(len(self.history) + self._credit, self.goal - 1)
 
     def _grant(self) -> list[Effect]:
         """More credit once half of it is used up."""

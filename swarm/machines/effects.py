@@ -16,7 +16,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run the hop's components over positions [start, start + len(tokens)). `draw` are the offsets whose next token the head draws; `history` holds every
+    """Run the hop's components over positions [start, start + len(tokens)). `draw` are the offsets whose next token the head draws, or of which it gives what
+    the order asks for instead; `history` holds every
     token before `start` where the sampling needs it. Jobs and truncations of one hop are done in the order they were asked for; a job that a later Truncate
     voids (`start` at or above its length) may be skipped. `serial` comes back with the result.
     """
@@ -50,13 +51,15 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """A token of the answer, for the caller. `finish` is "stop" or "length" on the last one."""
+    """A token of the answer, for the caller. `finish` is "stop" or "length" on the last one. Where the turn reads, `rows` of positions from `position` on, and
+    the token that stands there."""
 
     position: int
     token: int
     logprobs: Logprobs | None = None
     finish: str | None = None
     micros: tuple[int, ...] = ()
+    rows: Blob | None = None
 
 
 @dataclass(frozen=True, slots=True)

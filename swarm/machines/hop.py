@@ -24,7 +24,7 @@ from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.journal import Journal
 from swarm.machines.routes import dismissed
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step
+from swarm.wire import LOGITS, LOOP, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
 
 LEAST_CHUNK = 32
 """Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
@@ -233,7 +233,7 @@ class HopSession:
             effects.append(self._have())
         spent = (*job.micros, micros)
         if self.is_last:
-            return effects + self._emit(draws, spent)
+            return effects + (self._emit(draws, spent) if rows is None else [self._tell(rows, spent)])
         if rows is not None:
             self._journal.append(rows)
         self._last = (job.start, self.computed, spent)
@@ -272,6 +272,13 @@ class HopSession:
         if message.finish is not None:
             self._halted = True
         return effects + self._take_held()
+
+    def rows(self, sender: PeerId, message: Rows, now: float) -> list[Effect]:
+        """At the first hop: what the head made of some positions goes on to the client."""
+        if not self.is_first or sender != self.route[-1].peer or message.chain != self.epoch.chain:
+            return []
+        self._renew(now)
+        return [Send(self.order.client, _readdressed(message, CLIENT))]
 
     def grant(self, sender: PeerId, message: Grant, now: float) -> list[Effect]:
         if not self.is_first or sender != self.order.client or message.chain != self.epoch.chain:
@@ -411,9 +418,10 @@ class HopSession:
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []
-        for at in range(0, len(tokens), self._chunk):
-            part = tuple(tokens[at : at + self._chunk])
+        at = 0
+        while at < len(tokens):
             start = self.accepted
+            part = tuple(tokens[at : at + self._portion(start)])
             self.tokens.extend(part)
             self._longest = max(self._longest, self.accepted)
             self._serial += 1
@@ -421,14 +429,27 @@ class HopSession:
             rows = hidden[at : at + len(part)] if hidden is not None else None
             draw, history = self._wanted(start, part)
             effects.append(Compute(self._serial, start, part, rows, draw, history))
+            at += len(part)
         return effects
+
+    def _portion(self, start: int) -> int:
+        """Positions computed at once from there on. Where logits are asked for these are few: a row of them is as long as the vocabulary."""
+        before = self.order.emit_from - 1 - start
+        if not self.is_last or self.order.reply != LOGITS:
+            return self._chunk
+        return min(self._chunk, before) if before > 0 else LEAST_CHUNK
 
     def _wanted(self, start: int, part: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """At the head: which offsets of this job to draw after, and the history that the sampling asks for."""
         if not self.is_last:
             return (), ()
         draw = tuple(range(max(self.order.emit_from - 1 - start, 0), len(part)))
-        return draw, tuple(self.tokens[:start]) if draw and self.order.sampling.repetition_penalty != 1 else ()
+        draws = draw and self.order.reply == LOOP and self.order.sampling.repetition_penalty != 1
+        return draw, tuple(self.tokens[:start]) if draws else ()
+
+    def _tell(self, rows: Blob, micros: tuple[int, ...]) -> Effect:
+        """Send what was asked for instead of tokens home: of the last positions computed."""
+        return Send(self.route[0].peer, Rows(self.session, self.epoch.chain, 0, self.epoch.draft, self.computed - len(rows), rows, micros))
 
     def _emit(self, draws: Sequence[Draw], micros: tuple[int, ...]) -> list[Effect]:
         """Send drawn tokens home. A token already here that differs from the drawn one was a wrong guess: what follows it is astray until it is taken back."""

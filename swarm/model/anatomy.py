@@ -77,15 +77,21 @@ class Gate(nn.Module):
 
 
 class Wanted(nn.Module):
-    """Around the output matrix: applies it only to the rows `wanted` of the row of tokens."""
+    """Around the output matrix: applies it only to the rows `wanted` of the row of tokens. If they are wanted `raw`, they are `taken` as they come."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
         self.wanted: torch.Tensor | None = None
+        self.raw = False
+        self.taken: torch.Tensor | None = None
 
     def forward(self, hidden_1TH: torch.Tensor) -> torch.Tensor:
-        return self.head(hidden_1TH if self.wanted is None else hidden_1TH[:, self.wanted])
+        hidden_1WH = hidden_1TH if self.wanted is None else hidden_1TH[:, self.wanted]
+        if not self.raw:
+            return self.head(hidden_1WH)
+        self.taken = hidden_1WH
+        return self.head(hidden_1WH[:, :1])  # for its shape: what a family does to logits afterwards it may
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +194,9 @@ class View:
     wanted: Wanted | None
     held: int
 
-    def __call__(self, given: torch.Tensor, wanted: torch.Tensor | None, **kwargs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, given: torch.Tensor, wanted: torch.Tensor | None, raw: bool = False, **kwargs: torch.Tensor) -> torch.Tensor:
         """`given` is ids [1, T] when the view has `embed`, hidden states [1, T, H] otherwise. Returns logits of the `wanted` rows [1, W, V] when the view has
-        `head`, hidden states [1, T, H] otherwise."""
+        `head`, or if they are wanted `raw` what the head's matrix is given [1, W, H], hidden states [1, T, H] otherwise."""
         try:
             if self.entry is not None:
                 self.entry.given = given
@@ -198,13 +204,17 @@ class View:
             else:
                 kwargs["input_ids"] = given
             if self.wanted is not None:
-                self.wanted.wanted = wanted
+                self.wanted.wanted, self.wanted.raw = wanted, raw
             output = self.model(use_cache=False, **kwargs)
+            if self.wanted is not None and self.wanted.taken is not None:
+                return self.wanted.taken
             return output.logits if self.exit is None else self.exit.out()
         finally:
             for gate in (self.entry, self.exit):
                 if gate is not None:
                     gate.given = gate.taken = None
+            if self.wanted is not None:
+                self.wanted.taken = None
 
 
 def cut(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> View:

@@ -144,6 +144,11 @@ class Checkpoint:
         """Names of the safetensors files that hold the weights of `spans`. Raises NotAModel, UnsafeWeights."""
         return sorted({self._file_of[name] for name in self.tensors_for(spans)})
 
+    def download_for(self, spans: Iterable[Span]) -> int:
+        """Bytes of the files that hold the weights of `spans`, of which some may be here already."""
+        sizes = self._source.files()
+        return sum(sizes[name] for name in self.files_for(spans))
+
     def files_for_tensors(self, tensors: Iterable[str]) -> dict[str, str]:
         """Which file holds each of these tensors."""
         return {name: self._file_of[name] for name in sorted(tensors)}

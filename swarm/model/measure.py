@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from swarm.model.cache import KVCache
-from swarm.model.span import Row, SpanModel
+from swarm.model.span import DTYPES, Row, SpanModel
 
 PROMPT = 64
 """Tokens of the prompt that is timed: enough that multiplying outweighs reading the weights, short enough for a slow machine."""
@@ -96,3 +96,21 @@ def _median(act: Callable[[], None], budget: float, clock: Callable[[], float], 
         act()
         times.append(clock() - begin)
     return median(times)
+
+
+READ = 64 * 2**20
+"""Bytes of the matrices that are read to see how fast this machine reads: more than any cache holds, in a second's work."""
+
+
+def read_rate(dtype: str, budget: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Bytes of weights that a decode step reads a second, about: products of a few large matrices, for about `budget` seconds, without any model."""
+    width = 2048
+    rows = READ // (width * torch.empty(0, dtype=DTYPES[dtype]).element_size())
+    matrix_VH, vector_H = torch.zeros(rows, width, dtype=DTYPES[dtype]), torch.zeros(width, dtype=DTYPES[dtype])
+    taken: list[float] = []
+    until = clock() + budget
+    while len(taken) < 3 or clock() < until:
+        began = clock()
+        matrix_VH @ vector_H
+        taken.append(clock() - began)
+    return matrix_VH.nbytes / median(taken[1:])

@@ -49,7 +49,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Row:
     """New positions [start, start + n) of one session, n = len(tokens). `tokens` are used where the sub-span begins with `embed`, `hidden` [n, H] elsewhere.
 
-    `want` holds the offsets in [0, n) whose logits are wanted when the sub-span ends with `head`; None is the last one alone.
+    `want` holds the offsets in [0, n) whose logits are wanted when the sub-span ends with `head`; None is the last one alone. `raw` wants of these what the
+    head's matrix is given instead: the hidden states behind the final norm.
     """
 
     cache: KVCache
@@ -57,6 +58,7 @@ class Row:
     tokens: Sequence[int]
     hidden: torch.Tensor | None = None
     want: Sequence[int] | None = None
+    raw: bool = False
 
 
 class SpanModel:
@@ -267,7 +269,8 @@ class SpanModel:
     def run(self, start: int, stop: int, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Run components [start, stop), any part of what is held, over the rows of several sessions at once, and let their caches grow.
 
-        Returns for each row float32 logits [len(want), V] when the sub-span ends with `head`, hidden states [n, H] otherwise.
+        Returns for each row float32 logits [len(want), V] when the sub-span ends with `head` (`raw` rows: hidden states [len(want), H]), hidden states [n, H]
+        otherwise.
 
         Raises ValueError for rows that do not append exactly to their cache, are empty, or reach beyond the model's length; no cache has changed then.
         """
@@ -289,30 +292,31 @@ class SpanModel:
                 self._run(start, stop - 1, rows)
             else:
                 self._advance(rows, counts)
-            return [torch.empty((0, self.vocab), device=self.device) for _ in rows]
+            return [torch.empty((0, self.hidden if rows[0].raw else self.vocab), device=self.device) for _ in rows]
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
         captured = rows[0].cache.captured
-        if captured is not None and max(counts) <= FEW and view.held and pack.reserve(view.held):
+        if captured is not None and not rows[0].raw and max(counts) <= FEW and view.held and pack.reserve(view.held):
             out = captured.step(start, stop, pack.caches, pack.starts, [row.tokens for row in rows], self._hidden(rows))
             out = out if (wanted := self._wanted(wants, counts)) is None else out[wanted]
         else:
             positions_1T = self._integers([position for row, n in zip(rows, counts, strict=True) for position in range(row.start, row.start + n)])[None]
             if self._machine is not None and max(counts) <= FEW:
                 pack.use(self._machine, view.held)
-            out = self._compute(view, pack, self._given(start, rows), self._wanted(wants, counts), positions_1T)
+            raw = bool(wants) and rows[0].raw
+            out = self._compute(view, pack, self._given(start, rows), self._wanted(wants, counts), positions_1T, raw)
         self._advance(rows, counts)
         if wants:
-            return list(out.float().split([len(want) for want in wants]))
+            return list((out if rows[0].raw else out.float()).split([len(want) for want in wants]))
         return [out] if len(rows) == 1 else list(out.split(counts))
 
-    def _compute(self, view: View, pack: Pack, given: torch.Tensor, wanted: torch.Tensor | None, positions_1T: torch.Tensor) -> torch.Tensor:
-        """[W, V] or [T, H], in the dtype of the model."""
+    def _compute(self, view: View, pack: Pack, given: torch.Tensor, wanted: torch.Tensor | None, positions_1T: torch.Tensor, raw: bool = False) -> torch.Tensor:
+        """[W, V], or where they are `raw` [W, H], or [T, H], in the dtype of the model."""
         self._turn.pack = pack
         if self._compiled is not None:
             self._compiled.begin(pack)
         try:
-            out = view(given, wanted, position_ids=positions_1T)[0]
+            out = view(given, wanted, raw=raw, position_ids=positions_1T)[0]
         finally:
             self._turn.pack = None
             self._spread.end()
@@ -355,20 +359,20 @@ class SpanModel:
     def _integers(self, values: list[int], device: str | None = None) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long).to(device or self.device)
 
-    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int, int], list[int]]:
+    def _alike(self, rows: Sequence[Row]) -> dict[tuple[int, int, int, bool], list[int]]:
         """Rows that may be packed together: their rotary factors are the same, and compiled layers or the same graphs run them (1, 2, …, each of as many tokens
-        as those take), or none do (0)."""
-        groups: dict[tuple[int, int, int], list[int]] = {}
-        crowds: Counter[tuple[int, int, int]] = Counter()
+        as those take), or none do (0); and all are raw, or none."""
+        groups: dict[tuple[int, int, int, bool], list[int]] = {}
+        crowds: Counter[tuple[int, int, int, bool]] = Counter()
         crowd = 1
         for i, row in enumerate(rows):
             n = len(row.tokens)
             reach = 0 if self._scaling is None else self._scaling.reach(max(row.cache.limit or 0, row.start + n))
             fast = (row.cache.compiled or row.cache.captured is not None) and n <= FEW
             graphs = id(row.cache.captured) if fast else 0
-            if fast and crowds[reach, crowd, graphs] + n > MOST:
+            if fast and crowds[reach, crowd, graphs, row.raw] + n > MOST:
                 crowd += 1
-            group = (reach, crowd if fast else 0, graphs)
+            group = (reach, crowd if fast else 0, graphs, row.raw)
             crowds[group] += n
             groups.setdefault(group, []).append(i)
         return groups

@@ -20,6 +20,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost
+from swarm.net import reach
 from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, IDLE, Stream, Timing
@@ -90,6 +91,7 @@ class LinkPool:
         """From now on streams go through this p2pd. Those through another have ended with it."""
         self._p2p = p2p
         await p2p.add_binary_stream_handler(PROTOCOL, self._accepted)
+        await p2p.add_binary_stream_handler(reach.PROTOCOL, reach.Knocker(p2p))
         self._standing.set()
 
     def fall(self) -> None:

@@ -19,7 +19,7 @@ from hivemind.p2p import P2PDaemonError, PeerID
 
 from swarm.core import PeerId
 from swarm.errors import IdentityInUse, MalformedAddress, PortInUse, RemoteError, SwarmError
-from swarm.net import guards
+from swarm.net import guards, reach
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
 from swarm.net.clock import SwarmClock
 from swarm.net.daemon import Daemon, DaemonError
@@ -230,6 +230,21 @@ def _flags(host: str, port: int, announce: Sequence[str], client_mode: bool, lis
     if announce:
         flags.append("-announceAddrs=" + ",".join(announce))
     return tuple(flags)
+
+
+async def probe(initial_peers: Sequence[str], host: str, port: int, announce: Sequence[str] = ()) -> reach.Reach:
+    """What `swarm-doctor` asks: whether a node that listened here would be reached. Raises MalformedAddress, InvalidConfig, PortInUse, SwarmError."""
+    for text in announce:
+        if dialable(text, "") is None:
+            raise MalformedAddress(text, announced=True)
+    guards.install()
+    _probe_port(host, port)
+
+    def flags(use_relay: bool = False) -> list[str]:
+        at = 0 if use_relay else port
+        return [*_flags(host, at, announce, client_mode=False, listen=True, serve_relay=False, use_relay=use_relay)]
+
+    return await reach.probe(initial_peers, flags, port, announce, outside=host not in LOOPBACK)
 
 
 def _probe_port(host: str, port: int) -> None:

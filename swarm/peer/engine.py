@@ -19,7 +19,7 @@ from swarm.core import HopKey, Sampling, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.muster import Muster
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
-from swarm.wire import Blob, Order
+from swarm.wire import HIDDEN, LOOP, Blob, Order
 
 if TYPE_CHECKING:
     from swarm.model.cache import KVCache
@@ -63,6 +63,8 @@ class _Slot:
     """Whether it is any hop of such a ring."""
     share: float = 1.0
     """How much of the model it runs."""
+    reply: str = LOOP
+    """What its head gives: drawn tokens, or as the order has it."""
 
     def next_job(self) -> Compute | None:
         return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
@@ -175,7 +177,8 @@ class Engine:
             slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
         slot.sampling = order.sampling
         slot.cache.limit = order.limit
-        slot.shared = on_one_machine(order.route)
+        slot.reply = order.reply
+        slot.shared = on_one_machine(order.route) and order.reply == LOOP
         slot.musters = slot.shared and key.start == 0
         slot.share = (key.stop - key.start) / order.route[-1].stop
         self._muster.gone(key)
@@ -429,7 +432,7 @@ class Engine:
 
         job, here = part.job, slice(part.begin, part.end)
         hidden = None if job.hidden is None else from_blob(job.hidden[here], self.model.device, self.model.dtype, width=self.model.hidden)
-        return Row(part.slot.cache, part.start, job.tokens[here], hidden, part.draw)
+        return Row(part.slot.cache, part.start, job.tokens[here], hidden, part.draw, raw=part.slot.reply == HIDDEN)
 
     def _run(self, ready, began: float) -> list[_Done]:
         from swarm.model.blobs import to_blob
@@ -438,7 +441,8 @@ class Engine:
         outputs = self.model.run(start, stop, [row for _, row in ready])
         is_head = stop == self.model.head + 1
         draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
-        blobs = [None] * len(ready) if is_head else [to_blob(output) for output in outputs]
+        wanted = [not is_head or (part.slot.reply != LOOP and bool(part.draw)) for part, _ in ready]
+        blobs = [to_blob(output) if wants else None for output, wants in zip(outputs, wanted, strict=True)]
         self.steps += 1
         self.tokens += sum(part.count for part, _ in ready)
         micros = round((self._clock() - began) * 1e6)
@@ -451,15 +455,16 @@ class Engine:
         from swarm.model.sampling import DrawRequest, draw
 
         requests, owners = [], []
+        draws = [part.draw if part.slot.reply == LOOP else () for part, _ in ready]
         for at, (part, _) in enumerate(ready):
             sampling, job = part.slot.sampling, part.job
-            for offset in part.draw:
+            for offset in draws[at]:
                 history = (*job.history, *job.tokens[: part.begin + offset + 1]) if sampling.repetition_penalty != 1 else ()
                 requests.append(DrawRequest(sampling, part.start + offset + 1, history))
                 owners.append(at)
         drawn: list[list[Draw]] = [[] for _ in ready]
         if requests:
-            logits_KV = torch.cat([output for output, (part, _) in zip(outputs, ready, strict=True) if part.draw])
+            logits_KV = torch.cat([output for output, drawing in zip(outputs, draws, strict=True) if drawing])
             for owner, request, token in zip(owners, requests, draw(logits_KV, requests), strict=True):
                 drawn[owner].append(Draw(request.position, token.token, token.logprobs))
         return drawn

@@ -21,6 +21,7 @@ from swarm.peer.crowd import Crowd
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
+    REPLIES,
     ROUTE_LIFETIME,
     Blob,
     Broken,
@@ -35,6 +36,7 @@ from swarm.wire import (
     Order,
     Prepare,
     Ready,
+    Rows,
     SessionMessage,
     Step,
     decode_order,
@@ -186,6 +188,8 @@ class HopRoom:
             effects = hop.step(sender, message, now)
         elif isinstance(message, Drawn):
             effects = hop.drawn(sender, message, now)
+        elif isinstance(message, Rows):
+            effects = hop.rows(sender, message, now)
         elif isinstance(message, Have):
             effects = hop.have(sender, message)
         elif isinstance(message, Grant):
@@ -347,7 +351,7 @@ class HopRoom:
             return "stale", "another peer coordinates since"
         if self._wall is not None and 0 < order.expires < self._wall() and key not in hops:
             return "refused", "the order is too old, or a clock is wrong"
-        if order.reply != "loop":
+        if order.reply not in REPLIES:
             return "refused", f"the peer does not know the reply kind {order.reply!r}"
         if not self._verify(order.client, message.order, message.signature):
             return "refused", "the order's signature is not its client's"

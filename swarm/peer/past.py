@@ -17,11 +17,15 @@ KEEP_EVERY = 60.0
 """Seconds between two times that it is written down, and so what a crash can cost."""
 
 
+PEER = "peer"
+"""What a note about an identity begins with."""
+
+
 class Past:
     def __init__(self, notes: Notes, peer: PeerId | None, clock: Callable[[], float]) -> None:
         """`peer` is None where nobody will ever be called so again."""
         self._notes, self._clock, self._began = notes, clock, clock()
-        self._name = None if peer is None else ("peer", peer)
+        self._name = None if peer is None else (PEER, peer)
         before: Mapping[str, float] = {} if self._name is None else notes.read(self._name)
         self._uptime, self._tokens = before.get("uptime", 0.0), int(before.get("tokens", 0))
 

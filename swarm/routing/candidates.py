@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from swarm.core import PeerId, Span, format_layers, merge_spans, readable
+from swarm.core import PeerId, Span, base_dtype, format_layers, merge_spans, readable, rounding
 from swarm.errors import MissingLayers
 from swarm.routing.atlas import Atlas
 from swarm.routing.load import IDLE, Delays, Load
@@ -232,8 +232,15 @@ def missing(peers: Iterable[PeerView], request: Request, holes: Sequence[Span]) 
     clauses = [_clause(why, spans, request.components - 2) for why, spans in sorted(runs.items(), key=lambda run: run[1])]
     step = "start a peer for them" if () in runs else "try again later, or start another peer for them"
     memory = request.shape.bytes_needed(holes, request.scale, request.tokens_needed) if request.shape else 0
-    sentence = f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers})"
+    sentence = f"{'; '.join(clauses)}; {step} (swarm-serve with --layers {layers}{_flags(request.numerics)})"
     return MissingLayers(sentence + _memory(memory, request.tokens_needed), merge_spans(holes), layers, longest=longest, memory=memory or None)
+
+
+def _flags(numerics: str) -> str:
+    """What a newcomer types beside its layers to serve in the same format: its own files may be in another."""
+    if not numerics:
+        return ""
+    return f" --dtype {base_dtype(numerics)}" + (f" --quantize {method}" if (method := rounding(numerics)) else "")
 
 
 def _memory(size: int, positions: int) -> str:

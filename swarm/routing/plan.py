@@ -4,6 +4,7 @@ they do not know who asks (a client or a coordinator), and a route they return i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -116,18 +117,31 @@ def choose_class(atlases: Mapping[Class, Atlas], revision: str | None, component
     matching = [pair for pair in wanted if numerics in (None, pair[1])]
     if wanted and not matching:
         served = ", ".join(sorted({pair[1] for pair in wanted}))
-        raise UsageError(f"no peer serves this model in {numerics}; ask for one of these: {served}")
+        raise UsageError(f"no peer serves this model in {numerics}; ask for one of these: {served} (--dtype, or dtype= in Python)")
     if not matching:
-        raise missing([], request, [Span(0, components)])
+        raise missing([], replace(request, numerics=numerics or ""), [Span(0, components)])
     failures, costs = [], []
     for pair in matching:
         try:
-            costs.append((plan(atlases[pair], request).cost, pair))
+            costs.append((plan(atlases[pair], replace(request, numerics=pair[1])).cost, pair))
         except MissingLayers as error:
             failures.append((sum(map(len, error.spans)), pair, error))  # type: ignore[arg-type]
     if not costs:
-        raise min(failures, key=lambda failure: failure[:2])[2]
+        raise _or_as(min(failures, key=lambda failure: failure[:2])[2], [pair for pair in wanted if pair not in matching], atlases, request)
     return min(costs, key=lambda found: (is_rounded(found[1][1]), found))[1]
+
+
+def _or_as(error: MissingLayers, others: Sequence[Class], atlases: Mapping[Class, Atlas], request: Request) -> MissingLayers:
+    """The same, where peers of another format than the one that is asked for serve all layers."""
+    formats = []
+    for pair in others:
+        with contextlib.suppress(MissingLayers):
+            plan(atlases[pair], request)
+            formats.append(pair[1])
+    if not formats:
+        return error
+    sentence = f"{error}; or ask for a format in which all layers are served: {', '.join(sorted(formats))} (--dtype, or dtype= in Python)"
+    return MissingLayers(sentence, error.spans, error.layers, error.partial, error.longest, error.memory)
 
 
 def or_mix(error: MissingLayers) -> MissingLayers:

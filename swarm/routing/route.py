@@ -21,7 +21,8 @@ class Request:
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
     `crowded` counts in peers that say they have no room for so many now.
     `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price.
-    `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`.
+    `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`; `numerics` only to say in which
+    format.
     """
 
     components: int
@@ -37,6 +38,7 @@ class Request:
     scale: float = 1.0
     row_bytes: int = 0
     crowded: bool = False
+    numerics: str = ""
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:

@@ -15,7 +15,7 @@ from swarm.cli import bootstrap, generate, serve
 from swarm.cli.arguments import Parser, addresses, number, region, short_name, size
 from swarm.errors import InvalidConfig
 
-COMMANDS = ["serve", "generate", "bootstrap"]
+COMMANDS = ["serve", "generate", "bootstrap", "status", "doctor", "bench"]
 
 
 def own_parser(name: str) -> Parser:
@@ -184,3 +184,10 @@ def test_a_name_is_short_and_of_one_line():
 )
 def test_a_peer_says_which_continent_it_is_on_unless_told_otherwise(asked, zone, said):
     assert region(asked, zone) == said
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_region_is_refused(empty):
+    with pytest.raises(InvalidConfig, match="name is empty.* none to say nothing"):
+        serve.parser().read(["model", "--region", empty])
+    assert serve.parser().read(["model", "--region", "none"]).region == "none"

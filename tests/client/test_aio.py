@@ -200,3 +200,8 @@ def test_an_answer_of_a_session_that_nobody_holds_is_not_to_be_resumed():
     with pytest.raises(TimedOut, match=r"allow more time$") as caught, _never_resumed():
         raise TimedOut(f"it is over; allow more time{OR_RESUME}", (1, 2))
     assert caught.value.partial == (1, 2)
+
+
+def test_an_unknown_option_of_a_client_names_the_nearest_one():
+    with pytest.raises(UsageError, match=r"Client has no option initial_peer; did you mean initial_peers\? it has initial_peers, dtype"):
+        Client("m", initial_peer="/a")

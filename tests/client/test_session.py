@@ -795,3 +795,54 @@ def test_a_hop_that_knows_another_coordinator_says_so_and_the_route_is_asked_for
     else:
         with pytest.raises((MissingLayers, Refused)):
             run(main())
+
+
+def test_an_unknown_option_names_the_nearest_one_whichever_method_it_is_given_to():
+    async def main() -> None:
+        session = Host().new_session()
+        for call, words in (
+            (lambda: session.stream(PROMPT, max_tokens=3), "stream has no option max_tokens; did you mean max_new_tokens[?] it has max_new_tokens"),
+            (lambda: session.stream_details([1], logprob=3), "stream_details has no option logprob; did you mean logprobs[?]"),
+            (lambda: session.resume(time_out=3), "resume has no option time_out; did you mean timeout[?]"),
+            (lambda: session.stream(PROMPT, zzz=3), "stream has no option zzz; it has max_new_tokens"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                await anext(call())
+
+    run(main())
+
+
+def test_a_chain_that_only_stuttered_was_not_rebuilt():
+    async def main() -> tuple[int, int, str]:
+        host = Host(deaf_from=len(PROMPT) + 5)
+        session = host.new_session()
+        with pytest.raises((PeerLost, MissingLayers)):
+            async for _ in session.stream(PROMPT, max_new_tokens=20):
+                pass
+        host.recover()
+        async for _ in session.resume():
+            pass
+        report = session.route
+        return report.reroutes, report.takeovers, report.explain()
+
+    reroutes, takeovers, said = run(main())
+    assert reroutes >= 1 and takeovers == 0 and "rebuilt" not in said
+
+
+def test_a_takeover_is_counted_and_said():
+    async def main() -> tuple[int, str]:
+        host = Host(deaf_from=len(PROMPT) + 5)
+        session = host.new_session()
+        try:
+            async for _ in session.stream(PROMPT, max_new_tokens=20):
+                pass
+        except (PeerLost, MissingLayers):
+            host.recover()
+            host.table = PeerTable()
+            host.table.show([PeerView("other", spans=(Span(0, COMPONENTS),))])
+            async for _ in session.resume():
+                pass
+        return session.route.takeovers, session.route.explain()
+
+    takeovers, said = run(main())
+    assert takeovers == 1 and "rebuilt 1 time on the way" in said

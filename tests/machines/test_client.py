@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+
 from swarm.core import Hop, Sampling
 from swarm.machines.client import PAST, ClientSession
 from swarm.machines.effects import Deliver, Reroute, Send
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Order, Step, decode_order
+from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Order, Rows, Step, decode_order
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4))
+
+
+def rows(*values: float) -> Blob:
+    return Blob("float32", 1, memoryview(struct.pack(f"{len(values)}f", *values)))
 
 
 def begun(prompt=(1, 2, 3), count=10, credit=64) -> tuple[ClientSession, Order]:
@@ -142,3 +148,31 @@ def test_an_order_says_until_when_it_is_good():
     client.begin([1], Sampling(), 5)
     (opened,) = client.open([Hop("a", 0, 4)])
     assert decode_order(opened.message.order).expires == 1060.0
+
+
+def test_a_turn_that_reads_draws_nothing_and_asks_again_for_what_is_missing_alone():
+    client = ClientSession(S, "me", "rev", "float32")
+    client.begin_reading((1, 2, 3, 4), 1, 64, "logits")
+    (send,) = client.open(ROUTE)
+    order = decode_order(send.message.order)
+    assert (order.reply, order.starts, order.emit_from, order.until, order.limit) == ("logits", ((1, 0),), 2, 4, 64)
+    assert client.drawn("a", Drawn(S, 1, -1, 0, 4, (9,))) == [] and client.history == [1, 2, 3, 4]
+
+
+def test_rows_count_once_in_order_and_of_this_chain():
+    client = ClientSession(S, "me", "rev", "float32")
+    client.begin_reading((1, 2, 3, 4), 1, 64, "hidden")
+    client.open(ROUTE)
+    two = rows(1.0, 2.0)
+    assert client.rows("b", Rows(S, 1, -1, 0, 1, two)) == client.rows("a", Rows(S, 2, -1, 0, 1, two)) == client.rows("a", Rows(S, 1, -1, 0, 2, two)) == []
+    (first,) = client.rows("a", Rows(S, 1, -1, 0, 1, two))
+    assert (first.position, first.token, len(first.rows), first.finish) == (1, 2, 2, None)
+    assert client.rows("a", Rows(S, 1, -1, 0, 1, two)) == []
+    (send,) = client.open(ROUTE)
+    order = decode_order(send.message.order)
+    assert (order.chain, order.starts, order.emit_from) == (2, ((1, 0), (2, 3)), 4)
+    (last,) = client.rows("a", Rows(S, 2, -1, 0, 2, rows(7.0, 8.0, 9.0)))
+    assert (last.position, bytes(last.rows.data), last.finish) == (3, bytes(rows(8.0).data), "length") and not client.running
+    client.begin((5,), Sampling(), 3)
+    (send,) = client.open(ROUTE)
+    assert decode_order(send.message.order).reply == "loop"

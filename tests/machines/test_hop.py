@@ -10,17 +10,17 @@ import pytest
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
 from swarm.machines.hop import LEAST_CHUNK, HopLimits, HopSession
-from swarm.wire import Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Step, encode
+from swarm.wire import HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Rows, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
 
 
 def order(
-    to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None
+    to: int, *, chain: int = 1, starts=((1, 0),), emit_from: int = 3, until: int = 100, limit: int = 100, route=ROUTE, sampling=None, reply="loop"
 ) -> tuple[Open, Order]:
     """An OPEN to hop `to`, and what is in it."""
-    order = Order(S, chain, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route)
+    order = Order(S, chain, "client", "rev", "float32", tuple(starts), emit_from, until, limit, sampling or Sampling(), route, reply)
     return Open(S, chain, to, encode(order)), order
 
 
@@ -65,6 +65,7 @@ def state(hop: HopSession) -> dict:
 HANDLERS = {
     Step: (1, "a", lambda hop, sender, chain: hop.step(sender, Step(S, chain, 1, 0, 3, (9,), rows(1)), 1)),
     Drawn: (0, "c", lambda hop, sender, chain: hop.drawn(sender, Drawn(S, chain, 0, 0, 3, (9,)), 1)),
+    Rows: (0, "c", lambda hop, sender, chain: hop.rows(sender, Rows(S, chain, 0, 0, 2, rows(1)), 1)),
     Have: (1, "c", lambda hop, sender, chain: hop.have(sender, Have(S, chain, 1, 0, 1, True))),
     Grant: (0, "client", lambda hop, sender, chain: hop.grant(sender, Grant(S, chain, 0, 9), 1)),
     Keep: (1, "a", lambda hop, sender, chain: hop.keep(sender, Keep(S, chain, 1), 1)),
@@ -370,3 +371,24 @@ def test_a_prompt_is_cut_as_the_order_says_within_bounds(asked, chunk):
     hop.open(Open(S, 1, 0, encode(order), b""), order, 0.0)
     jobs = [effect for effect in hop.step("client", Step(S, 1, 0, 0, 0, tuple(range(600))), 0.0) if isinstance(effect, Compute)]
     assert [len(job.tokens) for job in jobs[:-1]] == [chunk] * (len(jobs) - 1) and sum(len(job.tokens) for job in jobs) == 600
+
+
+@pytest.mark.parametrize(("reply", "portions"), [(HIDDEN, [100]), (LOGITS, [39, LEAST_CHUNK, 29])])
+def test_a_head_that_is_read_gives_rows_of_the_wanted_positions_and_draws_nothing(reply, portions):
+    hop = opened(2, emit_from=40, limit=200, reply=reply)
+    jobs = [effect for effect in hop.step("b", Step(S, 1, 2, 0, 0, tuple(range(100)), rows(*[1.0] * 100)), 0) if isinstance(effect, Compute)]
+    assert [len(job.tokens) for job in jobs] == portions
+    wanted = [job.start + offset for job in jobs for offset in job.draw]
+    assert wanted == list(range(39, 100)), "of each position from emit_from - 1 on"
+    told = []
+    for job in jobs:
+        told += sent(hop.finished(job.serial, rows(*map(float, job.draw)) if job.draw else None, (), 5), (Rows, Drawn))
+    assert [type(message) for message in told] == [Rows] * len([job for job in jobs if job.draw])
+    assert [(message.start, message.to) for message in told] == [(job.start + job.draw[0], 0) for job in jobs if job.draw]
+
+
+def test_the_first_hop_hands_rows_to_the_client_and_begins_nothing():
+    hop = settled(0, chain=1)
+    effects = hop.rows("c", Rows(S, 1, 0, 0, 2, rows(1)), 1)
+    assert effects == [Send("client", Rows(S, 1, CLIENT, 0, 2, rows(1)))]
+    assert hop.rows("b", Rows(S, 1, 0, 0, 2, rows(1)), 1) == [] and hop.accepted == 3

@@ -151,7 +151,7 @@ def test_a_peer_that_moves_forgets_its_sessions_and_says_to_whoever_asks_what_it
         ("before", msgspec.structs.replace(ORDER, order=b"garbage"), "refused"),
         ("before", changed(to=2), "refused"),
         ("before", changed(to=7), "refused"),
-        ("before", changed(reply="logits"), "refused"),
+        ("before", changed(reply="strange"), "refused"),
         ("before", changed(limit=121), "refused"),
     ],
 )

@@ -406,3 +406,17 @@ def test_of_very_many_peers_a_shortlist_costs_a_route_next_to_nothing(monkeypatc
             patch.setattr(candidates, "EXACT", 10**9)
             excess.append(listed / plan(atlas, request).cost - 1)
     assert 0 <= min(excess) and max(excess) <= 0.05 and sum(excess) / len(excess) <= 0.01
+
+
+def test_whoever_lacks_layers_in_one_format_is_told_which_to_ask_for_and_which_to_serve_in():
+    whole = (Span(0, 4),)
+    peers = [PeerView("a", spans=(Span(0, 2),), numerics="float32"), PeerView("b", spans=whole, numerics="bfloat16")]
+    with pytest.raises(MissingLayers) as caught:
+        choose_class(by_class(peers), None, 4, "float32")
+    assert "ask for a format in which all layers are served: bfloat16 (--dtype" in str(caught.value)
+    assert "--layers 1:2 --dtype float32)" in str(caught.value)
+    with pytest.raises(MissingLayers) as caught:
+        choose_class(by_class(peers[:1]), None, 4, "float32")
+    assert "ask for a format" not in str(caught.value), "there is none"
+    with pytest.raises(MissingLayers, match=r"--layers 1:2 --dtype float32 --quantize int8\)"):
+        choose_class(by_class([PeerView("a", spans=(Span(0, 2),), numerics="float32-int8")]), None, 4)

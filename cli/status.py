@@ -1,0 +1,125 @@
+"""swarm-status: what a swarm serves and how completely, and what this machine has given to it. Reads arguments and shows what `client.overview` sees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
+from swarm.cli.notices import whom
+from swarm.cli.picture import pictured, said
+from swarm.cli.process import Stop, leave, reporting, run, set_logging
+from swarm.cli.screen import screen, waiting
+
+if TYPE_CHECKING:
+    from swarm.client.aio import Client
+    from swarm.client.overview import Overview
+
+EXAMPLES = """\
+  swarm-status --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
+  swarm-status --model Qwen/Qwen3-8B --watch
+  swarm-status --model Qwen/Qwen3-8B --json | jq .served
+exit status: 0 if every layer of every model named is served, 1 if not (or if the swarm cannot be reached), 2 for what you can mend
+"""
+
+
+def parser() -> Parser:
+    it = Parser("swarm-status", "Show what a swarm serves and how completely, and what this machine has contributed so far.", EXAMPLES)
+    whose = it.add_argument_group("which swarm")
+    whose.add_argument(
+        "--model", action="append", help="hub id such as Qwen/Qwen3-8B, or a folder with its configuration and tokenizer (repeatable; default: the demo model)"
+    )
+    whose.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
+    whose.add_argument("--timeout", type=number(0.001, 1e9, float), default=60.0, metavar="SECONDS", help="give up joining after so long")
+    how = it.add_argument_group("how to show it")
+    how.add_argument("--watch", action="store_true", help="go on showing it until Ctrl-C, and what happens meanwhile")
+    how.add_argument("--every", type=number(0.5, 86400, float), default=3.0, metavar="SECONDS", help="how often to look with --watch")
+    how.add_argument("--json", action="store_true", help="write it as one line of JSON instead, with --watch one for each look")
+    it.common(hidden=False)
+    return it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    status = reporting("swarm-status", argv, _main)
+    if argv is None:  # a process of our own
+        leave(status)
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = parser().read(argv)
+    check_addresses(addresses(args.initial_peers))
+    initial_peers = whom(addresses(args.initial_peers))
+    set_threads(1)
+    set_logging(args.debug)
+    return run(lambda stop: _show(args, args.model or [_demo_model()], initial_peers, stop))
+
+
+def _demo_model() -> str:
+    import swarm
+
+    return swarm.demo_model()
+
+
+async def _show(args: Any, models: Sequence[str], initial_peers: Sequence[str], stop: Stop) -> int:
+    from swarm import aio
+    from swarm.client.overview import overview
+
+    async with contextlib.AsyncExitStack() as stack:
+        with waiting(screen(sys.stderr), lambda: "joining the swarm"):
+            clients: list[Client] = []
+            for model in models:
+                clients.append(await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout)))
+        shown = stack.enter_context(_shown(args))
+
+        async def look() -> list[Overview]:
+            seen = [await overview(client) for client in clients]
+            shown(seen)
+            return seen
+
+        seen = await look()
+        if args.watch:
+            asked = asyncio.create_task(stop.asked(), name="asked")
+            while not (await asyncio.wait({asked}, timeout=args.every))[0]:
+                seen = await look()
+        return 0 if all(each.served for each in seen) else 1
+
+
+@contextlib.contextmanager
+def _shown(args: Any) -> Any:
+    """A function that shows a look: as a table, which the next one replaces in a terminal, or as JSON."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from swarm.compose import contributions
+
+    if args.json:
+        yield lambda seen: print(as_json(seen, contributions()), flush=True)
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    if not (args.watch and sys.stdout.isatty()):
+        yield lambda seen: console.print(pictured(seen, contributions(), console.width))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda seen: live.update(pictured(seen, contributions(), console.width, events=True), refresh=True)
+
+
+def as_json(seen: Sequence[Overview], contributed: Sequence[Any]) -> str:
+    """One line: the models as `client.overview.Overview` has them, and what this machine has served."""
+    whole = {
+        "served": all(each.served for each in seen),
+        "sentence": said(seen),
+        "models": [msgspec.to_builtins(each) for each in seen],
+        "contributed": [msgspec.to_builtins(each) for each in contributed],
+    }
+    return json.dumps(whole)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
