@@ -9,7 +9,7 @@ READY   = $(VENV)/.ready
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
 # Tests without a network and on virtual time: two of them at once. The others start processes of their own, and have the cores to themselves.
-PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
+PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
 export OMP_WAIT_POLICY = passive
 

@@ -148,7 +148,7 @@ def test_command_lines_are_understood(page):
 @pages
 def test_every_flag_is_a_flag_of_some_command(page):
     """Inline: `--layers 0:12` must be an option of a command, `swarm-serve --drain 5` one of that command."""
-    ours = {name: options(parser_of(name)) for name in ("serve", "generate", "bootstrap")}
+    ours = {name: options(parser_of(name)) for name in ("serve", "generate", "bootstrap", "gateway")}
     every = set().union(*ours.values())
     wrong = []
     for said in inline(page):
@@ -169,7 +169,7 @@ def test_commands_exist(page):
 @pages
 def test_variables_of_the_environment_exist(page):
     known = set(VARIABLES_OF_OURS)
-    for name in ("serve", "generate", "bootstrap"):
+    for name in ("serve", "generate", "bootstrap", "gateway"):
         known |= {"SWARM_" + option.removeprefix("--").replace("-", "_").upper() for option in options(parser_of(name)) if option.startswith("--")}
     named = {name for name in re.findall(r"\bSWARM_[A-Z_]+\b", text_of(page)) if not name.endswith("_")}
     assert named <= known, f"{page.name} names {', '.join(sorted(named - known))}, which nothing reads"
