@@ -13,7 +13,7 @@ PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.p
 
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow test-browser lint setup clean
 
 demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
@@ -24,6 +24,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-browser: setup
+	$(BIN)/python -m pytest -m browser -rs tests/gateway/test_page.py
 
 lint: setup
 	$(BIN)/ruff check .

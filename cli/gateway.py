@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -74,15 +75,15 @@ def _main(argv: Sequence[str] | None) -> int:
     set_threads(None)
     shown = screen()
     set_logging(args.debug, shown.handler)
-    settings = _settings(args)
+    settings, bound = _settings(args), _bound(args)
     if args.ready_fd is None:
         say_once("generate", ASKING, shown.say)
     if args.local is None:
-        return run(lambda stop: _serve(args, settings, initial_peers, shown, stop))
+        return run(lambda stop: _serve(args, settings, bound, initial_peers, shown, stop))
     layers = _local_layers(args)
     shown.say(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     with start_local(_model(args), layers, args.dtype) as local:
-        return run(lambda stop: _serve(args, settings, local.initial_peers, shown, stop))
+        return run(lambda stop: _serve(args, settings, bound, local.initial_peers, shown, stop))
 
 
 def _whom(args: Any) -> list[str]:
@@ -117,6 +118,12 @@ def _settings(args: Any) -> Settings:
     return settings_of(_model(args), name, keys, addresses(args.cors), args.max_answers, args.timeout)
 
 
+def _bound(args: Any) -> socket.socket:
+    from swarm.gateway.serving import bind
+
+    return bind(args.host, args.port)
+
+
 def _local_layers(args: Any) -> list[str]:
     from swarm.model.checkpoint import Checkpoint
 
@@ -125,7 +132,7 @@ def _local_layers(args: Any) -> list[str]:
     return even_split(checkpoint.shape.layers, args.local)
 
 
-async def _serve(args: Any, settings: Settings, initial_peers: Sequence[str], shown: Screen, stop: Stop) -> int:
+async def _serve(args: Any, settings: Settings, bound: socket.socket, initial_peers: Sequence[str], shown: Screen, stop: Stop) -> int:
     from swarm import aio
     from swarm.gateway.app import Gateway, build
     from swarm.gateway.serving import listening
@@ -139,7 +146,7 @@ async def _serve(args: Any, settings: Settings, initial_peers: Sequence[str], sh
         gateway = Gateway(client, settings, time.time)
         looking = asyncio.create_task(gateway.lookout.run(), name="look")
         stack.push_async_callback(_ended, looking)
-        here = await stack.enter_async_context(listening(build(gateway), args.host, args.port, args.drain))
+        here = await stack.enter_async_context(listening(build(gateway), bound, args.drain))
         shown.say(f"serving {settings.name} at {here.url}/v1, and the swarm view at {here.url}/")
         if not settings.keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             shown.say("whoever reaches this address may ask: --api-keys FILE lets in only who shows a key")

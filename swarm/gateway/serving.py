@@ -33,10 +33,10 @@ class Listening:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Any, host: str, port: int, drain: float = 0.0) -> AsyncIterator[Listening]:
-    """Serve an app while inside. At the end no new connections are taken, and requests that run have `drain` seconds to finish. Raises PortInUse,
-    InvalidConfig."""
-    with contextlib.closing(_bind(host, port)) as bound:
+async def listening(app: Any, bound: socket.socket, drain: float = 0.0) -> AsyncIterator[Listening]:
+    """Serve an app on what `bind` gave, while inside. At the end no new connections are taken, and requests that run have `drain` seconds to finish."""
+    with contextlib.closing(bound):
+        bound.listen(BACKLOG)
         # Of lifespan events there are none: whoever builds the app owns what it needs. Whole seconds, because uvicorn's type says so.
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=max(round(drain), 1), server_header=False)
         server = _Server(config)
@@ -53,7 +53,8 @@ async def listening(app: Any, host: str, port: int, drain: float = 0.0) -> Async
             await asyncio.wait({task})
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of our own, of which nobody hears before `listening`. Raises PortInUse, InvalidConfig: at once, not when everything else has been started."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, kind, protocol)
@@ -62,7 +63,6 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen(BACKLOG)
         bound.setblocking(False)
     except OSError as error:
         bound.close()
