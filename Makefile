@@ -9,13 +9,13 @@ READY   = $(VENV)/.ready
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
 # Tests without a network and on virtual time: two of them at once. The others start processes of their own, and have the cores to themselves.
-PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
+PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
 export OMP_WAIT_POLICY = passive
 
 RUNS ?= 1000000
 
-.PHONY: demo test test-slow attacks fuzz lint setup clean
+.PHONY: demo test test-slow test-browser attacks fuzz lint setup clean
 
 demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
@@ -34,6 +34,8 @@ attacks: setup
 # Guided by atheris where that is installed (pip install atheris), unguided otherwise.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --runs $(RUNS)
+test-browser: setup
+	$(BIN)/python -m pytest -m browser -rs tests/gateway/test_page.py
 
 lint: setup
 	$(BIN)/ruff check .
