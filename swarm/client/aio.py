@@ -20,7 +20,8 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
-from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
+from swarm.client.trust import Trust
+from swarm.compose import Connection, KeepEnds, OpenedModel, check_peer_ids, connect, ends_with, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.effects import Send
@@ -65,8 +66,9 @@ class Client:
     ("float32", …); without it the class with the cheapest route is taken. `mixed` lets a chain mix peers that have rounded the weights with others of the same
     dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
-    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `identity` is a file with the client's key;
-    without it every client is somebody new.
+    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
+    beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `identity` is a file with the client's key; without it every
+    client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -79,6 +81,9 @@ class Client:
         dtype: str | None = None,
         mixed: bool = False,
         own_ends: bool = False,
+        own_layers: str | None = None,
+        trust: Sequence[str] | str = (),
+        trusted_only: bool | None = None,
         reuse: bool = True,
         identity: str | None = None,
         patience: float = PATIENCE,
@@ -104,7 +109,9 @@ class Client:
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
-        self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
+        self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
+        self._dtype, self._mixed = dtype, mixed
+        self._ends = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
@@ -165,14 +172,15 @@ class Client:
                 "with swarm.LocalSwarm"
             )
         opened = await open_model(self.model, token=self._token)
-        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
-        await self._begin(opened, connection, keep_ends if self._own_ends else None)
+        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._ends is not None))
+        await self._begin(opened, connection, self._ends)
 
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
         self._opened, self._connection = opened, connection
         links = connection.links
         links.subscribe(self._receive, self._lost)
-        self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
+        if not self.trust.only:  # a coordinator plans with whomever it likes, and would learn whom we trust
+            self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
         await self.refresh()
         if ends is not None:
             if self._dtype is None:
@@ -361,7 +369,7 @@ class Client:
         try:
             self._cheapest_class(True, opened, request)
         except (MissingLayers, UsageError):
-            raise missing from None
+            raise self.trust.explained(missing) from None
         raise or_mix(missing)
 
     def _cheapest_class(self, may_mix: bool, opened: OpenedModel, request: Request) -> Class:
@@ -380,7 +388,7 @@ class Client:
     async def _read(self) -> None:
         try:
             model = self._model.shape.config_hash
-            records = await self._network.directory.read(model)
+            records = self.trust.admitted(await self._network.directory.read(model))
             for why in self.table.update(records, self.components):
                 log.warning("an announcement is passed over: %s", why)
             if self.advisers is not None:

@@ -15,6 +15,7 @@ import pytest
 from swarm.client.chain import FIRST_TOKEN
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session
+from swarm.client.trust import Trust
 from swarm.core import CLIENT, Span
 from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
 from swarm.routing.peers import PeerTable
@@ -61,7 +62,7 @@ class Host:
     peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers, shape = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None, None
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
-        self.own, self.prepared, self.slowness, self.earlier = own, 0, Slowness(), Earlier()
+        self.own, self.prepared, self.slowness, self.earlier, self.trust = own, 0, Slowness(), Earlier(), Trust()
         self.late = False
         """Whether one more token comes home after the news that the chain broke."""
         self.room = 10**9
