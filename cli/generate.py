@@ -56,6 +56,10 @@ def parser() -> Parser:
         "--trust", action="append", metavar="PEER_ID",
         help="let only this peer, and others that are named so, serve the answer (repeatable; ids as swarm-serve prints them)",
     )  # fmt: skip
+    whom.add_argument(
+        "--audit", type=number(0, 1, float), default=0.05, metavar="SHARE",
+        help="have this share of what proven peers computed (and more of newcomers) made again by others and compared, 0 for none; shows them some of it",
+    )  # fmt: skip
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -232,8 +236,8 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    ends = {"own_ends": args.own_ends, "own_layers": args.own_layers}
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, trust=addresses(args.trust), timeout=left(), **ends)
+    whom = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
+    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, timeout=left(), **whom)
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

@@ -22,6 +22,7 @@ from swarm.core import ModelShape, PeerId, Span, base_dtype, check_layers, is_mi
 from swarm.errors import NotAModel, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links, Meters, Notes
+from swarm.wire import Blob
 
 if TYPE_CHECKING:
     from swarm.model.checkpoint import Checkpoint
@@ -147,6 +148,13 @@ KeepEnds = Callable[[OpenedModel, Connection, str | None], AbstractAsyncContextM
 """How a client comes to its own ends, in the numerics that it asks for."""
 
 
+def alike(one: Blob, other: Blob, components: int) -> bool:
+    """Whether both can be what so many components make of the same."""
+    from swarm.model.likeness import alike
+
+    return alike(one, other, components)
+
+
 def check_peer_ids(peers: Sequence[str]) -> Sequence[str]:
     """Raises UsageError for what can be nobody's."""
     from swarm.net.identity import public_key
@@ -202,7 +210,7 @@ async def run_ends(
     from swarm.machines.ledger import CacheLedger
 
     me = connection.links.peer
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me)
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me, sign=connection.sign)
     engine.results = room
     tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:
@@ -320,6 +328,8 @@ def serving_peer(
         wall=time.time,
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
+        attest=connection.sign,
+        alike=alike,
         loader=loader,
         improve=partial(improve, engine) if compiles else None,
         seed=secrets.randbits(64),

@@ -245,6 +245,7 @@ def test_every_message_is_described_with_its_number_and_fields(message):
         wire.Facts,
         wire.Claim,
         wire.Advice,
+        wire.Statement,
         core.Hop,
         core.Sampling,
     ],
@@ -263,7 +264,7 @@ def test_every_reason_is_described(reason):
 
 def test_no_struct_of_the_wire_is_forgotten():
     structs = {struct for _, struct in inspect.getmembers(wire, inspect.isclass) if issubclass(struct, msgspec.Struct) and struct.__module__ == wire.__name__}
-    inside = {wire.Order, wire.Prefix, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Announcement, wire.Signed}
+    inside = {wire.Order, wire.Prefix, wire.Blob, wire.Logprobs, wire.Facts, wire.Claim, wire.Advice, wire.Statement, wire.Announcement, wire.Signed}
     assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Coordination, *inside}
 
 

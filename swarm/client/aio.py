@@ -18,12 +18,14 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
+from swarm.client.audit import Alike, Auditor
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.client.trust import Trust
-from swarm.compose import Connection, KeepEnds, OpenedModel, check_peer_ids, connect, ends_with, keep_ends, open_model
+from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.machines.audits import USUAL, Audits
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -67,8 +69,8 @@ class Client:
     dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
     from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
-    beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `identity` is a file with the client's key; without it every
-    client is somebody new.
+    beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
+    anybody's, whose work another one is asked to make again; 0 is none. `identity` is a file with the client's key; without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -84,6 +86,7 @@ class Client:
         own_layers: str | None = None,
         trust: Sequence[str] | str = (),
         trusted_only: bool | None = None,
+        audit: float = USUAL,
         reuse: bool = True,
         identity: str | None = None,
         patience: float = PATIENCE,
@@ -109,6 +112,10 @@ class Client:
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
+        if not is_number(audit) or not 0 <= audit <= 1:
+            raise UsageError(f"audit is the share of hops that are audited, from 0 (none) to 1 (all), and cannot be {audit!r}")
+        self.audits = Audits(audit)
+        self.auditor: Auditor | None = None
         self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
         self._dtype, self._mixed = dtype, mixed
         self._ends = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
@@ -153,13 +160,15 @@ class Client:
         ends: KeepEnds | None = None,
         wall: Callable[[], float] = time.time,
         mixed: bool = False,
+        audit: float = 0.0,
+        alike: Alike = alike,
     ) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
-        by which peers announce from `wall`."""
-        self = cls(opened.shape.name, mixed=mixed)
+        by which peers announce from `wall`. Audited work is compared by `alike`."""
+        self = cls(opened.shape.name, mixed=mixed, audit=audit)
         self._random, self.wall = generator, wall
         try:
-            await self._begin(opened, connection, ends)
+            await self._begin(opened, connection, ends, alike)
         except BaseException:
             await self.close()
             raise
@@ -175,9 +184,13 @@ class Client:
         connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._ends is not None))
         await self._begin(opened, connection, self._ends)
 
-    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
+    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:
         self._opened, self._connection = opened, connection
         links = connection.links
+        if self.audits.rate("") > 0:
+            dice = random.Random(self._random.random()) if type(self._random) is random.Random else self._random
+            self.auditor = Auditor(self, self.audits, alike, dice)
+            self._stack.push_async_callback(self.auditor.close)
         links.subscribe(self._receive, self._lost)
         if not self.trust.only:  # a coordinator plans with whomever it likes, and would learn whom we trust
             self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
@@ -313,6 +326,28 @@ class Client:
         if isinstance(message, Open | Prepare):
             message = msgspec.structs.replace(message, signature=self._network.sign(message.order))
         self._network.links.send(peer, message)
+
+    def say(self, peer: PeerId, message: Message, addrs: Sequence[str] = ()) -> None:
+        """Beside a session."""
+        if addrs and peer != self.peer:
+            self._network.links.learn(peer, addrs)
+        if isinstance(message, SessionMessage):
+            self.send(peer, message)
+        else:
+            self._network.links.send(peer, message)
+
+    def verify(self, peer: PeerId, data: bytes, signature: bytes) -> bool:
+        return self._network.verify(peer, data, signature)
+
+    def distrust(self, peer: PeerId, until: float) -> None:
+        """Use a peer no more until then, nor what came of it."""
+        self.table.ban(peer, until)
+        for machine in self.earlier.forsake(peer):
+            for effect in machine.close():
+                if isinstance(effect, Send):
+                    self.send(effect.peer, effect.message)
+        for session in list(self._sessions.values()):
+            session.distrust(peer)
 
     def learn(self, route: Route) -> None:
         for hop in route.hops:
@@ -460,6 +495,8 @@ class Client:
                 session.keep()
 
     def _receive(self, sender: PeerId, message: Message) -> None:
+        if self.auditor is not None and self.auditor.receive(sender, message):
+            return
         if self._room is not None:
             self._room.receive(sender, message)
         if self.advisers is not None:
@@ -472,6 +509,8 @@ class Client:
             self._room.lost(peer)
         if self.advisers is not None:
             self.advisers.lost(peer)
+        if self.auditor is not None:
+            self.auditor.lost(peer)
         for session in list(self._sessions.values()):
             session.lost(peer)
 
