@@ -16,7 +16,7 @@ from swarm.cli.notices import ASKING, say_once, whom
 from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
-from swarm.core import ROUNDED_BITS, Sampling
+from swarm.core import ROUNDED_BITS, Sampling, check_layers
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ def parser() -> Parser:
         "on the way it may go on with other tokens than it would have had",
     )  # fmt: skip
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
+    whom.add_argument("--own-layers", metavar="LAYERS", help="hold these here too, such as 0:2,22:24: layers that touch an end (with --own-ends)")
+    whom.add_argument(
+        "--trust", action="append", metavar="PEER_ID",
+        help="let only this peer, and others that are named so, serve the answer (repeatable; ids as swarm-serve prints them)",
+    )  # fmt: skip
+    whom.add_argument(
+        "--audit", type=number(0, 1, float), default=0.05, metavar="SHARE",
+        help="have this share of what proven peers computed (and more of newcomers) made again by others and compared, 0 for none; shows them some of it",
+    )  # fmt: skip
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -80,6 +89,7 @@ def _main(argv: Sequence[str] | None) -> int:
     options = _options(args)
     prompt = _prompt(args.prompt)
     initial_peers = _whom(args)
+    _check_whom(args)
     set_threads(None)
     answer = Answer()
     set_logging(args.debug, Beside(answer))
@@ -124,6 +134,19 @@ def _whom(args: Any) -> list[str]:
         return []
     check_addresses(given)
     return whom(given, ", or start some on this machine with --local 3")
+
+
+def _check_whom(args: Any) -> None:
+    """What can be said of whom the answer may pass, before anything is loaded. Raises UsageError."""
+    from swarm.compose import check_peer_ids
+
+    trust = check_peer_ids(addresses(args.trust))
+    if trust and args.local is not None:
+        raise UsageError("the peers of --local are your own, so nobody needs to be named with --trust; leave out one of the two")
+    if args.own_layers is not None:
+        check_layers(args.own_layers)
+    if args.own_layers and not args.own_ends:
+        raise UsageError("--own-layers are kept beside embed and head: say --own-ends too, or leave them out")
 
 
 def _demo_model() -> str:
@@ -208,7 +231,8 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, timeout=left())
+    whom = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
+    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, timeout=left(), **whom)
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

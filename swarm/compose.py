@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import ModelShape, PeerId, Span, base_dtype, is_mixed, is_rounded
-from swarm.errors import NotAModel
+from swarm.core import ModelShape, PeerId, Span, base_dtype, check_layers, is_mixed, is_rounded, merge_spans, parse_layers
+from swarm.errors import NotAModel, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links, Meters, Notes
+from swarm.wire import Blob
 
 if TYPE_CHECKING:
     from swarm.model.checkpoint import Checkpoint
@@ -159,15 +160,47 @@ KeepEnds = Callable[[OpenedModel, Connection, str | None], AbstractAsyncContextM
 """How a client comes to its own ends, in the numerics that it asks for."""
 
 
+def alike(one: Blob, other: Blob, components: int) -> bool:
+    """Whether both can be what so many components make of the same."""
+    from swarm.model.likeness import alike
+
+    return alike(one, other, components)
+
+
+def check_peer_ids(peers: Sequence[str]) -> Sequence[str]:
+    """Raises UsageError for what can be nobody's."""
+    from swarm.net.identity import public_key
+
+    for peer in peers:
+        if public_key(peer) is None:
+            raise UsageError(f"{peer!r:.80} is no peer id; one begins with 12D3KooW and has 52 characters, and swarm-serve prints its own")
+    return peers
+
+
+def own_spans(layers: str, shape: ModelShape) -> tuple[Span, ...]:
+    """Both ends of a model, with layers that touch them. Raises UsageError."""
+    ends = (Span(0, 1), Span(shape.head, shape.components))
+    spans = merge_spans((*ends, *(parse_layers(layers, shape.layers) if layers else ())))
+    if len(spans) > 2:
+        raise UsageError(f"own layers go on from an end of the model, and {layers!r} does not; write some like 0:2,{shape.layers - 2}:{shape.layers}")
+    return spans
+
+
+def ends_with(layers: str) -> KeepEnds:
+    """`keep_ends`, with these layers beside them. Raises MalformedLayers."""
+    check_layers(layers)
+    return partial(keep_ends, layers=layers)
+
+
 @contextlib.asynccontextmanager
-async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
+async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None, layers: str = "") -> AsyncIterator[OwnEnds]:
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.model.span import SpanModel
     from swarm.peer.engine import Engine
     from swarm.peer.hops import Offer
 
     shape = opened.shape
-    spans = (Span(0, 1), Span(shape.components - 1, shape.components))
+    spans = own_spans(layers, shape)
     rounds = dtype is not None and (is_rounded(dtype) or is_mixed(dtype))  # others do, or may; our own ends are exact all the same
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounds else dtype)
     offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length)
@@ -189,7 +222,7 @@ async def run_ends(
     from swarm.machines.ledger import CacheLedger
 
     me = connection.links.peer
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me)
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me, sign=connection.sign)
     engine.results = room
     tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:
@@ -334,6 +367,8 @@ def serving_peer(
         wall=connection.wall,
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
+        attest=connection.sign,
+        alike=alike,
         loader=loader,
         improve=partial(improve, engine) if compiles else None,
         seed=secrets.randbits(64),

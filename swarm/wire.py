@@ -242,6 +242,53 @@ class Rows(SessionMessage, frozen=True, array_like=True, tag=30):
     micros: tuple[Count, ...] = ()
 
 
+MARK = 8
+"""Bytes of the mark of one row of activations: to find two rows of one mark takes some 2**32 tries, and serves for a single row."""
+
+MOST_SHOWN = 2**12
+"""Positions from the beginning of a session that may be shown: 32 KiB of marks."""
+
+Shownable = Annotated[int, Meta(ge=0, le=MOST_SHOWN)]
+
+
+class Show(SessionMessage, frozen=True, array_like=True, tag=31):
+    """From a client to its session's hop over components [first, behind), which may rest: what have you received for positions [0, stop), and made of
+    [start, stop)? Nothing is said of the latter where the two are equal. It may follow another chain by now: the answer speaks of hop `to`, as asked."""
+
+    first: Count
+    behind: Count
+    start: Shownable
+    stop: Shownable
+
+
+class Statement(msgspec.Struct, frozen=True, array_like=True):
+    """What a hop over components [first, behind) says of a session: the marks of the rows (at hop 0: tokens) that it received for positions [0, stop), and
+    those of what it made of positions [start, stop), which the head has none of."""
+
+    peer: PeerId
+    client: PeerId
+    session: Session
+    chain: Count
+    revision: Text
+    numerics: Text
+    first: Count
+    behind: Count
+    start: Shownable
+    stop: Shownable
+    received: Annotated[bytes, Meta(max_length=MARK * MOST_SHOWN)]
+    made: Annotated[bytes, Meta(max_length=MARK * MOST_SHOWN)] = b""
+
+
+class Shown(SessionMessage, frozen=True, array_like=True, tag=33):
+    """The answer of hop number `hop`: an encoded Statement, signed by the hop, and the rows that it made. An empty statement: what was asked for is not
+    here (any more)."""
+
+    hop: Index
+    statement: Annotated[bytes, Meta(max_length=3 * MARK * MOST_SHOWN)] = b""
+    signature: Annotated[bytes, Meta(max_length=64)] = b""
+    rows: Blob | None = None
+
+
 REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
 """`moved`: the peer's span is not the one the route was planned with. `stale`: the route's coordinator has been replaced for longer than routes live."""
 
@@ -398,6 +445,18 @@ class Needed(Coordination, frozen=True, array_like=True, tag=26):
     stop: Count
 
 
+class Accuse(Coordination, frozen=True, array_like=True, tag=32):
+    """From a client to a coordinator: this is what a peer made of what it received, in its own signed words, and others make something else of it. Whoever
+    hears it tries for itself before believing it. `tokens` and `hidden` are what was received, `rows` what it made of the last ones."""
+
+    config_hash: Text
+    statement: Annotated[bytes, Meta(max_length=3 * MARK * MOST_SHOWN)]
+    signature: Annotated[bytes, Meta(max_length=64)]
+    tokens: TokenIds
+    hidden: Blob | None
+    rows: Blob
+
+
 AnyMessage = (
     Open
     | Step
@@ -421,6 +480,9 @@ AnyMessage = (
     | Unrouted
     | Progress
     | Needed
+    | Show
+    | Shown
+    | Accuse
 )
 
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
@@ -516,6 +578,7 @@ _message_decoder = msgspec.msgpack.Decoder(AnyMessage)
 _order_decoder = msgspec.msgpack.Decoder(Order)
 _tag_decoder = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], Meta(max_length=MOST_FIELDS)])
 _advice_decoder = msgspec.msgpack.Decoder(Advice)
+_statement_decoder = msgspec.msgpack.Decoder(Statement)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 _dial_back_decoder = msgspec.msgpack.Decoder(DialBack)
 _dialled_back_decoder = msgspec.msgpack.Decoder(DialledBack)
@@ -570,6 +633,10 @@ def decode_dial_back(data: bytes | memoryview) -> DialBack:
 
 def decode_dialled_back(data: bytes | memoryview) -> DialledBack:
     return _decode(_dialled_back_decoder, data, 4096)
+
+
+def decode_statement(data: bytes | memoryview) -> Statement:
+    return _decode(_statement_decoder, data, 3 * MARK * MOST_SHOWN)
 
 
 def decode_announcement(data: bytes | memoryview) -> Announcement:

@@ -251,6 +251,7 @@ def test_every_message_is_described_with_its_number_and_fields(message):
         wire.Advice,
         wire.DialBack,
         wire.DialledBack,
+        wire.Statement,
         core.Hop,
         core.Sampling,
     ],
@@ -281,6 +282,7 @@ def test_no_struct_of_the_wire_is_forgotten():
         wire.Signed,
         wire.DialBack,
         wire.DialledBack,
+        wire.Statement,
     }
     assert structs == {*MESSAGES, wire.Message, wire.SessionMessage, wire.Coordination, *inside}
 

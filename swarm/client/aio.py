@@ -18,12 +18,15 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
+from swarm.client.audit import Alike, Auditor
 from swarm.client.chronicle import Chronicle
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
-from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
+from swarm.client.trust import Trust
+from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.machines.audits import USUAL, Audits
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -66,8 +69,9 @@ class Client:
     ("float32", …); without it the class with the cheapest route is taken. `mixed` lets a chain mix peers that have rounded the weights with others of the same
     dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
-    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `identity` is a file with the client's key;
-    without it every client is somebody new.
+    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
+    beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
+    anybody's, whose work another one is asked to make again; 0 is none. `identity` is a file with the client's key; without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -80,6 +84,10 @@ class Client:
         dtype: str | None = None,
         mixed: bool = False,
         own_ends: bool = False,
+        own_layers: str | None = None,
+        trust: Sequence[str] | str = (),
+        trusted_only: bool | None = None,
+        audit: float = USUAL,
         reuse: bool = True,
         identity: str | None = None,
         patience: float = PATIENCE,
@@ -113,7 +121,13 @@ class Client:
         self._mute: frozenset[PeerId] = frozenset()
         self.own_addrs: tuple[str, ...] = ()
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
-        self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
+        if not is_number(audit) or not 0 <= audit <= 1:
+            raise UsageError(f"audit is the share of hops that are audited, from 0 (none) to 1 (all), and cannot be {audit!r}")
+        self.audits = Audits(audit)
+        self.auditor: Auditor | None = None
+        self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
+        self._dtype, self._mixed = dtype, mixed
+        self._ends = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
@@ -155,13 +169,15 @@ class Client:
         ends: KeepEnds | None = None,
         wall: Callable[[], float] = time.time,
         mixed: bool = False,
+        audit: float = 0.0,
+        alike: Alike = alike,
     ) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
-        by which peers announce from `wall`."""
-        self = cls(opened.shape.name, mixed=mixed)
+        by which peers announce from `wall`. Audited work is compared by `alike`."""
+        self = cls(opened.shape.name, mixed=mixed, audit=audit)
         self._random, self.wall = generator, wall
         try:
-            await self._begin(opened, connection, ends)
+            await self._begin(opened, connection, ends, alike)
         except BaseException:
             await self.close()
             raise
@@ -174,15 +190,20 @@ class Client:
                 "with swarm.LocalSwarm"
             )
         opened = await open_model(self.model, token=self._token)
-        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
+        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._ends is not None))
         self.wall = connection.wall
-        await self._begin(opened, connection, keep_ends if self._own_ends else None)
+        await self._begin(opened, connection, self._ends)
 
-    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
+    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:
         self._opened, self._connection = opened, connection
         links = connection.links
+        if self.audits.rate("") > 0:
+            dice = random.Random(self._random.random()) if type(self._random) is random.Random else self._random
+            self.auditor = Auditor(self, self.audits, alike, dice)
+            self._stack.push_async_callback(self.auditor.close)
         links.subscribe(self._receive, self._lost)
-        self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
+        if not self.trust.only:  # a coordinator plans with whomever it likes, and would learn whom we trust
+            self.advisers = Advisers(links.peer, links.send, links.learn, connection.verify, self.clock, self._random.random)
         await self.refresh()
         if ends is not None:
             if self._dtype is None:
@@ -330,6 +351,28 @@ class Client:
             message = msgspec.structs.replace(message, signature=self._network.sign(message.order))
         self._network.links.send(peer, message)
 
+    def say(self, peer: PeerId, message: Message, addrs: Sequence[str] = ()) -> None:
+        """Beside a session."""
+        if addrs and peer != self.peer:
+            self._network.links.learn(peer, addrs)
+        if isinstance(message, SessionMessage):
+            self.send(peer, message)
+        else:
+            self._network.links.send(peer, message)
+
+    def verify(self, peer: PeerId, data: bytes, signature: bytes) -> bool:
+        return self._network.verify(peer, data, signature)
+
+    def distrust(self, peer: PeerId, until: float) -> None:
+        """Use a peer no more until then, nor what came of it."""
+        self.table.ban(peer, until)
+        for machine in self.earlier.forsake(peer):
+            for effect in machine.close():
+                if isinstance(effect, Send):
+                    self.send(effect.peer, effect.message)
+        for session in list(self._sessions.values()):
+            session.distrust(peer)
+
     def learn(self, route: Route) -> None:
         for hop in route.hops:
             if hop.peer != self.peer:
@@ -407,7 +450,7 @@ class Client:
         try:
             self._cheapest_class(True, opened, request)
         except (MissingLayers, UsageError):
-            raise missing from None
+            raise self.trust.explained(missing) from None
         raise or_mix(missing)
 
     def _cheapest_class(self, may_mix: bool, opened: OpenedModel, request: Request) -> Class:
@@ -426,7 +469,7 @@ class Client:
     async def _read(self) -> None:
         try:
             model = self._model.shape.config_hash
-            self.records = records = await self._network.directory.read(model)
+            self.records = records = self.trust.admitted(await self._network.directory.read(model))
             for why in self.table.update(records, self.components):
                 log.warning("an announcement is passed over: %s", why)
             if self.advisers is not None:
@@ -505,6 +548,8 @@ class Client:
                 session.keep()
 
     def _receive(self, sender: PeerId, message: Message) -> None:
+        if self.auditor is not None and self.auditor.receive(sender, message):
+            return
         if self._room is not None:
             self._room.receive(sender, message)
         if self.advisers is not None:
@@ -517,6 +562,8 @@ class Client:
             self._room.lost(peer)
         if self.advisers is not None:
             self.advisers.lost(peer)
+        if self.auditor is not None:
+            self.auditor.lost(peer)
         for session in list(self._sessions.values()):
             session.lost(peer)
 

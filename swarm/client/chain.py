@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from swarm.client.audit import Auditor, Job
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
 from swarm.core import Hop, PeerId, Sampling, SessionId
@@ -50,6 +51,7 @@ class Network(Surroundings, Protocol):
     """What a chain needs of its client."""
 
     own_addrs: tuple[str, ...]
+    auditor: Auditor | None
 
     def reach(self, length: int) -> int: ...
 
@@ -90,7 +92,7 @@ class Chain:
     """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
-        self._network, self._session = network, session
+        self._network, self._session, self._class = network, session, (revision, numerics)
         self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
@@ -279,6 +281,20 @@ class Chain:
                 self._network.advisers.kept(self._route, gap)
         if self._machine.running or len(self.history) > length:
             self._do(self._machine.cut(length))
+        self._have_audited()
+
+    def _have_audited(self) -> None:
+        machine, auditor = self._machine, self._network.auditor
+        if auditor is not None and self._route is not None and self._sick is None:
+            tokens = tuple(machine.history)
+            auditor.turn(Job(self._session, machine.chain, tuple(machine.route), *self._class, tokens, self._began, machine.sampling, machine.is_clean))
+
+    def distrust(self, peer: PeerId) -> None:
+        """It computes something else than others do: what came of it is computed again, elsewhere."""
+        number = next((at for at, hop in enumerate(self._machine.route) if hop.peer == peer), None)
+        if number is not None:
+            self._machine.distrust()
+            self._do([Reroute(number, peer, "failed", "it computes something else than others do")])
 
     def keep(self) -> None:
         """Renew the session's lease at its hops."""

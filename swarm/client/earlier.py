@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swarm.core import SessionId
+from swarm.core import PeerId, SessionId
 from swarm.machines.client import ClientSession
 from swarm.routing.route import Route
 
@@ -79,6 +79,17 @@ class Earlier:
         self._ended.append(Ended(machine, route, now + KEPT))
         gone, self._ended = self._ended[:-MOST], self._ended[-MOST:]
         return True, [ended.machine for ended in gone]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether sessions rest when they end."""
+        return not self._closed
+
+    def forsake(self, peer: PeerId) -> list[ClientSession]:
+        """Nobody begins as what passed this peer any more: those whose hops are to hear of it."""
+        gone = [ended for ended in self._ended if ended.route is not None and any(hop.peer == peer for hop in ended.route.hops)]
+        self._ended = [ended for ended in self._ended if ended not in gone]
+        return [ended.machine for ended in gone]
 
     def close(self) -> list[ClientSession]:
         """No session rests any more: those whose hops are to hear of it."""

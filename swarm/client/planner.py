@@ -14,6 +14,7 @@ from typing import Protocol
 
 from swarm.client.advice import Advisers, Question
 from swarm.client.earlier import Earlier
+from swarm.client.trust import Trust
 from swarm.core import ModelShape, PeerId, SessionId, Span, base_dtype, mixed
 from swarm.errors import MissingLayers, PromptTooLong, Refused
 from swarm.routing.atlas import Atlas
@@ -34,9 +35,10 @@ LOOK_AGAIN = 0.5
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
     seconds to wait for missing layers; `slowness` is what it knows of peers that are slower than they
-    announce; `earlier` are its other sessions; `advisers` are None for one that plans everything itself."""
+    announce; `earlier` are its other sessions, `trust` says whom it lets serve it; `advisers` are None for one that plans everything itself."""
 
     earlier: Earlier
+    trust: Trust
     table: PeerTable
     slowness: Slowness
     advisers: Advisers | None
@@ -170,7 +172,7 @@ class Planner:
         try:
             plan(around.table.atlas((revision, mixed(numerics))), self._request(length, goal, around.table.shunned(around.clock(), forgive=True)))
         except MissingLayers:
-            return missing
+            return around.trust.explained(missing)
         return or_mix(missing)
 
     def _atlas(self) -> Atlas:

@@ -325,6 +325,9 @@ class Session:
             if self._driver is not None:
                 self._driver.cancel()
                 self.abort(Closed("this session was closed; open another"))
+            auditor, host = self._host.auditor, self._host
+            if auditor is not None and (host.own or not host.earlier.keeps):  # otherwise its hops can show what they made while it rests
+                await auditor.heard(self.id)
             self._chain.close()
             self._host.forget(self.id)
 
@@ -341,6 +344,9 @@ class Session:
         self._aborted = error
         if self._answer is not None:
             self._answer.put_nowait(error)
+
+    def distrust(self, peer: PeerId) -> None:
+        self._chain.distrust(peer)
 
     def keep(self) -> None:
         self._chain.keep()

@@ -122,6 +122,20 @@ class ClientSession:
         self._prefix = Prefix(other.session, length, digest_of(self.history[:length]))
         self._valid = length
 
+    @property
+    def sampling(self) -> Sampling:
+        """Of this turn, or the last one."""
+        return self._sampling
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every position was computed once, under one chain."""
+        return self._highest == 1 and self._prefix is None
+
+    def distrust(self) -> None:
+        """What the hops hold is worth nothing: with the next chain they compute everything again, from the tokens."""
+        self._valid, self._prefix = 0, None
+
     def shares(self, other: ClientSession) -> int:
         """Positions that both begin with and every hop of the other one has computed, or will have; the last one here is always fed."""
         if self._reach != other._reach or (self._revision, self._numerics) != (other._revision, other._numerics):

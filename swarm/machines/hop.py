@@ -23,8 +23,12 @@ from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, longest
 from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.journal import Journal
+from swarm.machines.marks import marks, token_marks
 from swarm.machines.routes import dismissed
-from swarm.wire import LOGITS, LOOP, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
+from swarm.wire import LOGITS, LOOP, MARK, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
+
+SHOWN = 16
+"""How often a hop shows its client what it made, in all: a small frame asks for a large one."""
 
 LEAST_CHUNK = 32
 """Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
@@ -89,6 +93,8 @@ class HopSession:
         self._drawn: tuple[int, int] | None = None
         self._astray = False
         self._branch: Branch | None = None
+        self._marks, self._shown = bytearray(), 0
+        """Of the rows received, by position; none at the first hop, which has the tokens."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -151,6 +157,7 @@ class HopSession:
     def begin_as(self, other: HopSession, length: int, *, instead: bool = False) -> None:
         """Before the first OPEN: hold what another hop over the same components holds below `length`; `instead` of that one, which is over."""
         self.tokens, self.computed, self._longest = other.tokens[:length], length, length
+        self._marks = other._marks[: MARK * length]
         if instead:
             self._journal, self._longest = other._journal, longest_after_cut(other._longest, length)
             self._journal.truncate(length)
@@ -333,6 +340,16 @@ class HopSession:
     def tick(self, now: float) -> list[Effect]:
         return [Forget("lease ran out")] if now >= self.lease_ends else []
 
+    def show(self, start: int, stop: int) -> tuple[bytes, Blob | None] | None:
+        """The marks of what was received for positions [0, stop), and what was made of [start, stop): none at the head. None where it is not here, or was shown
+        often enough."""
+        makes = start < stop and not self.is_last
+        if not start <= stop <= self.computed or (makes and start < self._journal.start) or self._shown == SHOWN:
+            return None
+        self._shown += 1
+        received = token_marks(self.tokens[:stop]) if self.is_first else bytes(self._marks[: MARK * stop])
+        return received, self._journal.rows(start, stop) if makes else None
+
     # --- newcomers: fed while the chain goes on -------------------------------------------------------------------------------------------------------------
 
     def prepare(self, sender: PeerId, message: Prepare, order: Order, now: float) -> list[Effect]:
@@ -427,6 +444,7 @@ class HopSession:
             self._serial += 1
             self._pending.append(_Pending(self._serial, start, len(part), micros))
             rows = hidden[at : at + len(part)] if hidden is not None else None
+            self._marks += marks(rows) if rows is not None else b""
             draw, history = self._wanted(start, part)
             effects.append(Compute(self._serial, start, part, rows, draw, history))
             at += len(part)
@@ -514,7 +532,7 @@ class HopSession:
         keep = min([length, *(job.start for job in self._pending if job.start + job.count > length)]) if self._rewindable else 0
         while self._pending and self._pending[-1].start >= keep:
             self._pending.pop()
-        del self.tokens[keep:]
+        del self.tokens[keep:], self._marks[MARK * keep :]
         self._longest = longest_after_cut(self._longest, keep)
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
         self._journal.truncate(self.computed)

@@ -14,6 +14,10 @@ _CARRIERS = {"float32": numpy.float32, "bfloat16": numpy.int16, "float16": numpy
 """numpy has no bfloat16; sixteen-bit integers carry it."""
 
 
+LARGEST = 1e8
+"""Of any number in activations: a thousand times what the largest features of known models reach. Squared and summed it still fits into float32."""
+
+
 def to_blob(rows_nH: torch.Tensor) -> Blob:
     """Rows [n, H] of float32, bfloat16 or float16 as a Blob. On a CPU it shares the tensor's memory, so the tensor must not be written afterwards."""
     rows_nH = rows_nH.detach().contiguous()
@@ -26,7 +30,8 @@ def from_blob(blob: Blob, device: str | torch.device, dtype: torch.dtype, width:
 
     The bytes are copied once: models may write into their input, and these bytes may also stand in a journal.
 
-    Raises ProtocolError for no rows, another width, NaN or infinity: one such row would poison every later position of a session, and of no other.
+    Raises ProtocolError for no rows, another width, NaN, infinity or absurdly large numbers: one such row would poison every later position of a session, and
+    of no other.
     """
     if width is not None and blob.width != width:
         raise ProtocolError(f"activations have width {blob.width} where the model has {width}")
@@ -37,4 +42,6 @@ def from_blob(blob: Blob, device: str | torch.device, dtype: torch.dtype, width:
     low, high = torch.aminmax(rows_nH)
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ProtocolError("activations hold a value that is not a finite number")
+    if max(-float(low), float(high)) > LARGEST:
+        raise ProtocolError("activations hold a value larger than any model's")
     return rows_nH.to(device=device, dtype=dtype)

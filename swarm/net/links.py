@@ -267,6 +267,8 @@ class LinkPool:
 
 def _lane(message: wire.Message) -> bytes | None:
     """Each session has its own, and all coordination one together."""
+    if isinstance(message, wire.Shown):  # megabytes, which the session's tokens need not wait for
+        return message.session + b" shown"
     if isinstance(message, wire.SessionMessage):
         return message.session
     return COORDINATION if isinstance(message, wire.Coordination) else CONTROL

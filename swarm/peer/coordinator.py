@@ -16,6 +16,7 @@ from typing import Any
 from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, RemoteError
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
+from swarm.peer.judge import Judge
 from swarm.ports import Directory, Links
 from swarm.routing.atlas import Class
 from swarm.routing.load import Ledger, Load
@@ -23,7 +24,7 @@ from swarm.routing.needs import Needs
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan, price, repair
 from swarm.routing.route import Request, Route
-from swarm.wire import Advice, Announcement, Claim, Message, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, encode
+from swarm.wire import Accuse, Advice, Announcement, Claim, Message, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, encode
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class Coordinator:
         clock: Callable[[], float],
         wall: Callable[[], float],
         think: Think = asyncio.to_thread,
+        judge: Callable[[PeerTable], Judge] | None = None,
     ) -> None:
         self.table = PeerTable()
+        self.judge = None if judge is None else judge(self.table)
         self.claim = Claim("candidate", 0, score)
         self._links, self._directory, self._model, self._components = links, directory, config_hash, components
         self._announce, self._sequence, self._heard, self._sign = announce, sequence, heard, sign
@@ -82,6 +85,7 @@ class Coordinator:
         self._placed: dict[SessionId, PeerId] = {}
         """Whose sessions are in the ledger."""
         self._asked: Counter[PeerId] = Counter()
+        self._banned: frozenset[PeerId] = frozenset()
         self._polls = 0
         self._spent, self._since = 0.0, clock()
 
@@ -132,6 +136,8 @@ class Coordinator:
         elif isinstance(message, Progress) and self._placed.get(message.session) == sender:
             tell = self._ledger.release if message.ended else self._ledger.renew
             tell(message.session, self._clock(), message.tokens)
+        elif isinstance(message, Accuse) and self.judge is not None and self._tasks is not None and self.judge.takes(sender, message):
+            self._spawn(self.judge.look_into(sender, message), "accusation")
 
     # --- the election -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -230,6 +236,7 @@ class Coordinator:
         try:
             async with self._planning:
                 began = self._clock()
+                self._banned = self.table.shunned(began)
                 route = await self._think(self._route, sender, message, self._ledger.load(began, message.session))
                 self._spent += self._clock() - began
         finally:
@@ -270,7 +277,7 @@ class Coordinator:
             output=message.output,
             source=sender if message.own else None,
             source_rtts=message.rtts,
-            exclude=frozenset(message.exclude),
+            exclude=frozenset(message.exclude) | self._banned,
             slower=message.slower,
             row_bytes=message.row_bytes,
             own=tuple(Span(start, stop) for start, stop in message.own),

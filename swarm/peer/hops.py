@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from swarm.core import Hop, HopKey, PeerId, SessionId, Span, check_cover, may_serve
+import msgspec
+
+from swarm.core import CLIENT, Hop, HopKey, PeerId, SessionId, Span, check_cover, may_serve
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
+from swarm.machines.marks import marks
 from swarm.peer.crowd import Crowd
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
@@ -38,8 +41,12 @@ from swarm.wire import (
     Ready,
     Rows,
     SessionMessage,
+    Show,
+    Shown,
+    Statement,
     Step,
     decode_order,
+    encode,
 )
 
 log = logging.getLogger(__name__)
@@ -128,14 +135,15 @@ class HopRoom:
         veil: Callable[[SessionId, int, int], int] | None = None,
         only: PeerId | None = None,
         wall: Callable[[], float] | None = None,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody. By `wall` orders grow old, never
-        without it."""
+        without it. With `sign` it stands by what it made, before the client it was made for."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
-        self._veil, self._only, self._wall = veil, only, wall
+        self._veil, self._only, self._wall, self._sign = veil, only, wall, sign
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
         self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
@@ -177,6 +185,9 @@ class HopRoom:
             return
         if isinstance(message, Open):
             self._open(sender, message)
+            return
+        if isinstance(message, Show):
+            self._links.send(sender, self._shown(sender, message))
             return
         found = self._find(message)
         if found is None:
@@ -423,6 +434,19 @@ class HopRoom:
                 if (hop.epoch.chain, hop.index) == (message.chain, message.to):
                     return key, hop
         return None
+
+    def _shown(self, sender: PeerId, message: Show) -> Shown:
+        """What a client may see of its own session."""
+        nothing, key = Shown(message.session, message.chain, CLIENT, message.to), HopKey(message.session, message.first, message.behind)
+        hop = self._hops.get(key.session, {}).get(key) or self._prefixes.get(key)
+        if hop is None or self._sign is None or sender != hop.order.client:
+            return nothing
+        if (made := hop.show(message.start, message.stop)) is None:
+            return nothing
+        received, rows = made
+        about = (self._links.peer, sender, message.session, message.chain, hop.order.revision, hop.order.numerics, key.start, key.stop)
+        statement = encode(Statement(*about, message.start, message.stop, received, b"" if rows is None else marks(rows)))
+        return msgspec.structs.replace(nothing, statement=statement, signature=self._sign(statement), rows=rows)
 
     def _unknown(self, sender: PeerId, message: SessionMessage) -> None:
         """Say so to whoever feeds us, unless the frame is merely late."""

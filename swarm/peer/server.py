@@ -16,18 +16,21 @@ from dataclasses import dataclass, replace
 from swarm.core import PeerId, Span
 from swarm.errors import PeerLost, ProtocolError, RemoteError
 from swarm.machines.election import Candidacy, height
+from swarm.machines.evidence import Verify
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
 from swarm.peer.holding import Holding, Loader, ServingEngine
 from swarm.peer.hops import HopRoom
+from swarm.peer.judge import Judge
 from swarm.peer.monitor import Monitor
 from swarm.peer.moving import Mover
 from swarm.peer.pace import Pace
 from swarm.peer.past import KEEP_EVERY, Past
 from swarm.ports import Directory, Links, Meters, Notes, Readings
+from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import RENEW_EVERY, VERSION, Announcement, Message, Needed
+from swarm.wire import RENEW_EVERY, VERSION, Announcement, Blob, Message, Needed
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +126,19 @@ class Peer:
         meters: Meters | None = None,
         polite: bool = False,
         notes: Notes | None = None,
+        attest: Callable[[bytes], bytes] | None = None,
+        alike: Callable[[Blob, Blob, int], bool] | None = None,
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
         something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
-        remembers what it measured."""
+        remembers what it measured. With `attest` it signs what it made, for the clients it was made for; with `alike`, which compares such work, it
+        looks into accusations when it coordinates."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
-        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall)
+        self._seed = seed
+        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall, sign=attest)
         self._sequence, self._announced, self._announcing = 0, clock(), asyncio.Lock()
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
@@ -144,11 +151,11 @@ class Peer:
         self._past = None if notes is None else Past(notes, links.peer if about.lasts else None, clock)
         self._taken = asyncio.Event()
         self._take(holding)
-        self.coordinator = None if sign is None else self._candidate(sign, think)
+        self.coordinator = None if sign is None else self._candidate(sign, think, None if alike is None else self._judge(sign, verify, alike))
         self._mover = None if loader is None else Mover(self, loader, holding.offer.components, clock=clock, think=think, dice=self._random)
         self._moving: asyncio.Task[None] | None = None
         self._improve = improve
-        links.subscribe(self._receive, self.room.lost)
+        links.subscribe(self._receive, self._lost)
 
     def _take(self, holding: Holding) -> None:
         self._engine.load(holding.model)
@@ -158,7 +165,12 @@ class Peer:
             self._monitor.take(holding)
         self._taken.set()
 
-    def _candidate(self, sign: Callable[[bytes], bytes], think: Think) -> Coordinator:
+    def _judge(self, sign: Callable[[bytes], bytes], verify: Verify, alike: Callable[[Blob, Blob, int], bool]) -> Callable[[PeerTable], Judge]:
+        about, components, clock, wall = self._about, self.room.offer.components, self._clock, self._wall
+        dice = random.Random(self._seed + 1)
+        return lambda table: Judge(self._links, about.config_hash, components, table, sign, verify, alike, clock, wall, dice)
+
+    def _candidate(self, sign: Callable[[bytes], bytes], think: Think, judge: Callable[[PeerTable], Judge] | None) -> Coordinator:
         return Coordinator(
             self._links,
             self._directory,
@@ -172,6 +184,7 @@ class Peer:
             clock=self._clock,
             wall=self._wall,
             think=think,
+            judge=judge,
         )
 
     @property
@@ -363,7 +376,14 @@ class Peer:
         """How fit we are to coordinate: by how long we are here, in steps so coarse that it seldom changes."""
         return (min(int((self._clock() - self._began) / UPTIME), 3),)
 
+    def _lost(self, peer: PeerId) -> None:
+        self.room.lost(peer)
+        if self.coordinator is not None and self.coordinator.judge is not None:
+            self.coordinator.judge.lost(peer)
+
     def _receive(self, sender: PeerId, message: Message) -> None:
+        if self.coordinator is not None and self.coordinator.judge is not None and self.coordinator.judge.receive(sender, message):
+            return
         self.room.receive(sender, message)
         if self.coordinator is not None:
             self.coordinator.receive(sender, message)

@@ -31,6 +31,7 @@ class PeerTable:
         self._told: dict[PeerId, float] = {}
         """When each made the announcement that a hop has contradicted since."""
         self._shunned: dict[PeerId, tuple[float, float]] = {}
+        self._banned: dict[PeerId, float] = {}
 
     def update(self, records: Iterable[Announcement], components: int) -> list[str]:
         """What the directory says now of a model of so many components: who is not in it is gone. What a peer says itself counts more than what was said of it
@@ -89,11 +90,17 @@ class PeerTable:
         """It failed us. `now` is the time by which we wait, `wall` the one by which peers announce."""
         self._shunned[peer] = (now + SHUNNED, wall)
 
+    def ban(self, peer: PeerId, until: float) -> None:
+        """It was caught at something worse than failing: not before then, whatever it announces."""
+        self._banned[peer] = until
+
     def shunned(self, now: float, *, forgive: bool = False) -> frozenset[PeerId]:
         """Peers to avoid. With `forgive`, those that have announced themselves since they failed us get another chance: better than no route at all. By the
         time of the announcement, since one that we had not read yet when it failed may be older than that."""
         self._shunned = {peer: entry for peer, entry in self._shunned.items() if entry[0] > now}
-        return frozenset(peer for peer, (_, failed) in self._shunned.items() if not forgive or self.spoke.get(peer, 0.0) <= failed)
+        self._banned = {peer: until for peer, until in self._banned.items() if until > now}
+        failed = (peer for peer, (_, when) in self._shunned.items() if not forgive or self.spoke.get(peer, 0.0) <= when)
+        return frozenset((*self._banned, *failed))
 
     def _mix(self) -> None:
         """Bring `mixed` up to date. A map of its own is kept only where there are several classes to mix: nobody else pays for one."""

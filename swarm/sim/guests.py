@@ -41,7 +41,8 @@ class Talk:
         addrs = (f"/sim/{guest.peer}",) if own_ends else ()
         directory = Directory(stage.table, guest.links)
         connection = Connection(guest.links, directory, addrs, lambda data: toy.signed(guest.peer, data), toy.verify, stage.loop.create_future())
-        client = await Client.over(opened, connection, self._random, self._ends if own_ends else None, directory.wall, stage.scene.mixed)
+        ends, scene = self._ends if own_ends else None, stage.scene
+        client = guest.client = await Client.over(opened, connection, self._random, ends, directory.wall, scene.mixed, scene.audit, toy.alike)
         try:
             while not stage.over:
                 await self._converse(client)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from swarm.client.aio import Client
 from swarm.client.session import Session
 from swarm.core import PeerId, Span
 from swarm.errors import RemoteError, SwarmError
@@ -73,6 +74,8 @@ class Scene:
     """What peers compute in, taken in turn as they come."""
     mixed: bool = False
     """Whether clients let one chain mix them."""
+    audit: float = 0.0
+    """The share of hops that clients audit."""
 
     @property
     def components(self) -> int:
@@ -111,6 +114,7 @@ class Server(Actor):
 @dataclass(eq=False)
 class Guest(Actor):
     session: Session | None = None
+    client: Client | None = None
 
 
 Script = Callable[["Stage"], Awaitable[None]]
@@ -382,6 +386,8 @@ class Stage:
             wall=directory.wall,
             verify=toy.verify,
             sign=lambda data: toy.signed(server.peer, data),
+            attest=lambda data: toy.signed(server.peer, data),
+            alike=toy.alike,
             think=_at_once,
             loader=Loader(held, self.scene, self.random),
             seed=self.random.getrandbits(32),

@@ -10,6 +10,7 @@ import pytest
 
 from swarm.client.earlier import Earlier
 from swarm.client.planner import LOOK_AGAIN, Planner
+from swarm.client.trust import Trust
 from swarm.core import ModelShape, PeerId, Span
 from swarm.errors import MissingLayers, PromptTooLong
 from swarm.routing.peers import PeerTable
@@ -23,7 +24,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 class Around:
     peer, components, patience, advisers, shape = "me", 4, 10.0, None, None
     slowness = Slowness()
-    earlier = Earlier()
+    earlier, trust = Earlier(), Trust()
 
     def __init__(self, peers: list[PeerView], own: tuple[Span, ...] = (), rtts: Mapping[PeerId, float] | None = None, appears_after: float = 0.0) -> None:
         self.own, self.rtts, self.table, self._later, self._appears = own, rtts or {}, PeerTable(), peers, appears_after

@@ -15,6 +15,7 @@ import pytest
 from swarm.client.chain import FIRST_TOKEN
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session
+from swarm.client.trust import Trust
 from swarm.core import CLIENT, Span
 from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
 from swarm.routing.peers import PeerTable
@@ -58,10 +59,10 @@ class Bytes:
 class Host:
     """A client whose only peer says ANSWER, a byte a position, wherever the prompt ended. `deaf_from` is a position it loses itself before."""
 
-    peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers, shape = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None, None
+    peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers, shape, auditor = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None, None, None
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
-        self.own, self.prepared, self.slowness, self.earlier = own, 0, Slowness(), Earlier()
+        self.own, self.prepared, self.slowness, self.earlier, self.trust = own, 0, Slowness(), Earlier(), Trust()
         self.late = False
         """Whether one more token comes home after the news that the chain broke."""
         self.room = 10**9

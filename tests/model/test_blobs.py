@@ -58,3 +58,14 @@ def test_width_and_rows_are_checked():
         from_blob(to_blob(torch.zeros(1, 4)), "cpu", torch.float32, width=5)
     with pytest.raises(ProtocolError, match="without rows"):
         from_blob(wire.Blob("float32", 4, memoryview(b"")), "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_that_no_model_has_are_refused(dtype):
+    rows_nH = torch.ones(2, 3, dtype=dtype)
+    for number in (-2e8, 2e8):
+        rows_nH[1, 2] = number
+        with pytest.raises(ProtocolError, match="larger than any"):
+            from_blob(to_blob(rows_nH.clone()), "cpu", dtype)
+    rows_nH[1, 2] = 1e5
+    assert from_blob(to_blob(rows_nH), "cpu", dtype)[1, 2] > 9e4

@@ -1,0 +1,383 @@
+"""Work of a client's own answers, looked at again: one hop after the other says what it received and made, and somebody else makes it again.
+
+While it computes, a hop sees nothing of that. Afterwards it cannot say otherwise than it did: its successor has noted what came (`machines.marks`). What is to
+be audited and what follows is decided by `machines.audits`; this shell asks, waits with deadlines and compares. Knows neither the network nor tensors: `alike`
+is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from swarm.client.planner import Surroundings
+from swarm.core import Hop, PeerId, Sampling, SessionId, base_dtype
+from swarm.errors import ProtocolError
+from swarm.machines.audits import Audits
+from swarm.machines.evidence import received, stated
+from swarm.machines.probe import Probe, Work, hide
+from swarm.routing.table import PeerView
+from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement
+
+log = logging.getLogger(__name__)
+
+ANSWER = 15.0
+"""Seconds for a hop to show what it made: some megabytes, behind whatever else it sends."""
+
+AGAIN = 60.0
+"""Seconds for another peer to make it again, behind whatever else it computes."""
+
+MOST_BYTES = 16 * 2**20
+"""Of activations that one audit fetches of a hop: it looks at the beginning of a session, as far as that reaches."""
+
+LOOKED_AT = 64
+"""Positions whose outputs are compared; of those before, only the inputs are needed."""
+
+AT_ONCE = 2
+"""Audits under way. More are left out: they are samples."""
+
+REFEREES = 3
+"""Peers asked to make a piece of work again, at most: the second says who is right where the first disagrees."""
+
+MOST_LOGPROBS = 20
+
+FAREWELL = 2.0
+"""Seconds for which a session that leaves nothing behind is kept, for its hops to show what they made."""
+
+Alike = Callable[[Blob, Blob, int], bool]
+"""Whether two blobs can both be what so many components make of the same."""
+
+
+class Host(Surroundings, Protocol):
+    """What audits need of their client."""
+
+    own_addrs: tuple[str, ...]
+
+    def wall(self) -> float: ...
+
+    def say(self, peer: PeerId, message: Message, addrs: Sequence[str] = ()) -> None: ...
+
+    def verify(self, peer: PeerId, data: bytes, signature: bytes) -> bool: ...
+
+    def distrust(self, peer: PeerId, until: float) -> None:
+        """Use it no more until then, not even for what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A turn as it went: its chain, its tokens, and how they were drawn. `clean`: every hop has computed each position once, so what one sent is what the next
+    one has."""
+
+    session: SessionId
+    chain: int
+    route: tuple[Hop, ...]
+    revision: str
+    numerics: str
+    tokens: tuple[int, ...]
+    began: int
+    sampling: Sampling
+    clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a hop showed."""
+
+    shown: Shown
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What a hop `made` of what it received for positions [0, stop): `hidden`, or tokens. Looked at is what it made of [start, stop)."""
+
+    made: Made
+    hidden: Blob | None
+    start: int
+    stop: int
+
+
+class Unclear(Exception):
+    """An audit that came to nothing, and why."""
+
+
+class Auditor:
+    def __init__(self, host: Host, audits: Audits, alike: Alike, dice: random.Random) -> None:
+        self.audits = audits
+        self.passed = self.caught = self.unclear = 0
+        """How audits ended."""
+        self._host, self._alike, self._dice = host, alike, dice
+        self._waiting: dict[tuple[SessionId, int, PeerId], asyncio.Future[Shown]] = {}
+        self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hearings: dict[SessionId, asyncio.Event] = {}
+        """Sessions whose hops are still to show what they made."""
+
+    def turn(self, job: Job) -> None:
+        """A turn is over: perhaps look at some of it."""
+        if len(self._hearings) >= AT_ONCE or job.session in self._hearings:
+            return
+        out = self._host.trust.peers | {self._host.peer}
+        chosen = self.audits.choose([hop.peer for hop in job.route], self._dice.random)
+        numbers = [at for at in chosen if job.route[at].peer not in out and self._referees(job, job.route[at])]
+        if numbers:
+            self._hearings[job.session] = asyncio.Event()
+            self._spawn(self._audit_each(job, numbers))
+
+    def receive(self, sender: PeerId, message: Message) -> bool:
+        """Whether it was about an audit."""
+        if isinstance(message, Shown):
+            future = self._waiting.get((message.session, message.hop, sender))
+            if future is not None and not future.done():
+                future.set_result(message)
+            return True
+        if not isinstance(message, SessionMessage) or message.session not in self._probes:
+            return False
+        probe, over = self._probes[message.session]
+        for effect in probe.receive(sender, message):
+            self._host.say(effect.peer, effect.message)
+        if probe.over:
+            over.set()
+        return True
+
+    def lost(self, peer: PeerId) -> None:
+        for (_, _, asked), future in self._waiting.items():
+            if asked == peer and not future.done():
+                future.cancel()
+        for probe, over in self._probes.values():
+            probe.lost(peer)
+            if probe.over:
+                over.set()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def heard(self, session: SessionId) -> None:
+        """Until its hops have shown what they made, if they are asked."""
+        if (hearing := self._hearings.get(session)) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL):
+                    await hearing.wait()
+
+    async def settled(self) -> None:
+        """Until no audit is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # --- one audit ----------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _audit_each(self, job: Job, numbers: Sequence[int]) -> None:
+        """One hop after the other: first all testimonies, while they are there, then what others make of it."""
+        try:
+            heard = [(number, await self._hear(job, number)) for number in numbers]
+        finally:
+            self._hearings.pop(job.session).set()
+        for number, testimony in heard:
+            if testimony is not None:
+                await self._try(job, number, testimony)
+
+    async def _hear(self, job: Job, number: int) -> Testimony | None:
+        try:
+            return await self._testimony(job, number, *self._window(job, number))
+        except Unclear as why:
+            self._leave_open(job, number, why)
+        return None
+
+    async def _try(self, job: Job, number: int, testimony: Testimony) -> None:
+        try:
+            wrong = await self._verdict(job, number, testimony)
+        except Unclear as why:
+            self._leave_open(job, number, why)
+        else:
+            self._judge(job, job.route[number].peer, wrong, testimony)
+
+    def _leave_open(self, job: Job, number: int, why: Unclear) -> None:
+        self.unclear += 1
+        log.info("an audit of %s came to nothing: %s", job.route[number].peer, why)
+
+    def _window(self, job: Job, number: int) -> tuple[int, int]:
+        """Which positions to compare: some of the beginning that can be fetched, the last token of all left out, which nobody need have computed. Of a head,
+        some that it drew after."""
+        item = ITEM_SIZE.get(base_dtype(job.numerics), 4)
+        row = self._host.shape.hidden * item if self._host.shape is not None else 2**14
+        stop = min(len(job.tokens) - 1, MOST_SHOWN, MOST_BYTES // row)
+        least = job.began if number == len(job.route) - 1 else 1
+        if stop < least:
+            raise Unclear("there is nothing to compare so near to the beginning")
+        stop = self._dice.randint(max(least, min(LOOKED_AT, stop)), stop)
+        return max(stop - LOOKED_AT, 0), stop
+
+    async def _testimony(self, job: Job, number: int, start: int, stop: int) -> Testimony:
+        """What the suspect received and made. Its neighbours are asked first."""
+        first, last = number == 0, number == len(job.route) - 1
+        before = None if first else await self._ask(job, number - 1, 0, stop)
+        behind = None if last else await self._ask(job, number + 1, stop, stop)
+        hidden = before.shown.rows if before is not None else None
+        made = await self._ask(job, number, stop if last else start, stop, doubts=True)
+        if made.statement.received != received(job.tokens[:stop], hidden):
+            self._at_odds(job, number - 1, number)
+        if behind is not None and made.statement.made != behind.statement.received[MARK * start :]:
+            self._at_odds(job, number, number + 1)
+        return Testimony(made, hidden, start, stop)
+
+    def _at_odds(self, job: Job, one: int, other: int) -> None:
+        """Two neighbours do not say the same of what passed between them. Who lies nobody can tell; where some hop has computed again, perhaps neither."""
+        peers = [job.route[number].peer for number in (one, other) if number >= 0]
+        if job.clean:
+            for peer in peers:
+                self._doubt(peer)
+        raise Unclear(f"{' and '.join(peers)} do not say the same")
+
+    async def _ask(self, job: Job, number: int, start: int, stop: int, *, doubts: bool = False) -> Made:
+        """Raises Unclear. With `doubts` it is held against a hop that it does not show what it made a moment ago."""
+        hop = job.route[number]
+        key = (job.session, number, hop.peer)
+        self._waiting[key] = future = asyncio.get_running_loop().create_future()
+        try:
+            self._host.say(hop.peer, Show(job.session, job.chain, number, hop.start, hop.stop, start, stop), hop.addrs)
+            await asyncio.wait({future}, timeout=ANSWER)
+            if doubts and not future.done():  # though its link lives
+                self._doubt(hop.peer)
+            if not future.done() or future.cancelled():
+                raise Unclear(f"{hop.peer} does not answer")
+            shown = future.result()
+        finally:
+            self._waiting.pop(key, None)
+        try:
+            statement = stated(shown, hop.peer, self._host.verify)
+            about = (statement.client, statement.session, statement.first, statement.behind, statement.start, statement.stop)
+            if about != (self._host.peer, job.session, hop.start, hop.stop, start, stop):
+                raise ProtocolError("it speaks of something else")
+            if (statement.revision, statement.numerics) != (job.revision, job.numerics) or (shown.rows is None) != (start == stop):
+                raise ProtocolError("it does not show what was asked for")
+        except ProtocolError as error:
+            if doubts and job.clean:
+                self._doubt(hop.peer)
+            raise Unclear(f"{hop.peer} shows nothing that could be checked: {error}") from error
+        return Made(shown, statement)
+
+    # --- verdicts -----------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _verdict(self, job: Job, number: int, testimony: Testimony) -> PeerId | None:
+        """Who computed wrongly: nobody, the suspect, or a referee whom another one contradicts. Raises Unclear where that cannot be told."""
+        suspect = job.route[number]
+        against: list[PeerId] = []
+        for view in self._referees(job, suspect)[:REFEREES]:
+            probe = await self._again(job, suspect, view, testimony)
+            agrees = None if probe is None else self._agrees(job, probe, testimony)
+            if agrees is None:
+                continue
+            if agrees:
+                return against[0] if against else None
+            against.append(view.peer)
+            if len(against) == 2 or view.peer in self._host.trust.peers:
+                return suspect.peer
+        raise Unclear("nobody could make it again" if not against else f"{against[0]} makes something else of it, and there is nobody to say who is right")
+
+    def _referees(self, job: Job, suspect: Hop) -> list[PeerView]:
+        """Whom to ask to make it again: peers of exactly the suspect's class that hold the same; the trusted first, then the proven, else by lot."""
+        host = self._host
+        now, views = host.clock(), host.table.views
+        mine = views.get(suspect.peer)
+        out = host.table.shunned(now) | {host.peer, suspect.peer}
+        kind = mine.kind if mine is not None else (job.revision, job.numerics)
+        able = [view for view in views.values() if view.kind == kind and view.state == "online" and view.holds(suspect.span) and view.peer not in out]
+        lot = {view.peer: self._dice.random() for view in sorted(able, key=lambda view: view.peer)}
+        return sorted(able, key=lambda view: (view.peer not in host.trust.peers, not self.audits.proven(view.peer), lot[view.peer]))
+
+    async def _again(self, job: Job, suspect: Hop, view: PeerView, testimony: Testimony) -> Probe | None:
+        """None if it does not come to an end."""
+        host, stop, is_last = self._host, testimony.stop, suspect.stop == self._host.components
+        hop = Hop(view.peer, suspect.start, suspect.stop, view.addrs, view.version)
+        tokens = hide(job.tokens[:stop]) if suspect.start and not is_last else job.tokens[:stop]
+        sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
+        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, self._emit_from(job, stop) if is_last else 0)
+        session = self._dice.randbytes(16)
+        probe, over = Probe(session, host.peer, work, host.wall() + ORDER_LIFETIME), asyncio.Event()
+        self._probes[session] = probe, over
+        try:
+            for effect in probe.begin():
+                host.say(effect.peer, effect.message, view.addrs)
+            async with asyncio.timeout(AGAIN):
+                await over.wait()
+        except TimeoutError:
+            return None
+        finally:
+            del self._probes[session]
+            for effect in probe.end():
+                host.say(effect.peer, effect.message)
+        return None if probe.failure else probe
+
+    def _emit_from(self, job: Job, stop: int) -> int:
+        """The first position of those looked at whose token the head drew."""
+        return max(job.began, stop - LOOKED_AT, 1)
+
+    def _agrees(self, job: Job, probe: Probe, testimony: Testimony) -> bool | None:
+        """Whether it came out the same. None where that cannot be told."""
+        hop, rows = probe.work.hop, testimony.made.shown.rows
+        if probe.work.is_last:
+            return drawn_alike(job, probe)
+        if rows is None or probe.rows is None or len(probe.rows) != testimony.stop:
+            return None
+        return self._alike(rows, probe.rows[testimony.start : testimony.stop], hop.stop - hop.start)
+
+    def _judge(self, job: Job, suspect: PeerId, wrong: PeerId | None, testimony: Testimony) -> None:
+        if wrong != suspect:
+            self.passed += 1
+            self.audits.passed(suspect)
+        if wrong is None:
+            return
+        self.caught += 1
+        until = self.audits.caught(wrong, self._host.clock())
+        log.warning("%s computes something else than others do; it is left alone for %.0f minutes", wrong, (until - self._host.clock()) / 60)
+        self._host.distrust(wrong, until)
+        if wrong == suspect and testimony.made.shown.rows is not None:
+            self._accuse(job, testimony, testimony.made.shown.rows)
+
+    def _doubt(self, peer: PeerId) -> None:
+        if peer == self._host.peer or peer in self._host.trust.peers:
+            return
+        now = self._host.clock()
+        if self.audits.doubted(peer, now):
+            log.warning("%s does not account for what it computes; it is left alone for a while", peer)
+            self._host.distrust(peer, self.audits.until(peer))
+
+    def _accuse(self, job: Job, testimony: Testimony, rows: Blob) -> None:
+        """Tell the coordinator, who tries for itself."""
+        host, tokens, shown = self._host, job.tokens[: testimony.stop], testimony.made.shown
+        if host.advisers is None or (leader := host.advisers.coordinator) is None or host.shape is None:
+            return
+        tokens = tokens if testimony.hidden is None else hide(tokens)
+        host.say(leader, Accuse(host.shape.config_hash, shown.statement, shown.signature, tokens, testimony.hidden, rows))
+
+    def _spawn(self, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(life, name="audit")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+TIE, NEAR = 1e-3, 0.1
+"""By how much the natural log-probabilities of two tokens may differ that float32, and a rounded dtype, may take for one another."""
+
+
+def drawn_alike(job: Job, probe: Probe) -> bool | None:
+    """Whether another head drew the tokens that came home, up to the first on which they differ. There it must be a near tie: that is seen where nothing is
+    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open."""
+    for one in probe.drawn:
+        told = job.tokens[one.start] if one.start < len(job.tokens) else None
+        if told is None or told == one.tokens[0]:
+            continue
+        exact, lot = base_dtype(job.numerics) == "float32", bool(job.sampling.temperature) or job.sampling.repetition_penalty != 1
+        if lot or not one.logprobs:
+            return False if exact else None
+        top = dict(one.logprobs[0].top)
+        return told in top and top[told] >= one.logprobs[0].drawn - (TIE if exact else NEAR)
+    return True if probe.drawn else None

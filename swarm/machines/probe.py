@@ -1,0 +1,136 @@
+"""A piece of work for one peer, by somebody who poses as the hops before and behind it: rows (or tokens) go in, and what its components make of them comes out.
+
+To the peer it is a session like any other, of a client with ends of its own. Pure: events in, messages out; signing and deadlines are the shell's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from swarm.core import CLIENT, Hop, PeerId, Sampling, SessionId
+from swarm.machines.effects import Send
+from swarm.wire import Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
+
+CHUNK, WINDOW = 256, 1024
+"""As of hops: positions sent at once, and beyond what is acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Positions from 0 on, for a hop: their tokens, and what it receives of them unless it is the first. The head draws from position `emit_from` on."""
+
+    hop: Hop
+    revision: str
+    numerics: str
+    components: int
+    tokens: tuple[int, ...]
+    hidden: Blob | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    emit_from: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.hop.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.hop.stop == self.components
+
+
+class Probe:
+    """`rows` is what came out, `drawn` what a head drew, in order; `over` once nothing more will come, with a `failure` if that is why."""
+
+    def __init__(self, session: SessionId, me: PeerId, work: Work, expires: float = 0.0) -> None:
+        self.work, self.over, self.failure = work, False, ""
+        self.drawn: list[Drawn] = []
+        self._session, self._me, self._peer = session, me, work.hop.peer
+        before = () if work.is_first else (Hop(me, 0, work.hop.start),)
+        behind = () if work.is_last else (Hop(me, work.hop.stop, work.components),)
+        self.to = len(before)
+        length = len(work.tokens)
+        self._order = Order(
+            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, 0, length + 1, work.sampling, (*before, work.hop, *behind),
+            expires=expires,
+        )  # fmt: skip
+        self._sent = self._acked = self._received = 0
+        self._parts: list[Blob] = []
+
+    @property
+    def rows(self) -> Blob | None:
+        if not self._parts:
+            return None
+        first = self._parts[0]
+        return Blob(first.dtype, first.width, memoryview(b"".join(part.data for part in self._parts)))
+
+    def begin(self) -> list[Send]:
+        return [self._send(Open(self._session, 1, self.to, encode(self._order)))]
+
+    def end(self) -> list[Send]:
+        return [self._send(Close(self._session, 1, self.to))]
+
+    def lost(self, peer: PeerId) -> None:
+        if peer == self._peer and not self.over:
+            self.over, self.failure = True, "lost"
+
+    def is_for_me(self, message: SessionMessage) -> bool:
+        """Not for the hop itself, which may be in the same process."""
+        return message.to != self.to
+
+    def receive(self, sender: PeerId, message: Message) -> list[Send]:
+        if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self._session, 1) or self.over:
+            return []
+        if isinstance(message, Open) and message.to == self.to + 1:
+            return [self._have(0, resend=True)]
+        if isinstance(message, Have) and message.to == self.to - 1:
+            return self._feed(message)
+        if isinstance(message, Step) and message.to == self.to + 1:
+            return self._take(message)
+        if isinstance(message, Drawn) and message.to in (0, CLIENT):
+            self._note(message)
+        elif isinstance(message, Broken):
+            self.over, self.failure = True, message.reason
+        return []
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
+
+    def _feed(self, message: Have) -> list[Send]:
+        if message.resend:
+            self._sent = self._acked = min(message.length, len(self.work.tokens))
+        else:
+            self._acked = max(self._acked, min(message.length, self._sent))
+        work, sends = self.work, []
+        while self._sent < (end := min(len(work.tokens), self._acked + WINDOW)):
+            stop = min(self._sent + CHUNK, end)
+            rows = None if work.hidden is None else work.hidden[self._sent : stop]
+            sends.append(self._send(Step(self._session, 1, self.to, 0, self._sent, work.tokens[self._sent : stop], rows)))
+            self._sent = stop
+        return sends
+
+    def _take(self, message: Step) -> list[Send]:
+        if message.start != self._received or message.hidden is None:
+            return []
+        self._parts.append(message.hidden)
+        self._received += len(message.hidden)
+        self.over = self._received >= len(self.work.tokens)
+        return [self._have(self._received)]
+
+    def _note(self, message: Drawn) -> None:
+        """The head stops drawing where it disagrees with the tokens that it was given."""
+        position = self.drawn[-1].start + 1 if self.drawn else self._order.emit_from
+        if message.start != position or len(message.tokens) != 1:
+            return
+        self.drawn.append(message)
+        told = self.work.tokens[position] if position < len(self.work.tokens) else None
+        self.over = told is None or told != message.tokens[0] or message.finish is not None
+
+    def _have(self, length: int, *, resend: bool = False) -> Send:
+        return self._send(Have(self._session, 1, self.to, 0, length, resend))
+
+    def _send(self, message: SessionMessage) -> Send:
+        return Send(self._peer, message)
+
+
+def hide(tokens: Sequence[int]) -> tuple[int, ...]:
+    """Token ids for a hop whose work does not depend on them: it is not told what was asked."""
+    return (0,) * len(tokens)

@@ -1,0 +1,42 @@
+"""Room: model. How far rows of activations are apart that should be the same. Sums taken in another order (another batch, split, number of threads or backend)
+make honest ones differ a little; how little depends on the dtype. Knows nothing of who computed them.
+"""
+
+from __future__ import annotations
+
+import numpy
+
+from swarm.wire import Blob
+
+ALLOWED = {"float32": (1e-4, 1e-4), "float16": (4e-3, 1e-3), "bfloat16": (0.02, 4e-3)}
+"""Most that honest rows are apart, with room: so much, and so much more for each layer (docs/security.md has what was measured)."""
+
+
+def numbers(blob: Blob) -> numpy.ndarray:
+    """Rows as float64; bfloat16 is the upper half of a float32."""
+    if blob.dtype == "bfloat16":
+        wide = numpy.frombuffer(blob.data, dtype=numpy.uint16).astype(numpy.uint32) << 16
+        flat = wide.view(numpy.float32)
+    else:
+        flat = numpy.frombuffer(blob.data, dtype=blob.dtype)
+    return flat.reshape(len(blob), blob.width).astype(numpy.float64)
+
+
+def apart(one: Blob, other: Blob) -> float:
+    """The worst row's distance, in parts of its length; infinite where they cannot be compared."""
+    if (one.dtype, one.width, len(one)) != (other.dtype, other.width, len(other)):
+        return float("inf")
+    x_TH, y_TH = numbers(one), numbers(other)
+    if not (numpy.isfinite(x_TH).all() and numpy.isfinite(y_TH).all()):
+        return float("inf")
+    # A few features of some models are a thousand times as large as the rest and would drown it: each counts up to eight times the usual.
+    usual_T1 = numpy.median(numpy.abs(y_TH), axis=1, keepdims=True) + 1e-12
+    x_TH, y_TH = (numpy.clip(z_TH, -8 * usual_T1, 8 * usual_T1) for z_TH in (x_TH, y_TH))
+    lengths_T = numpy.maximum(numpy.linalg.norm(x_TH, axis=1), numpy.linalg.norm(y_TH, axis=1)) + 1e-12
+    return float((numpy.linalg.norm(x_TH - y_TH, axis=1) / lengths_T).max())
+
+
+def alike(one: Blob, other: Blob, layers: int) -> bool:
+    """Whether they can both be what so many layers make of the same."""
+    base, each = ALLOWED.get(one.dtype, (0.0, 0.0))
+    return apart(one, other) <= base + each * layers

@@ -1,0 +1,161 @@
+"""A coordinator's judgement of accusations: that a peer said so it knows by the signature; that it is wrong it believes when others, whom it chose itself, have
+made the same work again. Then it plans without that peer for a while. Nobody else is told, so nobody has to believe it.
+
+Does not know which network it is on, nor tensors: how rows are compared is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from swarm.core import Hop, PeerId, SessionId, Span
+from swarm.errors import ProtocolError
+from swarm.machines.audits import Audits
+from swarm.machines.effects import Send
+from swarm.machines.evidence import Verify, charge
+from swarm.machines.probe import Probe, Work
+from swarm.ports import Links
+from swarm.routing.peers import PeerTable
+from swarm.routing.table import PeerView
+from swarm.wire import ORDER_LIFETIME, Accuse, Blob, Message, Open, SessionMessage, Statement
+
+log = logging.getLogger(__name__)
+
+AGAIN = 60.0
+"""Seconds for a peer to make a piece of work again."""
+
+CASES = 2
+"""Accusations looked into at once. Each holds some megabytes and has others compute; whoever has more of them can wait for the next."""
+
+REST = 60.0
+"""Seconds between two accusations by one peer."""
+
+WITNESSES = 2
+"""Peers that must make something else of it than the accused. We ourselves count for all of them."""
+
+ASKED = 4
+"""Peers asked at most."""
+
+REMEMBERED = 1024
+
+
+class Judge:
+    def __init__(
+        self,
+        links: Links,
+        model: str,
+        components: int,
+        table: PeerTable,
+        sign: Callable[[bytes], bytes],
+        verify: Verify,
+        alike: Callable[[Blob, Blob, int], bool],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        dice: random.Random,
+    ) -> None:
+        self.audits = Audits()
+        self._links, self._model, self._components, self._table = links, model, components, table
+        self._sign, self._verify, self._alike, self._clock, self._wall, self._dice = sign, verify, alike, clock, wall, dice
+        self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
+        self._heard: dict[PeerId, float] = {}
+        self._cases = 0
+
+    def takes(self, sender: PeerId, message: Message) -> bool:
+        """Whether an accusation is to be looked into: `look_into` it then."""
+        if not isinstance(message, Accuse) or message.config_hash != self._model or self._cases >= CASES:
+            return False
+        now = self._clock()
+        self._heard = {peer: when for peer, when in self._heard.items() if now - when < REST}
+        if sender in self._heard or len(self._heard) >= REMEMBERED:
+            return False
+        self._heard[sender] = now
+        return True
+
+    def receive(self, sender: PeerId, message: Message) -> bool:
+        """Whether it was about work that is made again for us."""
+        if not isinstance(message, SessionMessage) or message.session not in self._probes:
+            return False
+        probe, over = self._probes[message.session]
+        if not probe.is_for_me(message):
+            return False
+        self._send(probe.receive(sender, message))
+        if probe.over:
+            over.set()
+        return True
+
+    def lost(self, peer: PeerId) -> None:
+        for probe, over in self._probes.values():
+            probe.lost(peer)
+            if probe.over:
+                over.set()
+
+    async def look_into(self, accuser: PeerId, accusation: Accuse) -> None:
+        self._cases += 1
+        try:
+            statement = charge(accusation, self._verify)
+            if await self._is_wrong(accuser, accusation, statement):
+                until = self.audits.caught(statement.peer, self._clock())
+                self._table.ban(statement.peer, until)
+                log.warning("%s computes something else than others do; planning without it for a while", statement.peer)
+        except ProtocolError as error:
+            log.info("an accusation by %s is passed over: %s", accuser, error)
+        finally:
+            self._cases -= 1
+
+    # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
+
+    async def _is_wrong(self, accuser: PeerId, accusation: Accuse, statement: Statement) -> bool:
+        against = 0
+        for view in self._witnesses(accuser, statement)[:ASKED]:
+            rows = await self._again(view, accusation, statement)
+            if rows is None or len(rows) != statement.stop:
+                continue
+            if self._alike(accusation.rows, rows[statement.start :], statement.behind - statement.first):
+                return False
+            against += WITNESSES if view.peer == self._links.peer else 1
+            if against >= WITNESSES:
+                return True
+        return False
+
+    def _witnesses(self, accuser: PeerId, statement: Statement) -> list[PeerView]:
+        """Who could make it again; we first, if we can, and the others by lot: the accuser has no say in it."""
+        views, me = self._table.views, self._links.peer
+        accused, span = views.get(statement.peer), Span(statement.first, statement.behind)
+        if accused is None or accused.revision != statement.revision:
+            return []
+        out = self._table.shunned(self._clock()) | {accuser, statement.peer}
+        able = [view for peer, view in sorted(views.items()) if view.kind == accused.kind and view.state == "online" and view.holds(span) and peer not in out]
+        self._dice.shuffle(able)
+        return sorted(able, key=lambda view: view.peer != me)
+
+    async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
+        """None if it does not come to an end."""
+        hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
+        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden)
+        session = self._dice.randbytes(16)
+        probe, over = Probe(session, self._links.peer, work, self._wall() + ORDER_LIFETIME), asyncio.Event()
+        self._probes[session] = probe, over
+        try:
+            if view.peer != self._links.peer:
+                self._links.learn(view.peer, view.addrs)
+            self._send(probe.begin())
+            async with asyncio.timeout(AGAIN):
+                await over.wait()
+        except TimeoutError:
+            return None
+        finally:
+            del self._probes[session]
+            self._send(probe.end())
+        return None if probe.failure else probe.rows
+
+    def _send(self, effects: list[Send]) -> None:
+        for effect in effects:
+            message = effect.message
+            if isinstance(message, Open):
+                message = msgspec.structs.replace(message, signature=self._sign(message.order))
+            self._links.send(effect.peer, message)

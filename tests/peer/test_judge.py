@@ -1,0 +1,124 @@
+"""A coordinator that is told of a cheat: it tries for itself, plans without whoever is convicted, and does no harm to whoever is slandered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+
+import msgspec
+import pytest
+
+from swarm.core import Span
+from swarm.machines.marks import marks
+from swarm.peer.judge import CASES, REST, Judge
+from swarm.routing.peers import PeerTable
+from swarm.routing.table import PeerView
+from swarm.sim import toy
+from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, encode
+from tests.net.virtual import run
+
+MODEL, COMPONENTS, SPAN = "m", 6, Span(2, 4)
+
+
+def rows(*values: float) -> Blob:
+    return Blob("float32", 1, memoryview(struct.pack(f"{len(values)}f", *values)))
+
+
+RECEIVED, RIGHT, WRONG = rows(1.0, 2.0, 3.0), rows(2.0, 4.0, 6.0), rows(2.0, 4.0, 9.0)
+
+
+class World:
+    """`witnesses` says what each peer makes of anything; the coordinator is "me"."""
+
+    peer = "me"
+
+    def __init__(self, witnesses: dict[str, Blob | None], now: float = 0.0) -> None:
+        self.witnesses, self.now, self.asked = witnesses, now, []
+        self.table = PeerTable()
+        holders = [*witnesses, "accused", "accuser"]
+        self.table.show(PeerView(peer, spans=(SPAN,), revision="r", numerics="float32") for peer in holders)
+        clock = lambda: self.now  # noqa: E731
+        self.judge = Judge(self, MODEL, COMPONENTS, self.table, lambda data: b"", toy.verify, toy.alike, clock, clock, random.Random(1))
+
+    def learn(self, peer, addrs) -> None: ...
+
+    def send(self, peer: str, message: Message) -> None:
+        """To a peer, which answers at once."""
+        if isinstance(message, Open):
+            self.asked.append(peer)
+            self._say(peer, Have(message.session, 1, 0, 0, 0, True))
+        elif isinstance(message, Step) and (made := self.witnesses[peer]) is not None:
+            self._say(peer, Step(message.session, 1, 2, 0, 0, (0, 0, 0), made))
+        elif isinstance(message, Step):
+            self.judge.lost(peer)
+
+    def _say(self, peer: str, message: Message) -> None:
+        asyncio.get_running_loop().call_soon(self.judge.receive, peer, message)
+
+    def banned(self) -> frozenset[str]:
+        return self.table.shunned(self.now)
+
+
+def accusation(made: Blob, received: Blob = RECEIVED, peer: str = "accused") -> Accuse:
+    statement = encode(Statement(peer, "accuser", b"s" * 16, 1, "r", "float32", SPAN.start, SPAN.stop, 0, 3, marks(RECEIVED), marks(made)))
+    return Accuse(MODEL, statement, toy.signed(peer, statement), (0, 0, 0), received, made)
+
+
+def judged(world: World, told: Accuse) -> frozenset[str]:
+    async def main() -> frozenset[str]:
+        assert world.judge.takes("accuser", told)
+        await world.judge.look_into("accuser", told)
+        return world.banned()
+
+    return run(main())
+
+
+def test_two_others_convict_and_the_accuser_is_none_of_them():
+    world = World({"a": RIGHT, "b": RIGHT, "c": RIGHT})
+    assert judged(world, accusation(WRONG)) == {"accused"}
+    assert len(world.asked) == 2 and not {"accuser", "accused"} & set(world.asked)
+    world.now = world.judge.audits.until("accused") + 1
+    assert not world.banned(), "bans end"
+
+
+def test_our_own_word_is_enough():
+    world = World({"me": RIGHT, "a": WRONG, "b": WRONG})
+    assert judged(world, accusation(WRONG)) == {"accused"} and world.asked == ["me"]
+
+
+@pytest.mark.parametrize(
+    "witnesses",
+    [{"a": RIGHT, "b": RIGHT}, {"me": RIGHT}, {"a": None, "b": None}, {}, {"a": WRONG, "b": RIGHT, "c": None}, {"a": WRONG, "b": None}],
+    ids=["good work", "by our own word", "lost", "nobody", "one agrees", "one alone"],
+)
+def test_nobody_is_convicted_for_good_work_or_by_a_single_other(witnesses):
+    assert not judged(World(witnesses), accusation(RIGHT))
+
+
+def test_what_is_not_in_the_peers_own_words_has_nobody_compute_anything():
+    for told in (
+        accusation(WRONG, rows(1.0, 2.0, 3.5)),
+        msgspec.structs.replace(accusation(WRONG), signature=b"x" * 64),
+        msgspec.structs.replace(accusation(RIGHT), rows=WRONG),
+        msgspec.structs.replace(accusation(WRONG), statement=accusation(WRONG, peer="a").statement),
+    ):
+        world = World({"a": RIGHT, "b": RIGHT})
+        assert not judged(world, told) and not world.asked
+
+
+def test_accusations_are_looked_into_one_a_minute_of_each_and_few_at_once():
+    async def main() -> None:
+        world = World({"a": RIGHT, "b": RIGHT})
+        told = accusation(WRONG)
+        assert world.judge.takes("accuser", told) and not world.judge.takes("accuser", told)
+        world.now += REST
+        assert world.judge.takes("accuser", told)
+        assert not world.judge.takes("b", msgspec.structs.replace(told, config_hash="another model"))
+        cases = [asyncio.create_task(world.judge.look_into(f"accuser {number}", told)) for number in range(CASES)]
+        await asyncio.sleep(0)
+        assert not world.judge.takes("c", told)
+        await asyncio.gather(*cases)
+        assert world.judge.takes("c", told)
+
+    run(main())

@@ -1,0 +1,121 @@
+"""Peers that compute something else than they say, on a stage: clients find them out within the promised number of hops, nobody honest is banned, and then
+answers are the model's own again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable
+
+import pytest
+
+from swarm.core import HopKey, Span
+from swarm.sim.swarm import Scene, Stage
+from swarm.sim.verdict import faults_of
+
+SCENE = Scene(
+    peers=0, clients=0, layers=4, answer=(5, 20), prompt=(5, 20), think=(0.0, 0.2), impatience=0.0, skew=0.5, repeats=0.0, loss=0.0, cache_tokens=20_000
+)
+
+WHOLE, FRONT, BACK = Span(0, 6), Span(0, 3), Span(3, 6)
+
+Cheat = Callable[[HopKey, list[bytes]], list[bytes]]
+
+
+class Bare(Stage):
+    """Nobody is there but who joins."""
+
+    def _found_swarm(self) -> None: ...
+
+
+def wrong(key: HopKey, rows: list[bytes]) -> list[bytes]:
+    """Zeros, noise, other weights, a skipped layer: digests know only one way to be wrong."""
+    return [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
+
+
+def now_and_then(share: float, seed: int = 0) -> Cheat:
+    """In some sessions only."""
+
+    def cheat(key: HopKey, rows: list[bytes]) -> list[bytes]:
+        return wrong(key, rows) if random.Random(f"{seed} {key.session.hex()}").random() < share else rows
+
+    return cheat
+
+
+async def until(met: Callable[[], bool], seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            while not met():  # noqa: ASYNC110  nobody says so
+                await asyncio.sleep(0.25)
+    except TimeoutError:
+        return False
+    return True
+
+
+def found_out(seed: int, cheat: Cheat | None, span: Span, seconds: float = 900.0, audit: float = 0.05) -> tuple[list[str], list[str], int]:
+    """Who cheats, whom the client has banned when the first is, and in how many turns."""
+    told: list[tuple[list[str], list[str], int]] = []
+
+    async def script(stage: Stage) -> None:
+        spans = 4 * (FRONT, BACK)
+        servers = [stage.join(one) for one in spans]
+        await asyncio.sleep(30.0)
+        cheats = [server for server in servers if server.span == span][:1] if cheat is not None else []
+        for server in cheats:
+            server.engine.cheat = cheat
+            server.engine.speed = type(server.engine.speed)(0.0001, 0.00001)
+        guest = stage.visit()
+        await until(lambda: guest.client is not None, 10.0)
+        await until(lambda: bool(guest.client.audits.banned(stage.loop.now)), seconds)
+        banned = sorted(guest.client.audits.banned(stage.loop.now))
+        told.append(([server.peer for server in cheats], banned, len(stage.turns)))
+        if banned:
+            await asyncio.sleep(30.0)
+            after = [turn for turn in stage.turns if turn.began > stage.loop.now - 25.0]
+            assert after and not faults_of(after, [], SCENE.components), "answers are still wrong"
+            assert not {server.peer for server in stage.hops(guest)} & set(banned), "who is banned still serves"
+        assert guest.client.auditor.passed > 0 or banned
+
+    scene = Scene(**{**SCENE.__dict__, "audit": audit})
+    Bare(seed, scene).run(script)
+    return told[0]
+
+
+@pytest.fixture(autouse=True)
+def nobody_moves(monkeypatch):
+    async def stay(mover) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("swarm.peer.moving.Mover.run", stay)
+
+
+@pytest.mark.parametrize("span", [FRONT, BACK], ids=["middle", "head"])
+@pytest.mark.parametrize("share", [1.0, 0.1], ids=["always", "one in ten"])
+def test_a_cheat_is_found_out_and_nobody_else(span, share):
+    cheats, banned, turns = found_out(1, now_and_then(share), span)
+    assert banned == cheats and turns <= (60 if share == 1.0 else 600)
+
+
+def test_nobody_honest_is_banned():
+    _, banned, turns = found_out(2, None, FRONT, audit=1.0)
+    assert not banned and turns > 100
+
+
+def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it():
+    """Other clients, who have seen nothing, are led past it."""
+
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(60.0)
+        cheat = next(server for server in servers if not server.shell.coordinates and server.span == FRONT)
+        cheat.engine.cheat, cheat.engine.speed = wrong, type(cheat.engine.speed)(0.0001, 0.00001)
+        guest = stage.visit()
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 300.0)
+        (coordinator,) = stage.coordinators
+        judged = coordinator.shell.coordinator
+        assert await until(lambda: bool(judged.table.shunned(stage.loop.now)), 60.0)
+        assert judged.table.shunned(stage.loop.now) == {cheat.peer}
+
+    scene = Scene(**{**SCENE.__dict__, "audit": 0.05})
+    Bare(5, scene).run(script)
