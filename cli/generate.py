@@ -51,6 +51,10 @@ def parser() -> Parser:
         "on the way it may go on with other tokens than it would have had",
     )  # fmt: skip
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
+    whom.add_argument(
+        "--no-speculate", action="store_true",
+        help="let the first peer guess no tokens ahead. Guesses change no token of the answer; they make it come sooner where peers are far apart",
+    )  # fmt: skip
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -213,7 +217,8 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, timeout=left())
+    kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "own_ends": args.own_ends, "speculate": not args.no_speculate}
+    client = aio.Client(model, initial_peers=initial_peers, **kind, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

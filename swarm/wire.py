@@ -104,7 +104,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
     not outgrow: what every hop reserves. `reply` is "loop": drawn tokens go round the ring. `prefix` is what the session begins with: a
-    hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again.
+    hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again. `ahead` is how many positions the first hop
+    may start at most on nothing but a guess.
     """
 
     session: Session
@@ -123,6 +124,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
     prefix: Prefix | None = None
+    ahead: Count = 2**10
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""

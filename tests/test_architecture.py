@@ -77,7 +77,9 @@ HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model"}, "transformers": {"
 
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
+    "swarm.far.line",
     "swarm.peer.courtesy",
+    "swarm.peer.drafting",
     "swarm.peer.headroom",
     "swarm.peer.hops",
     "swarm.peer.pace",

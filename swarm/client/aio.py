@@ -23,6 +23,7 @@ from swarm.client.session import Session, Token, check_options, check_seconds, i
 from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.machines.client import GUESSED
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -65,7 +66,8 @@ class Client:
     ("float32", …); without it the class with the cheapest route is taken. `mixed` lets a chain mix peers that have rounded the weights with others of the same
     dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
-    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `identity` is a file with the client's key;
+    from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). With `speculate`, the first hop guesses what
+    comes next where that pays, which changes no token. `identity` is a file with the client's key;
     without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
@@ -80,6 +82,7 @@ class Client:
         mixed: bool = False,
         own_ends: bool = False,
         reuse: bool = True,
+        speculate: bool = True,
         identity: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
@@ -103,6 +106,7 @@ class Client:
         self.own: tuple[Span, ...] = ()
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
+        self.ahead = GUESSED if speculate else 0
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
         self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
         self._identity, self._token = identity, token

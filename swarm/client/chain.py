@@ -50,6 +50,7 @@ class Network(Surroundings, Protocol):
     """What a chain needs of its client."""
 
     own_addrs: tuple[str, ...]
+    ahead: int
 
     def reach(self, length: int) -> int: ...
 
@@ -91,7 +92,9 @@ class Chain:
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session = network, session
-        self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME)
+        self._machine = ClientSession(
+            session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME, ahead=network.ahead
+        )
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None

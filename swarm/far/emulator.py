@@ -38,7 +38,7 @@ class Emulator:
     """Lives in a thread of its own, so that neither torch nor the caller's loop delays anybody. Close it."""
 
     def __init__(self, between: Between, seed: int = 0) -> None:
-        self._between, self._dice = between, random.Random(seed)
+        self._between, self._dice = between, random.Random(seed).random
         self._numbers: dict[int, int] = {}
         self._ways: set[_Way] = set()
         self._cut: set[frozenset[int]] = set()

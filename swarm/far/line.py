@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -32,7 +32,7 @@ class Distance:
 class Line:
     """Bytes come out in the order in which they went in, whatever the jitter."""
 
-    def __init__(self, distance: Distance, dice: random.Random) -> None:
+    def __init__(self, distance: Distance, dice: Callable[[], float]) -> None:
         self.distance, self._dice = distance, dice
         self._free = self._last = 0.0
 
@@ -40,8 +40,8 @@ class Line:
         """When so many bytes, which leave now, have arrived."""
         way = self.distance
         self._free = max(self._free, now) + size / way.rate
-        arrives = self._free + way.one_way + (way.jitter * self._dice.random() if way.jitter else 0.0)
-        if way.loss and self._dice.random() > (1 - way.loss) ** -(-size // PACKET):
+        arrives = self._free + way.one_way + (way.jitter * self._dice() if way.jitter else 0.0)
+        if way.loss and self._dice() > (1 - way.loss) ** -(-size // PACKET):
             arrives += 2 * way.one_way + way.jitter
         self._last = max(self._last, arrives)
         return self._last

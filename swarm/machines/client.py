@@ -22,6 +22,9 @@ NEVER = 2**53
 AHEAD = 64
 """Positions that a newcomer may lack and count as fed: what it takes to change over to it is one more chunk."""
 
+GUESSED = 2**10
+"""Positions that the first hop may start on guesses alone: more than it ever thinks worth while."""
+
 PAST = 32
 """Pairs (chain, start) an OPEN carries. Older ones are merged into one that keeps less, so a long conversation does not grow its OPEN."""
 
@@ -52,7 +55,7 @@ def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
 class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
     says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
-    good (`wire.Order`)."""
+    good, `ahead` how far hops may guess (`wire.Order`)."""
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ClientSession:
         revision: str,
         numerics: str,
         *,
-        credit: int = 64,
+        credit: int = 256,
         reach: Callable[[int], int] = lambda goal: 1,
         expires: Callable[[], float] = lambda: 0.0,
+        ahead: int = GUESSED,
     ) -> None:
         self.session = session
         self.me = me
@@ -73,6 +77,7 @@ class ClientSession:
         self.goal = 0
         self.running = False
         self._revision, self._numerics, self._credit = revision, numerics, credit
+        self._ahead = ahead
         self._sampling = Sampling()
         self._valid = 0
         self._reach_of, self._reach, self._expires = reach, 1, expires
@@ -241,6 +246,7 @@ class ClientSession:
                 expires=self._expires(),
                 chunk=self._chunk,
                 prefix=self._prefix,
+                ahead=self._ahead,
             )
         )
 

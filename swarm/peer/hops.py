@@ -18,6 +18,7 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Tr
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.crowd import Crowd
+from swarm.peer.drafting import Drafter, Guesser, Lookup
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
@@ -54,6 +55,9 @@ MOSTLY = 0.75
 SPARE = 1 / 8
 """How much of the cache a client with sessions here leaves to others when it begins another: whoever comes next finds room for a first one."""
 
+
+AT_WORK = 1.0
+"""Seconds since something was computed for another session, up to which guesses make way for it."""
 
 TERM_FORGOTTEN = 60.0
 """Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
@@ -126,15 +130,17 @@ class HopRoom:
         veil: Callable[[SessionId, int, int], int] | None = None,
         only: PeerId | None = None,
         wall: Callable[[], float] | None = None,
+        drafters: Callable[[HopKey], Sequence[Drafter]] = lambda key: (),
     ) -> None:
         """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody. By `wall` orders grow old, never
-        without it."""
+        without it. `drafters` guess for a first hop, beside the lookup in the session's own tokens."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
         self._veil, self._only, self._wall = veil, only, wall
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
+        self._drafters, self._guessers = drafters, dict[HopKey, Guesser]()
         self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
@@ -221,6 +227,11 @@ class HopRoom:
         if (hop := self._hops.get(key.session, {}).get(key)) is not None:
             self._do(key, [*hop.failed("failed", "the peer's engine failed"), Forget(detail)])
 
+    def guessed(self, key: HopKey) -> None:
+        """A drafter of this hop knows more."""
+        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._do(key, hop.more())
+
     # --- from the owner ---------------------------------------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -283,14 +294,27 @@ class HopRoom:
         is_new = hop is None
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
-            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
+            guesser = self._guesser(key) if key.start == 0 and self.offer.rewindable else None
+            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil, guesser=guesser)
         self._worked[key.session] = self._clock()
         self._crowd.admitted(order.session)
         self._learn(order.route)
         self._engine.open(key, order)
+        if key in self._guessers:
+            self._guessers[key].most = order.ahead
         if is_new:
             self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
+
+    def _guesser(self, key: HopKey) -> Guesser:
+        """Caches that cannot be cut have none: every wrong guess would cost them all they hold."""
+        guesser = self._guessers[key] = Guesser((Lookup(), *self._drafters(key)), self._clock, partial(self._others, key.session))
+        return guesser
+
+    def _others(self, session: SessionId) -> int:
+        """Sessions beside this one that something is computed for."""
+        now = self._clock()
+        return sum(now - worked < AT_WORK for other, worked in self._worked.items() if other != session)
 
     def _begin_as(self, key: HopKey, hop: HopSession, order: Order) -> None:
         """Where the session's prefix has been computed here, begin with that. Tokens that a client's own ends hide are not the same in two sessions."""
@@ -470,6 +494,7 @@ class HopRoom:
         """A hop is no part of its session any more, which then needs less, or is over."""
         hops = self._hops.get(key.session, {})
         hop = hops.pop(key, None)
+        self._guessers.pop(key, None)
         if hops:
             self._drop(self.ledger.reserve(key.session, max(other.reserved for other in hops.values()), self._weight(hops)))
         else:

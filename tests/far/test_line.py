@@ -11,7 +11,7 @@ from swarm.far.line import BUFFER, PACKET, Distance, Line
 
 
 def line(**distance: float) -> Line:
-    return Line(Distance(**distance), random.Random(1))
+    return Line(Distance(**distance), random.Random(1).random)
 
 
 def test_a_way_takes_its_time_and_nothing_else():

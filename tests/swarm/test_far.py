@@ -34,6 +34,23 @@ def test_a_cut_between_two_distant_peers_is_healed_with_the_same_tokens(model, e
             local.add("0:3")
 
 
+@pytest.fixture(scope="module")
+def distant():
+    """The demo model, whose text repeats itself enough for guesses."""
+    with swarm.LocalSwarm(str(swarm.demo_model()), ["0:6", "6:12"], dtype="float32", threads=1, links=Distance(FAR)) as local:
+        yield local
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 5}, {"temperature": 1.0, "seed": 6, "top_p": 0.9, "repetition_penalty": 1.1}])
+def test_answers_have_the_same_tokens_with_guesses_and_without(distant, options):
+    texts = ["Q: sort the words pear apple fox\nA: apple fox pear\nQ: sort the words pear apple fox\nA:", "Once upon a time"]
+    answers = []
+    for speculate in (False, True):
+        with swarm.Client(str(swarm.demo_model()), initial_peers=distant.initial_peers, speculate=speculate, reuse=False) as client:
+            answers.append([client.generate(text, max_new_tokens=120, ignore_eos=True, **options) for text in texts])
+    assert answers[0] == answers[1] and all(answers[0])
+
+
 def test_what_is_no_matrix_is_said_to_be_none_before_anything_starts(model):
     with pytest.raises(UsageError, match="2 rows of 2"):
         swarm.LocalSwarm(str(model), ["0:3", "3:6"], links=[[0.0, 0.1]])
