@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.core import ModelShape, PeerId, Span, base_dtype, is_mixed, is_rounded
-from swarm.errors import NotAModel
+from swarm.errors import InvalidConfig, NotAModel
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links, Meters, Notes
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from swarm.model.measure import Speed
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
+    from swarm.peer.drafter import DraftModel
+    from swarm.peer.drafting import Drafter
     from swarm.peer.holding import Holding, Loader, ServingEngine
     from swarm.peer.hops import Offer
     from swarm.peer.pace import Fit
@@ -216,6 +218,29 @@ class Part:
     """As in `peer.holding.Holding`."""
 
 
+def open_draft(model: str, checkpoint: Checkpoint, *, token: str | None = None) -> DraftModel:
+    """A small model, whole, that guesses for the one of `checkpoint`. Blocks. Raises InvalidConfig where its tokens are others, ModelNotFound, NotAModel."""
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.span import SpanModel
+    from swarm.model.text import Text
+    from swarm.peer.drafter import DraftModel
+
+    draft = Checkpoint.open(model, token=token)
+    same = draft.shape.vocab == checkpoint.shape.vocab
+    with contextlib.suppress(NotAModel):  # peers need no tokenizer
+        same = Text.open(draft.small_files()).is_as(Text.open(checkpoint.small_files()))
+    if not same:
+        raise InvalidConfig(
+            f"the draft model {model} has other tokens than {checkpoint.name}, so its guesses would mean nothing; choose a smaller model of the same family"
+        )
+    return DraftModel(SpanModel.load(draft, [Span(0, draft.shape.components)]), draft.shape.name)
+
+
+def drafters_of(draft: DraftModel | None) -> Callable[[Callable[[], None]], Sequence[Drafter]]:
+    """What a hop room asks for whenever a session begins."""
+    return lambda ready: () if draft is None or (line := draft.line(ready)) is None else (line,)
+
+
 def meters(device: str) -> Meters:
     """Of this machine, for a peer that computes there."""
     from swarm.host.meters import MachineMeters
@@ -276,10 +301,11 @@ def serving_peer(
     polite: bool = False,
     notes: Notes | None = None,
     lasts: bool = False,
+    draft: DraftModel | None = None,
 ) -> Peer:
     """A peer that serves what it is given; run it with `serve`. With `coordinate` it stands for election as coordinator of its model, with `loader` it moves to
     other layers where they are needed more; if it `compiles`, its layers become faster while it serves. `meters`, `polite` and `notes` as in `Peer`, and
-    whether its identity `lasts`."""
+    whether its identity `lasts`. `draft` guesses for sessions whose first hop it is."""
     from swarm.peer.engine import Engine
     from swarm.peer.improving import improve
     from swarm.peer.server import About, Peer
@@ -290,7 +316,7 @@ def serving_peer(
         connection.directory,
         engine,
         held,
-        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts),
+        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts, "" if draft is None else draft.name),
         clock=time.monotonic,
         wall=time.time,
         verify=connection.verify,
@@ -301,4 +327,5 @@ def serving_peer(
         meters=meters,
         polite=polite,
         notes=notes,
+        drafters=drafters_of(draft),
     )

@@ -45,6 +45,7 @@ SETTINGS = frozenset(
     for option in (
         *("LAYERS", "DTYPE", "QUANTIZE", "COMPILE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
         *("OFFLOAD", "ON_DISK", "IDENTITY", "PUBLIC_NAME", "MAX_UPLOAD", "POLITE", "DRAIN", "COORDINATOR", "REGION", "DEBUG", "READY_FD", "LIFELINE_FD"),
+        "DRAFT",
     )
 )
 """What swarm-serve and swarm-bootstrap read from the environment as if it were a flag. Written out, since reading arguments is the business of the hands."""

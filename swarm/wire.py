@@ -162,6 +162,13 @@ class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):
     micros: tuple[Count, ...] = ()
 
 
+class Guess(SessionMessage, frozen=True, array_like=True, tag=30):
+    """From the client to the first hop: tokens that may stand at positions [start, …), as its own draft model guesses. Advice, which nobody need take."""
+
+    start: Count
+    tokens: Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=64)]
+
+
 class Have(SessionMessage, frozen=True, array_like=True, tag=13):
     """From a hop to its predecessor: "I hold positions [0, length)". With `resend`: "send from there"."""
 
@@ -369,6 +376,7 @@ AnyMessage = (
     | Drawn
     | Have
     | Grant
+    | Guess
     | Keep
     | Close
     | Broken
@@ -394,9 +402,9 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
     head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
-    near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it does
-    not know. `share` is the part of its time in which it computes, less than 1 while it makes way for its owner's other programs; the costs are what things
-    take then.
+    near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it
+    does not know. `draft` names the model that guesses ahead where this peer is a first hop, "" for none. `share` is the part of its time in which it
+    computes, less than 1 while it makes way for its owner's other programs; the costs are what things take then.
     """
 
     version: Count
@@ -426,6 +434,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     claim: Claim | None = None
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    draft: Annotated[str, Meta(max_length=128)] = ""
 
 
 LIFETIME = 25.0

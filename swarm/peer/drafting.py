@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Protocol
+
+from swarm.core import Sampling
 
 SURE, DOUBTFUL = 0.995, 0.01
 """Bounds of an estimated acceptance: nothing is known better after so few tokens."""
@@ -35,20 +36,28 @@ INDEX_AT_ONCE = 1024
 """Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
 
 
-class Drafter(Protocol):
+class Drafter:
     """Whoever can say what may follow. Tokens are handed as two lists: what the hop holds, and what is to follow it now. The first `sure` of both are right."""
+
+    def opened(self, sampling: Sampling) -> None:
+        """The session begins, or goes on, and draws in this way."""
 
     def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
         """What kind of guess it has for the next position, None for none. Guesses of a kind are right equally often."""
+        raise NotImplementedError
 
     def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
         """What it has offered, at most so many."""
+        raise NotImplementedError
 
     def missed(self, length: int) -> None:
         """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
 
+    def closed(self) -> None:
+        """The session is over."""
 
-class Lookup:
+
+class Lookup(Drafter):
     """Prompt lookup: what followed the last time that these tokens stood here (Saxena, "Prompt lookup decoding", 2023). Copies what it has itself just guessed
     too, as LZ77 does, so that a short period is followed as far as one likes."""
 
@@ -106,7 +115,7 @@ class Lookup:
         return None
 
 
-class Told:
+class Told(Drafter):
     """Guesses that somebody else made, as the client with its draft model does: tokens from a position on."""
 
     def __init__(self, kind: str) -> None:
@@ -128,9 +137,6 @@ class Told:
     def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
         begin = len(tokens) + len(fresh) - self._start
         return list(self._tokens[begin : begin + most])
-
-    def missed(self, length: int) -> None:
-        """Guesses that do not fit are not offered; those that were made after the wrong one will be told again."""
 
 
 class Tempo:
@@ -211,6 +217,15 @@ class Guesser:
         guesses = drafter.take(tokens, fresh, room)
         self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))
         return guesses
+
+    def opened(self, sampling: Sampling, most: int) -> None:
+        self.most = most
+        for drafter in self._drafters:
+            drafter.opened(sampling)
+
+    def closed(self) -> None:
+        for drafter in self._drafters:
+            drafter.closed()
 
     def left(self, start: int, stop: int) -> None:
         self._tempo.left(start, stop, self._clock())

@@ -18,7 +18,7 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Tr
 from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.crowd import Crowd
-from swarm.peer.drafting import Drafter, Guesser, Lookup
+from swarm.peer.drafting import Drafter, Guesser, Lookup, Told
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
@@ -29,6 +29,7 @@ from swarm.wire import (
     Drawn,
     Facts,
     Grant,
+    Guess,
     Have,
     Keep,
     Message,
@@ -130,17 +131,18 @@ class HopRoom:
         veil: Callable[[SessionId, int, int], int] | None = None,
         only: PeerId | None = None,
         wall: Callable[[], float] | None = None,
-        drafters: Callable[[HopKey], Sequence[Drafter]] = lambda key: (),
+        drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody. By `wall` orders grow old, never
-        without it. `drafters` guess for a first hop, beside the lookup in the session's own tokens."""
+        without it. `drafters` makes those that guess for a first hop, beside the lookup in the session's own tokens; they call what they are given when they
+        know more."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
         self._veil, self._only, self._wall = veil, only, wall
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
-        self._drafters, self._guessers = drafters, dict[HopKey, Guesser]()
+        self._drafters, self._guessers, self._told = drafters, dict[HopKey, Guesser](), dict[HopKey, Told]()
         self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
@@ -196,6 +198,8 @@ class HopRoom:
             effects = hop.have(sender, message)
         elif isinstance(message, Grant):
             effects = hop.grant(sender, message, now)
+        elif isinstance(message, Guess):
+            effects = self._tell(sender, message, key, hop)
         elif isinstance(message, Keep):
             effects = hop.keep(sender, message, now)
         elif isinstance(message, Broken):
@@ -226,11 +230,6 @@ class HopRoom:
         log.warning("a hop over components [%d, %d) failed: %s", key.start, key.stop, detail)
         if (hop := self._hops.get(key.session, {}).get(key)) is not None:
             self._do(key, [*hop.failed("failed", "the peer's engine failed"), Forget(detail)])
-
-    def guessed(self, key: HopKey) -> None:
-        """A drafter of this hop knows more."""
-        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
-            self._do(key, hop.more())
 
     # --- from the owner ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -301,15 +300,29 @@ class HopRoom:
         self._learn(order.route)
         self._engine.open(key, order)
         if key in self._guessers:
-            self._guessers[key].most = order.ahead
+            self._guessers[key].opened(order.sampling, order.ahead)
         if is_new:
             self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
 
     def _guesser(self, key: HopKey) -> Guesser:
         """Caches that cannot be cut have none: every wrong guess would cost them all they hold."""
-        guesser = self._guessers[key] = Guesser((Lookup(), *self._drafters(key)), self._clock, partial(self._others, key.session))
+        told = self._told[key] = Told("client")
+        drafters = (Lookup(), told, *self._drafters(partial(self._guessed, key)))
+        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._others, key.session))
         return guesser
+
+    def _guessed(self, key: HopKey) -> None:
+        """A drafter of this hop knows more."""
+        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._do(key, hop.more())
+
+    def _tell(self, sender: PeerId, message: Guess, key: HopKey, hop: HopSession) -> list[Effect]:
+        """The client guesses, too."""
+        if key not in self._told or sender != hop.order.client:
+            return []
+        self._told[key].tell(message.start, message.tokens)
+        return hop.more()
 
     def _others(self, session: SessionId) -> int:
         """Sessions beside this one that something is computed for."""
@@ -494,7 +507,9 @@ class HopRoom:
         """A hop is no part of its session any more, which then needs less, or is over."""
         hops = self._hops.get(key.session, {})
         hop = hops.pop(key, None)
-        self._guessers.pop(key, None)
+        self._told.pop(key, None)
+        if (guesser := self._guessers.pop(key, None)) is not None:
+            guesser.closed()
         if hops:
             self._drop(self.ledger.reserve(key.session, max(other.reserved for other in hops.values()), self._weight(hops)))
         else:

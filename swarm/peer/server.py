@@ -19,6 +19,7 @@ from swarm.machines.election import Candidacy, height
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
+from swarm.peer.drafting import Drafter
 from swarm.peer.holding import Holding, Loader, ServingEngine
 from swarm.peer.hops import HopRoom
 from swarm.peer.monitor import Monitor
@@ -75,6 +76,8 @@ class About:
     """Bytes per second that its owner allows it to send."""
     lasts: bool = False
     """Whether it will be the same peer after a restart."""
+    draft: str = ""
+    """The model that guesses ahead where it is a first hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +126,16 @@ class Peer:
         meters: Meters | None = None,
         polite: bool = False,
         notes: Notes | None = None,
+        drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
         something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
-        remembers what it measured."""
+        remembers what it measured. `drafters` as in `HopRoom`."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
-        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall)
+        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall, drafters=drafters)
         self._sequence, self._announced, self._announcing = 0, clock(), asyncio.Lock()
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
@@ -343,6 +347,7 @@ class Peer:
             claim=self.coordinator.claim if self.coordinator is not None else None,
             upload=self._upload,
             share=share,
+            draft=about.draft if any(0 in span for span in spans) else "",
         )
 
     async def _keep_announcing(self) -> None:

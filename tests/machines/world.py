@@ -18,6 +18,7 @@ from swarm.machines.client import ClientSession
 from swarm.machines.effects import Compute, Deliver, Draw, Prepared, Reroute, Send
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
+from swarm.peer.drafting import Drafter
 from swarm.peer.hops import HopKey, HopRoom, Offer
 from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, Ready, SessionMessage, decode, encode
 
@@ -109,7 +110,7 @@ class ToyEngine:
         self._world.rooms[self._peer].finished(key, job.serial, blob, draws, 1)
 
 
-class Oracle:
+class Oracle(Drafter):
     """A drafter that knows the answer, and is wrong now and then."""
 
     def __init__(self, world: World) -> None:
@@ -129,8 +130,6 @@ class Oracle:
         self.taken, self.wrong = self.taken + len(guesses), self.wrong + (guesses != right)
         self.furthest = max(self.furthest, len(tokens) + len(fresh) + len(guesses) - len(self._world.client.history))
         return guesses
-
-    def missed(self, length: int) -> None: ...
 
 
 class WorldLinks:

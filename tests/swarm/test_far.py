@@ -54,3 +54,16 @@ def test_answers_have_the_same_tokens_with_guesses_and_without(distant, options)
 def test_what_is_no_matrix_is_said_to_be_none_before_anything_starts(model):
     with pytest.raises(UsageError, match="2 rows of 2"):
         swarm.LocalSwarm(str(model), ["0:3", "3:6"], links=[[0.0, 0.1]])
+
+
+def test_a_draft_model_at_the_first_hop_changes_no_token_and_is_announced():
+    model, draft = str(swarm.demo_model()), str(swarm.demo.draft_path())
+    with swarm.LocalSwarm(model, ["6:12"], dtype="float32", threads=1, links=Distance(FAR)) as local:
+        local.add("0:6", arguments=["--draft", draft])
+        answers = []
+        for speculate in (False, True):
+            with swarm.Client(model, initial_peers=local.initial_peers, speculate=speculate, reuse=False) as client:
+                answers.append([client.generate("Once upon a time", max_new_tokens=150, temperature=t, seed=1) for t in (0.0, 0.7)])
+                views = client._client.table.views
+        assert answers[0] == answers[1] and all(answers[0])
+        assert [views[peer.peer_id].draft != "" for peer in local.peers] == [False, True]
