@@ -55,6 +55,10 @@ def parser() -> Parser:
         "--no-speculate", action="store_true",
         help="let the first peer guess no tokens ahead. Guesses change no token of the answer; they make it come sooner where peers are far apart",
     )  # fmt: skip
+    whom.add_argument(
+        "--draft", metavar="MODEL",
+        help="a small model with the same tokens, held here, that guesses what comes next and tells the first peer: of use where that one is near",
+    )  # fmt: skip
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -217,7 +221,7 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "own_ends": args.own_ends, "speculate": not args.no_speculate}
+    kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "own_ends": args.own_ends, "speculate": not args.no_speculate, "draft": args.draft}
     client = aio.Client(model, initial_peers=initial_peers, **kind, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"

@@ -150,7 +150,7 @@ KeepEnds = Callable[[OpenedModel, Connection, str | None], AbstractAsyncContextM
 
 
 @contextlib.asynccontextmanager
-async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
+async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None, draft: DraftModel | None = None) -> AsyncIterator[OwnEnds]:
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.model.span import SpanModel
     from swarm.peer.engine import Engine
@@ -161,7 +161,8 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     rounds = dtype is not None and (is_rounded(dtype) or is_mixed(dtype))  # others do, or may; our own ends are exact all the same
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounds else dtype)
     offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length)
-    async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
+    key, drafters = secrets.token_bytes(32), drafters_of(draft)
+    async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=key, drafters=drafters) as own:
         yield own
 
 
@@ -174,12 +175,13 @@ async def run_ends(
     clock: Callable[[], float],
     verify: Callable[[PeerId, bytes, bytes], bool],
     key: bytes,
+    drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
 ) -> AsyncIterator[OwnEnds]:
     """A hop room for one client, which is ourselves. `key` hides token ids from the hops between."""
     from swarm.machines.ledger import CacheLedger
 
     me = connection.links.peer
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me)
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me, drafters=drafters)
     engine.results = room
     tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,8 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
-from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_model
+from swarm.client.whisper import MakeLine
+from swarm.compose import Connection, KeepEnds, OpenedModel, connect, keep_ends, open_draft, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.client import GUESSED
@@ -67,7 +69,8 @@ class Client:
     dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
     from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). With `speculate`, the first hop guesses what
-    comes next where that pays, which changes no token. `identity` is a file with the client's key;
+    comes next where that pays, which changes no token; `draft` is a small model, whole and with the same tokens, that guesses here for it (of use where the
+    first hop is near). `identity` is a file with the client's key;
     without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
@@ -83,6 +86,7 @@ class Client:
         own_ends: bool = False,
         reuse: bool = True,
         speculate: bool = True,
+        draft: str | os.PathLike[str] | None = None,
         identity: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
@@ -107,6 +111,8 @@ class Client:
         self.rtts: Mapping[PeerId, float] = {}
         self.own_addrs: tuple[str, ...] = ()
         self.ahead = GUESSED if speculate else 0
+        self.draft: MakeLine | None = None
+        self._draft_name = None if draft is None else str(draft)
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
         self._dtype, self._mixed, self._own_ends = dtype, mixed, own_ends
         self._identity, self._token = identity, token
@@ -169,8 +175,18 @@ class Client:
                 "with swarm.LocalSwarm"
             )
         opened = await open_model(self.model, token=self._token)
+        draft = await self._open_draft(opened)
         connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._own_ends))
-        await self._begin(opened, connection, keep_ends if self._own_ends else None)
+        if not self._own_ends:
+            self.draft = None if draft is None else draft.line
+        await self._begin(opened, connection, partial(keep_ends, draft=draft) if self._own_ends else None)
+
+    async def _open_draft(self, opened: OpenedModel) -> Any:
+        if self._draft_name is None or not self.ahead:
+            return None
+        draft = await asyncio.to_thread(open_draft, self._draft_name, opened.checkpoint, token=self._token)
+        self._stack.callback(draft.close)
+        return draft
 
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None) -> None:
         self._opened, self._connection = opened, connection

@@ -17,6 +17,7 @@ import msgspec
 
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
+from swarm.client.whisper import MakeLine, Whisper
 from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
@@ -51,6 +52,7 @@ class Network(Surroundings, Protocol):
 
     own_addrs: tuple[str, ...]
     ahead: int
+    draft: MakeLine | None
 
     def reach(self, length: int) -> int: ...
 
@@ -95,6 +97,7 @@ class Chain:
         self._machine = ClientSession(
             session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME, ahead=network.ahead
         )
+        self._whisper = Whisper(self._machine, self._do, network.draft)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
@@ -141,6 +144,7 @@ class Chain:
             self._do(self._machine.have(sender, message))
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
+            self._whisper.more()
         elif isinstance(message, Broken):
             self._do(self._machine.broken(sender, self._corrected(self._blamed(message))))
         elif isinstance(message, Ready):
@@ -179,6 +183,7 @@ class Chain:
         is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
         self._began = len(self.history)
+        self._whisper.begin(sampling)
         if is_first and not self._network.own:  # own ends hide tokens anew in every session
             self._begin_as_earlier()
 
@@ -254,6 +259,7 @@ class Chain:
 
     def close(self) -> None:
         """The end. What the hops hold rests there for a while: another session of this client may begin with the same."""
+        self._whisper.close()
         rests, gone = self._network.earlier.end(self._machine, self._route, self._network.clock())
         self._do([*self._machine.close(rests=rests), *(effect for other in gone for effect in other.close())])
 

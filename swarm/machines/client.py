@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
-from swarm.wire import Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step, encode
+from swarm.wire import Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -158,6 +158,10 @@ class ClientSession:
         self._valid = min(self._valid, length)
         self.running = False
         return [self._to_first(Grant(self.session, self.chain, 0, 0))] if self.route else []
+
+    def guess(self, tokens: Sequence[int]) -> list[Effect]:
+        """Tell the first hop what may follow the history."""
+        return [self._to_first(Guess(self.session, self.chain, 0, len(self.history), tuple(tokens)))] if self.running and self._opened and tokens else []
 
     def keep(self) -> list[Effect]:
         return [self._to_first(Keep(self.session, self.chain, 0))] if self._opened else []

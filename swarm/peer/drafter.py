@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,12 @@ KIND = "model"
 
 STOCK = 4
 """Guesses kept ready beyond those that have been taken: fewer, and the ring waits for the thread; more are computed in vain where the first is wrong."""
+
+UNLIKELY, FAR_AHEAD = 0.05, 48
+"""How likely the last of many guesses must be that are told to somebody else, and how many these are at most."""
+
+MEMORY = 20
+"""Tokens over which it is reckoned how often they were right."""
 
 PORTION = 512
 """Positions of a prompt that are read at once."""
@@ -95,6 +102,8 @@ class DraftLine(Drafter):
         self._age = 0
         """Rises when a guess turns out wrong: what is being computed then is of no use."""
         self._taken = 0
+        self._right = 0.7
+        """How often it was, lately."""
         self._works = self._over = False
 
     def opened(self, sampling: Sampling) -> None:
@@ -127,9 +136,9 @@ class DraftLine(Drafter):
                 self._cache.free()
 
     def ahead_of(self, history: Sequence[int]) -> list[int]:
-        """What follows this history, as far as it is guessed already."""
+        """What follows this history, as far as it is guessed already; as far as it is likely to be right, it goes on."""
         self._follow(history, (), len(history))
-        self._taken = len(history)
+        self._taken = len(history) + min(int(math.log(UNLIKELY) / math.log(self._right)), FAR_AHEAD) - STOCK
         self._work()
         return self._line[len(history) :]
 
@@ -140,8 +149,10 @@ class DraftLine(Drafter):
         line, held = self._line, len(tokens)
         for at in range(self._known, sure):
             token = tokens[at] if at < held else fresh[at - held]
-            if at < len(line) and line[at] == token:
-                continue
+            if at < len(line):
+                self._right = min(max(self._right + ((line[at] == token) - self._right) / MEMORY, 0.1), 0.99)
+                if line[at] == token:
+                    continue
             del line[at:]
             line.append(token)
             self._cached, self._age = min(self._cached, at), self._age + 1

@@ -67,3 +67,14 @@ def test_a_draft_model_at_the_first_hop_changes_no_token_and_is_announced():
                 views = client._client.table.views
         assert answers[0] == answers[1] and all(answers[0])
         assert [views[peer.peer_id].draft != "" for peer in local.peers] == [False, True]
+
+
+@pytest.mark.parametrize("own_ends", [False, True])
+def test_a_draft_model_of_the_client_changes_no_token(distant, own_ends):
+    """Told to the first hop, or used by an own one."""
+    model, draft = str(swarm.demo_model()), str(swarm.demo.draft_path())
+    answers = []
+    for guesses in ({"speculate": False}, {"draft": draft}):
+        with swarm.Client(model, initial_peers=distant.initial_peers, own_ends=own_ends, reuse=False, **guesses) as client:
+            answers.append(client.generate("Once upon a time", max_new_tokens=100, temperature=0.7, seed=1))
+    assert answers[0] == answers[1] and answers[0]
