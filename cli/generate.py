@@ -59,6 +59,14 @@ def parser() -> Parser:
         "--audit", type=number(0, 1, float), default=0.05, metavar="SHARE",
         help="have this share of what proven peers computed (and more of newcomers) made again by others and compared, 0 for none; shows them some of it",
     )  # fmt: skip
+    whom.add_argument(
+        "--no-speculate", action="store_true",
+        help="let the first peer guess no tokens ahead. Guesses change no token of the answer; they make it come sooner where peers are far apart",
+    )  # fmt: skip
+    whom.add_argument(
+        "--draft", metavar="MODEL",
+        help="a small model with the same tokens, held here, that guesses what comes next and tells the first peer: of use where that one is near",
+    )  # fmt: skip
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -231,8 +239,9 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    whom = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
-    client = aio.Client(model, initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, timeout=left(), **whom)
+    kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "speculate": not args.no_speculate, "draft": args.draft}
+    whom: dict[str, Any] = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
+    client = aio.Client(model, initial_peers=initial_peers, **kind, **whom, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

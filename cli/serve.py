@@ -83,6 +83,11 @@ def with_options(it: Parser) -> Parser:
         "--on-disk", type=on_disk, default=(), metavar="ENDS",
         help="embed, head or embed,head: leave their matrices in the model's files, mapped, and count them as no memory (default: none)",
     )  # fmt: skip
+    what.add_argument(
+        "--draft", metavar="MODEL",
+        help="a small model with the same tokens, whole: it guesses what comes next for answers whose first hop this peer is, so that they need not wait for a "
+        "trip round the ring for each token. Of use to a peer that holds embed, where peers are far apart (default: none)",
+    )  # fmt: skip
     what.add_argument("--threads", type=number(1, 4096), help="threads for computing (default: all processors or one for each core, whatever is faster)")
     what.add_argument("--cache-tokens", type=number(1, 2**40), help="positions the cache may hold, of all sessions together (default: half of the memory left)")
     what.add_argument(
@@ -161,12 +166,13 @@ async def _settled(args: Any, shown: Screen, stop: Stop) -> int:
 
 
 async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
-    from swarm.compose import connect, meters, open_notes, serving_peer
+    from swarm.compose import connect, meters, open_draft, open_notes, serving_peer
 
     wish = wish_of(args)
     with shown.progress(lambda done: f"hashing the files of {args.model}" if done else f"opening {args.model}") as hashing:
         hashing(0.0)
         checkpoint = await asyncio.to_thread(open_checkpoint, wish, hashing)
+    draft = None if args.draft is None else await asyncio.to_thread(open_draft, args.draft, checkpoint)
     initial_peers = addresses(args.initial_peers) or public_peers()
     joining = connect(
         initial_peers,
@@ -197,7 +203,10 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
                 polite=args.polite,
                 notes=open_notes(),
                 lasts=args.identity is not None,
+                draft=draft,
             )
+            if draft is not None and args.layers != AUTO and not any(0 in span for span in spans):
+                shown.say(f"the draft model {args.draft} is idle here: only the peer that holds embed guesses")
         await _keep_serving(Post(args, shown, connection, peer, checkpoint.shape.layers), stop, new=not initial_peers)
     shown.say("left")
     return 0

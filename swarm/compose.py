@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.core import ModelShape, PeerId, Span, base_dtype, check_layers, is_mixed, is_rounded, merge_spans, parse_layers
-from swarm.errors import NotAModel, UsageError
+from swarm.errors import InvalidConfig, NotAModel, UsageError
 from swarm.peer.hops import HopRoom
 from swarm.ports import Directory, Links, Meters, Notes
 from swarm.wire import Blob
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from swarm.model.span import SpanModel
     from swarm.model.text import Text
     from swarm.net.reach import Reach
+    from swarm.peer.drafter import DraftModel
+    from swarm.peer.drafting import Drafter
     from swarm.peer.holding import Holding, Loader, ServingEngine
     from swarm.peer.hops import Offer
     from swarm.peer.pace import Fit
@@ -193,7 +195,9 @@ def ends_with(layers: str) -> KeepEnds:
 
 
 @contextlib.asynccontextmanager
-async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | None, layers: str = "") -> AsyncIterator[OwnEnds]:
+async def keep_ends(
+    opened: OpenedModel, connection: Connection, dtype: str | None, layers: str = "", draft: DraftModel | None = None
+) -> AsyncIterator[OwnEnds]:
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.model.span import SpanModel
     from swarm.peer.engine import Engine
@@ -204,7 +208,8 @@ async def keep_ends(opened: OpenedModel, connection: Connection, dtype: str | No
     rounds = dtype is not None and (is_rounded(dtype) or is_mixed(dtype))  # others do, or may; our own ends are exact all the same
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounds else dtype)
     offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length)
-    async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=secrets.token_bytes(32)) as own:
+    key, drafters = secrets.token_bytes(32), drafters_of(draft)
+    async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=key, drafters=drafters) as own:
         yield own
 
 
@@ -217,12 +222,14 @@ async def run_ends(
     clock: Callable[[], float],
     verify: Callable[[PeerId, bytes, bytes], bool],
     key: bytes,
+    drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
 ) -> AsyncIterator[OwnEnds]:
     """A hop room for one client, which is ourselves. `key` hides token ids from the hops between."""
     from swarm.machines.ledger import CacheLedger
 
     me = connection.links.peer
-    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, veil=_veil(key), only=me, sign=connection.sign)
+    more: dict[str, Any] = {"veil": _veil(key), "only": me, "sign": connection.sign, "drafters": drafters}
+    room = HopRoom(connection.links, engine, offer, CacheLedger(2**40, 1), clock=clock, verify=verify, **more)
     engine.results = room
     tasks = (asyncio.create_task(engine.run(), name="own ends"), asyncio.create_task(_keep_ticking(room), name="own leases"))
     try:
@@ -259,6 +266,29 @@ class Part:
     speed_of: tuple[str, ...] = ()
     known: Fit | None = None
     """As in `peer.holding.Holding`."""
+
+
+def open_draft(model: str, checkpoint: Checkpoint, *, token: str | None = None) -> DraftModel:
+    """A small model, whole, that guesses for the one of `checkpoint`. Blocks. Raises InvalidConfig where its tokens are others, ModelNotFound, NotAModel."""
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.span import SpanModel
+    from swarm.model.text import Text
+    from swarm.peer.drafter import DraftModel
+
+    draft = Checkpoint.open(model, token=token)
+    same = draft.shape.vocab == checkpoint.shape.vocab
+    with contextlib.suppress(NotAModel):  # peers need no tokenizer
+        same = Text.open(draft.small_files()).is_as(Text.open(checkpoint.small_files()))
+    if not same:
+        raise InvalidConfig(
+            f"the draft model {model} has other tokens than {checkpoint.name}, so its guesses would mean nothing; choose a smaller model of the same family"
+        )
+    return DraftModel(SpanModel.load(draft, [Span(0, draft.shape.components)]), draft.shape.name)
+
+
+def drafters_of(draft: DraftModel | None) -> Callable[[Callable[[], None]], Sequence[Drafter]]:
+    """What a hop room asks for whenever a session begins."""
+    return lambda ready: () if draft is None or (line := draft.line(ready)) is None else (line,)
 
 
 def meters(device: str) -> Meters:
@@ -348,10 +378,11 @@ def serving_peer(
     polite: bool = False,
     notes: Notes | None = None,
     lasts: bool = False,
+    draft: DraftModel | None = None,
 ) -> Peer:
     """A peer that serves what it is given; run it with `serve`. With `coordinate` it stands for election as coordinator of its model, with `loader` it moves to
     other layers where they are needed more; if it `compiles`, its layers become faster while it serves. `meters`, `polite` and `notes` as in `Peer`, and
-    whether its identity `lasts`."""
+    whether its identity `lasts`. `draft` guesses for sessions whose first hop it is."""
     from swarm.peer.engine import Engine
     from swarm.peer.improving import improve
     from swarm.peer.server import About, Peer
@@ -362,7 +393,7 @@ def serving_peer(
         connection.directory,
         engine,
         held,
-        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts),
+        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts, "" if draft is None else draft.name),
         clock=time.monotonic,
         wall=connection.wall,
         verify=connection.verify,
@@ -375,4 +406,5 @@ def serving_peer(
         meters=meters,
         polite=polite,
         notes=notes,
+        drafters=drafters_of(draft),
     )

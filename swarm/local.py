@@ -12,6 +12,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ import psutil
 
 from swarm.core import base_dtype, check_layers, rounding, texts
 from swarm.errors import SwarmError, UsageError
+from swarm.far.emulator import CLIENT, Emulator
+from swarm.far.line import Distance
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ SETTINGS = frozenset(
         *("LAYERS", "DTYPE", "QUANTIZE", "COMPILE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
         *("OFFLOAD", "ON_DISK", "IDENTITY", "PUBLIC_NAME", "MAX_UPLOAD", "POLITE", "DRAIN", "COORDINATOR", "REGION", "DEBUG", "READY_FD", "LIFELINE_FD"),
         *("MODEL", "PRINT_CONFIG"),
+        "DRAFT",
     )
 )
 """What swarm-serve and swarm-bootstrap read from the environment as if it were a flag. Written out, since reading arguments is the business of the hands."""
@@ -167,12 +171,40 @@ class LocalPeer(LocalProcess):
         return self.facts["layers"]
 
 
+NEAR = Distance()
+
+Links = Distance | Sequence[Sequence[Distance | float]]
+"""How far peers are from one another: all equally far, or row by row from each one to each, a number being seconds one way."""
+
+
+def _between(links: Links, client_link: Distance) -> Callable[[int, int], Distance]:
+    """Raises UsageError where nobody has said how far it is."""
+
+    def distance(one: int, other: int) -> Distance:
+        if CLIENT in (one, other):
+            return client_link
+        if isinstance(links, Distance):
+            return links
+        entry = links[one][other]
+        return entry if isinstance(entry, Distance) else Distance(entry)
+
+    return distance
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
 class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers` (a single text is one peer's), ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` (`bfloat16-int8` rounds weights) and `threads` are handed to every peer, `arguments` as well (further flags of
     swarm-serve). Logs of all processes are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with
     how many peers are, whenever one more is. Use it in a `with`, or call `close`.
+
+    With `links` the peers are as far from one another as that says, and clients on this machine `client_link` from each: everything between them goes through
+    a proxy in this process, at a loopback address of each peer's own (Linux has them all; elsewhere they must be set up). Who dials the bootstrap is near.
 
     Raises UsageError for no layers or such as the model does not have, and for what a peer says the caller can mend, SwarmError when a process does not start
     for another reason.
@@ -188,12 +220,16 @@ class LocalSwarm:
         arguments: Sequence[str] = (),
         start: float = START,
         ready: Callable[[int], None] | None = None,
+        links: Links | None = None,
+        client_link: Distance = NEAR,
     ) -> None:
         self.model = str(model)
         spans = texts(layers, 'layers are those of each peer, such as ["0:6", "6:12"]')
         if not spans:
             raise UsageError('a local swarm needs at least one peer, such as layers=["0:12"]')
         self._check(spans)
+        self._links = links
+        self._check_links(len(spans))
         self.peers: list[LocalPeer] = []
         self._start = start
         self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
@@ -201,7 +237,11 @@ class LocalSwarm:
         self._arguments = [*(["--dtype", base_dtype(dtype)] if dtype else []), *quantize, *arguments]
         self._stack = contextlib.ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
-        self._count = 0
+        self._count = self._far = 0
+        self._emulator: Emulator | None = None
+        if links is not None:
+            self._emulator = Emulator(_between(links, client_link))
+            self._stack.callback(self._emulator.close)
         try:
             self._bootstrap = self._spawn(
                 LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key")]
@@ -226,14 +266,34 @@ class LocalSwarm:
     def add(self, layers: str, *, arguments: Sequence[str] = ()) -> LocalPeer:
         """Start one more peer and wait until it serves."""
         self._check([layers])
+        self._check_links(self._far + 1)
         peer = self._spawn(LocalPeer, "swarm.cli.serve", [*self._serve(layers), *arguments])
         self.peers.append(peer)
         self._wait(peer)
         return peer
 
+    def cut(self, one: int, other: int) -> None:
+        """End what connects two peers, by number, and let nothing new connect them. Raises UsageError for a swarm without `links`."""
+        self._distant.cut(one, other)
+
+    def mend(self, one: int, other: int) -> None:
+        """Let them connect again."""
+        self._distant.mend(one, other)
+
     def close(self) -> None:
         """Kill every process. Idempotent."""
         self._stack.close()
+
+    @property
+    def _distant(self) -> Emulator:
+        if self._emulator is None:
+            raise UsageError("peers of this swarm are linked directly; give it `links`, such as links=Distance(0.02)")
+        return self._emulator
+
+    def _check_links(self, peers: int) -> None:
+        links = self._links
+        if links is not None and not isinstance(links, Distance) and (len(links) < peers or any(len(row) < peers for row in links)):
+            raise UsageError(f"links say nothing of peer {peers - 1}: give {peers} rows of {peers} seconds one way, or one Distance for all")
 
     def _check(self, spans: Sequence[str]) -> None:
         """What a peer would say of its layers, before it takes the seconds to start."""
@@ -245,7 +305,15 @@ class LocalSwarm:
 
     def _serve(self, layers: str) -> list[str]:
         peers = [text for address in self.initial_peers for text in ("--initial-peers", address)]
-        return [self.model, "--layers", layers, "--host", "127.0.0.1", "--threads", str(self._threads), *peers, *self._arguments]
+        return [self.model, "--layers", layers, "--host", "127.0.0.1", "--threads", str(self._threads), *peers, *self._arguments, *self._place()]
+
+    def _place(self) -> list[str]:
+        """At a distance: where to listen, and what to tell others instead."""
+        if self._emulator is None:
+            return []
+        number, target, host = self._far, _free_port(), f"127.0.{1 + self._far // 250}.{2 + self._far % 250}"
+        self._far += 1
+        return ["--port", str(target), "--announce", f"/ip4/{host}/tcp/{self._emulator.listen(number, host, target)}"]
 
     def _spawn(self, kind: Any, module: str, arguments: Sequence[str]) -> Any:
         path = self.folder / f"{self._count}-{module.rsplit('.', 1)[-1]}.log"

@@ -114,7 +114,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     start of all chains after c. `emit_from` is the first position the head may draw; earlier ones are forced. `until` is the first position that the ring may
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
     not outgrow: what every hop reserves. `reply` is one of REPLIES. `prefix` is what the session begins with: a
-    hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again.
+    hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again. `ahead` is how many positions the first hop
+    may start at most on nothing but a guess.
     """
 
     session: Session
@@ -133,6 +134,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
     prefix: Prefix | None = None
+    ahead: Count = 2**10
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""
@@ -168,6 +170,13 @@ class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):
     finish: Text | None = None
     logprobs: Annotated[tuple[Logprobs, ...], Meta(max_length=2**12)] = ()
     micros: Micros = ()
+
+
+class Guess(SessionMessage, frozen=True, array_like=True, tag=34):
+    """From the client to the first hop: tokens that may stand at positions [start, …), as its own draft model guesses. Advice, which nobody need take."""
+
+    start: Count
+    tokens: Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=64)]
 
 
 class Have(SessionMessage, frozen=True, array_like=True, tag=13):
@@ -463,6 +472,7 @@ AnyMessage = (
     | Drawn
     | Have
     | Grant
+    | Guess
     | Keep
     | Close
     | Broken
@@ -492,9 +502,9 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
     head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
-    near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it does
-    not know. `share` is the part of its time in which it computes, less than 1 while it makes way for its owner's other programs; the costs are what things
-    take then.
+    near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it
+    does not know. `draft` names the model that guesses ahead where this peer is a first hop, "" for none. `share` is the part of its time in which it
+    computes, less than 1 while it makes way for its owner's other programs; the costs are what things take then.
     """
 
     version: Count
@@ -524,6 +534,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     claim: Claim | None = None
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    draft: Annotated[str, Meta(max_length=128)] = ""
 
 
 LIFETIME = 25.0

@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "causal_lm": WORDS | {"client", "model"},
     "demo": set(),
     "gateway": WORDS | {"client"},
-    "local": NOUNS | {"model"},
+    "far": set(),
+    "local": NOUNS | {"model", "far"},
     "swarm": {"errors", "client", "aio", "causal_lm", "local", "demo"},
     "bootstrap": set(),
     "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap", "gateway"},
@@ -84,7 +85,9 @@ HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model", "swarm.causal_lm"},
 
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
+    "swarm.far.line",
     "swarm.peer.courtesy",
+    "swarm.peer.drafting",
     "swarm.peer.headroom",
     "swarm.peer.hops",
     "swarm.peer.pace",

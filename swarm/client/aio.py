@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,10 +24,12 @@ from swarm.client.chronicle import Chronicle
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.client.trust import Trust
-from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_model
+from swarm.client.whisper import MakeLine
+from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model
 from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.audits import USUAL, Audits
+from swarm.machines.client import GUESSED
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
@@ -71,7 +74,9 @@ class Client:
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
     from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
     beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
-    anybody's, whose work another one is asked to make again; 0 is none. `identity` is a file with the client's key; without it every client is somebody new.
+    anybody's, whose work another one is asked to make again; 0 is none. With `speculate`, the first hop guesses what comes next where that pays, which changes
+    no token; `draft` is a small model, whole and with the same tokens, that guesses here for it (of use where the first hop is near). `identity` is a file with
+    the client's key; without it every client is somebody new.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -89,6 +94,8 @@ class Client:
         trusted_only: bool | None = None,
         audit: float = USUAL,
         reuse: bool = True,
+        speculate: bool = True,
+        draft: str | os.PathLike[str] | None = None,
         identity: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
@@ -120,6 +127,9 @@ class Client:
         self.chronicle = Chronicle()
         self._mute: frozenset[PeerId] = frozenset()
         self.own_addrs: tuple[str, ...] = ()
+        self.ahead = GUESSED if speculate else 0
+        self.draft: MakeLine | None = None
+        self._draft_name = None if draft is None else str(draft)
         self._initial_peers = texts(initial_peers, "initial_peers are addresses of peers, such as those that swarm-serve and swarm-bootstrap print")
         if not is_number(audit) or not 0 <= audit <= 1:
             raise UsageError(f"audit is the share of hops that are audited, from 0 (none) to 1 (all), and cannot be {audit!r}")
@@ -127,7 +137,7 @@ class Client:
         self.auditor: Auditor | None = None
         self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
         self._dtype, self._mixed = dtype, mixed
-        self._ends = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
+        self._ends: Callable[..., Any] | None = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
         self._identity, self._token = identity, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
@@ -190,9 +200,20 @@ class Client:
                 "with swarm.LocalSwarm"
             )
         opened = await open_model(self.model, token=self._token)
-        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._ends is not None))
+        draft = await self._open_draft(opened)
+        ends = self._ends
+        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=ends is not None))
         self.wall = connection.wall
-        await self._begin(opened, connection, self._ends)
+        if ends is None:
+            self.draft = None if draft is None else draft.line
+        await self._begin(opened, connection, ends and partial(ends, draft=draft))
+
+    async def _open_draft(self, opened: OpenedModel) -> Any:
+        if self._draft_name is None or not self.ahead:
+            return None
+        draft = await asyncio.to_thread(open_draft, self._draft_name, opened.checkpoint, token=self._token)
+        self._stack.callback(draft.close)
+        return draft
 
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:
         self._opened, self._connection = opened, connection

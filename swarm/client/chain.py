@@ -18,6 +18,7 @@ import msgspec
 from swarm.client.audit import Auditor, Job
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
+from swarm.client.whisper import MakeLine, Whisper
 from swarm.core import Hop, PeerId, Sampling, SessionId
 from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
@@ -52,6 +53,8 @@ class Network(Surroundings, Protocol):
 
     own_addrs: tuple[str, ...]
     auditor: Auditor | None
+    ahead: int
+    draft: MakeLine | None
 
     def reach(self, length: int) -> int: ...
 
@@ -93,7 +96,10 @@ class Chain:
 
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session, self._class = network, session, (revision, numerics)
-        self._machine = ClientSession(session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME)
+        self._machine = ClientSession(
+            session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME, ahead=network.ahead
+        )
+        self._whisper = Whisper(self._machine, self._do, network.draft)
         self._planner = Planner(network, session, revision, numerics)
         self._stopwatch = Stopwatch()
         self._route: Route | None = None
@@ -152,6 +158,7 @@ class Chain:
             self._do(self._machine.have(sender, message))
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
+            self._whisper.more()
         elif isinstance(message, Rows):
             self._do(self._machine.rows(sender, message))
         elif isinstance(message, Broken):
@@ -192,6 +199,7 @@ class Chain:
         is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
         self._begins(is_first)
+        self._whisper.begin(sampling)
 
     def begin_reading(self, keep: int, ids: Sequence[int], first: int, goal: int, reply: str) -> None:
         """The same, of a turn that draws nothing: `follow` gives rows of the positions from `first` on (`wire.REPLIES`)."""
@@ -304,6 +312,7 @@ class Chain:
 
     def close(self) -> None:
         """The end. What the hops hold rests there for a while: another session of this client may begin with the same."""
+        self._whisper.close()
         rests, gone = self._network.earlier.end(self._machine, self._route, self._network.clock())
         self._do([*self._machine.close(rests=rests), *(effect for other in gone for effect in other.close())])
 

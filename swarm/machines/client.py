@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
-from swarm.wire import LOOP, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
+from swarm.wire import LOOP, Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -21,6 +21,9 @@ NEVER = 2**53
 
 AHEAD = 64
 """Positions that a newcomer may lack and count as fed: what it takes to change over to it is one more chunk."""
+
+GUESSED = 2**10
+"""Positions that the first hop may start on guesses alone: more than it ever thinks worth while."""
 
 PAST = 32
 """Pairs (chain, start) an OPEN carries. Older ones are merged into one that keeps less, so a long conversation does not grow its OPEN."""
@@ -52,7 +55,7 @@ def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
 class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
     says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
-    good (`wire.Order`)."""
+    good, `ahead` how far hops may guess (`wire.Order`)."""
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ClientSession:
         revision: str,
         numerics: str,
         *,
-        credit: int = 64,
+        credit: int = 256,
         reach: Callable[[int], int] = lambda goal: 1,
         expires: Callable[[], float] = lambda: 0.0,
+        ahead: int = GUESSED,
     ) -> None:
         self.session = session
         self.me = me
@@ -73,6 +77,7 @@ class ClientSession:
         self.goal = 0
         self.running = False
         self._revision, self._numerics, self._credit = revision, numerics, credit
+        self._ahead = ahead
         self._sampling = Sampling()
         self._valid = 0
         self._reach_of, self._reach, self._expires = reach, 1, expires
@@ -185,6 +190,10 @@ class ClientSession:
         self.running = False
         return [self._to_first(Grant(self.session, self.chain, 0, 0))] if self.route else []
 
+    def guess(self, tokens: Sequence[int]) -> list[Effect]:
+        """Tell the first hop what may follow the history."""
+        return [self._to_first(Guess(self.session, self.chain, 0, len(self.history), tuple(tokens)))] if self.running and self._opened and tokens else []
+
     def keep(self) -> list[Effect]:
         return [self._to_first(Keep(self.session, self.chain, 0))] if self._opened else []
 
@@ -284,6 +293,7 @@ class ClientSession:
                 reply=self._reply,
                 chunk=self._chunk,
                 prefix=self._prefix,
+                ahead=self._ahead,
             )
         )
 

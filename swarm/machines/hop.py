@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -29,6 +30,9 @@ from swarm.wire import LOGITS, LOOP, MARK, Blob, Broken, Close, Drawn, Grant, Ha
 
 SHOWN = 16
 """How often a hop shows its client what it made, in all: a small frame asks for a large one."""
+
+STEP = 8
+"""Positions of a step of the ring at most: more, and a peer's engine would take it for a prompt. What is guessed further ahead follows in steps of its own."""
 
 LEAST_CHUNK = 32
 """Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
@@ -60,11 +64,32 @@ class _Pending:
 Veil = Callable[[int, int], int]
 
 
+class Guesser(Protocol):
+    """Who guesses for a first hop, and learns from what becomes of that."""
+
+    def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> Sequence[int]:
+        """What may follow these tokens and then those, of which together the first `sure` are right: at most so many."""
+
+    def left(self, start: int, stop: int) -> None:
+        """These positions are started, as one step."""
+
+    def judged(self, position: int, right: bool) -> None:
+        """The token that stands at a position has been drawn, or another one."""
+
+    def home(self, position: int, micros: Sequence[int]) -> int:
+        """The token of a position is here: of how many positions the step was that brought it, 0 where nobody knows."""
+
+    def missed(self, length: int) -> None:
+        """Only so many positions hold: what was guessed beyond is void."""
+
+
 class HopSession:
     """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0". `veil` hides token ids from the hops
-    between a client's own ends: it changes an id at a position, and changes it back."""
+    between a client's own ends: it changes an id at a position, and changes it back. A first hop with a `guesser` starts more than it has been told."""
 
-    def __init__(self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True, veil: Veil | None = None) -> None:
+    def __init__(
+        self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True, veil: Veil | None = None, guesser: Guesser | None = None
+    ) -> None:
         self.session = session
         self.limits = limits
         self.epoch = Epoch(-1, 0)
@@ -95,6 +120,11 @@ class HopSession:
         self._branch: Branch | None = None
         self._marks, self._shown = bytearray(), 0
         """Of the rows received, by position; none at the first hop, which has the tokens."""
+        self._guesser = guesser
+        self._flows = False
+        """Whether tokens of this chain come home: before that there is nothing to guess from."""
+        self._sure = 0
+        """Tokens from here on are guesses, at the first hop."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -200,6 +230,9 @@ class HopSession:
         self._deserted = False
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False
+        self._flows, self._sure = False, self.accepted
+        if self._guesser is not None:
+            self._guesser.missed(self.accepted)
         effects.append(self._have(resend=True))
         if not self.is_last and self.index != message.upto:
             effects.append(self._to_next(_readdressed(message, self.index + 1)))
@@ -227,7 +260,9 @@ class HopSession:
         self._asked = False
         hidden = message.hidden[known:] if message.hidden is not None else None
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
-        return effects + self._append(tokens, hidden, message.micros) + self._take_held()
+        effects += self._append(tokens, hidden, message.micros)
+        self._sure = self.accepted
+        return effects + self._take_held()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
         """The engine finished a job: its output rows, or at the head the drawn tokens. The result of a voided job is dropped."""
@@ -270,12 +305,17 @@ class HopSession:
         if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
             return []
         self._renew(now)
-        effects: list[Effect] = [Send(self.order.client, _readdressed(message, CLIENT))]
+        self._flows = True
+        effects: list[Effect] = [Send(self.order.client, self._told(message))]
         for position, token in enumerate(message.tokens[: max(self._end - message.start, 0)], message.start):
-            if position < self.accepted and self.tokens[position] != token:
-                effects += self.retract(position)
+            if position < self.accepted:
+                self._judge(position, right := self.tokens[position] == token)
+                if not right:
+                    effects += self.retract(position)
             if position >= self.accepted:
                 self._held[position] = token
+            if position == self._sure:
+                self._sure += 1
         if message.finish is not None:
             self._halted = True
         return effects + self._take_held()
@@ -400,6 +440,10 @@ class HopSession:
 
     # --- drafts: the first hop guesses ahead ----------------------------------------------------------------------------------------------------------------
 
+    def more(self) -> list[Effect]:
+        """The guesser may have something new."""
+        return self._take_held() if self._order is not None and self.is_first else []
+
     def guess(self, tokens: Sequence[int]) -> list[Effect]:
         """Append drafted tokens at the first hop, ahead of the head's. Wrong ones are taken back when the head's token comes home."""
         room = max(min(self._until, self.order.limit - 1) - self.accepted, 0)
@@ -408,9 +452,13 @@ class HopSession:
     def retract(self, length: int) -> list[Effect]:
         """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
         self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
+        if self._guesser is not None:
+            self._guesser.missed(length)
         self._held = {position: token for position, token in self._held.items() if position < length}
         kept = tuple(self.tokens[:length])
-        return self._truncate(length) + self._append(kept[self.accepted :], None, ())
+        effects = self._truncate(length) + self._append(kept[self.accepted :], None, ())
+        self._sure = self.accepted
+        return effects
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -471,7 +519,8 @@ class HopSession:
 
     def _emit(self, draws: Sequence[Draw], micros: tuple[int, ...]) -> list[Effect]:
         """Send drawn tokens home. A token already here that differs from the drawn one was a wrong guess: what follows it is astray until it is taken back."""
-        effects: list[Effect] = []
+        sent: list[Draw] = []
+        finish = None
         for draw in draws:
             if draw.position < self.order.emit_from:
                 continue
@@ -480,26 +529,49 @@ class HopSession:
             if self._astray:
                 break
             self._drawn = (draw.position, draw.token)
-            finish = None
+            sent.append(draw)
             if draw.token in self.order.sampling.stop_ids:
                 finish = "stop"
             elif draw.position + 1 >= self.order.limit:
                 finish = "length"
-            logprobs = (draw.logprobs,) if draw.logprobs is not None else ()
-            message = Drawn(self.session, self.epoch.chain, 0, self.epoch.draft, draw.position, (draw.token,), finish, logprobs, micros)
-            effects.append(Send(self.route[0].peer, message))
             if finish is not None:
                 self._astray = True
                 break
-        return effects
+        if not sent:
+            return []
+        tokens, logprobs = tuple(draw.token for draw in sent), tuple(draw.logprobs for draw in sent if draw.logprobs is not None)
+        return [Send(self.route[0].peer, Drawn(self.session, self.epoch.chain, 0, self.epoch.draft, sent[0].position, tokens, finish, logprobs, micros))]
 
     def _take_held(self) -> list[Effect]:
-        """Start the positions whose tokens came home and whose credit is there."""
-        effects: list[Effect] = []
-        while not self._halted and not self._deserted and self.accepted < min(self._until, self.order.limit) and self.accepted in self._held:
-            effects += self._append((self._held.pop(self.accepted),), None, ())
+        """Start the positions whose tokens came home and whose credit is there, and with them what is guessed to follow."""
+        fresh: list[int] = []
+        while not self._halted and not self._deserted and (at := self.accepted + len(fresh)) < min(self._until, self.order.limit) and at in self._held:
+            fresh.append(self._held.pop(at))
+        tokens, effects = (*fresh, *self._guesses(fresh)), list[Effect]()
+        for at in range(0, len(tokens), STEP):
+            part = tokens[at : at + STEP]
+            if self._guesser is not None:
+                self._guesser.left(self.accepted, self.accepted + len(part))
+            effects += self._append(part, None, ())
         self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
         return effects
+
+    def _guesses(self, fresh: Sequence[int]) -> Sequence[int]:
+        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess."""
+        if self._guesser is None or not self._flows or self._halted or self._deserted:
+            return ()
+        begin = self.accepted + len(fresh)
+        room = min(self._until, self.order.limit - 1) - begin
+        return self._guesser.propose(self.tokens, fresh, min(self._sure, begin), room)[:room] if room > 0 else ()
+
+    def _judge(self, position: int, right: bool) -> None:
+        if self._guesser is not None:
+            self._guesser.judged(position, right)
+
+    def _told(self, message: Drawn) -> SessionMessage:
+        """For the client, to whom what a step of several positions took would look like slowness."""
+        several = self._guesser is not None and self._guesser.home(message.start, message.micros) > 1
+        return msgspec.structs.replace(message, to=CLIENT, micros=()) if several else _readdressed(message, CLIENT)
 
     def _forward(self) -> list[Effect]:
         """To the successor what it lacks, and to newcomers."""
@@ -521,9 +593,12 @@ class HopSession:
     def _rewind(self, length: int) -> list[Effect]:
         """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor. The first hop feeds itself: what it
         guessed may be further down already, and one draft has one token at a position."""
-        tokens = tuple(self.tokens)
+        tokens, sure = tuple(self.tokens), self._sure
         effects = self._truncate(length)
-        return effects + (self._append(tokens[self.accepted :], None, ()) if self.is_first else [self._have(resend=True)])
+        if not self.is_first:
+            return [*effects, self._have(resend=True)]
+        self._sure = sure
+        return effects + self._append(tokens[self.accepted :], None, ())
 
     def _truncate(self, length: int) -> list[Effect]:
         """Keep positions below `length`. Jobs in the engine that reach beyond are void; those below it go on."""
@@ -533,6 +608,8 @@ class HopSession:
         while self._pending and self._pending[-1].start >= keep:
             self._pending.pop()
         del self.tokens[keep:], self._marks[MARK * keep :]
+        del self.tokens[keep:]
+        self._sure = min(self._sure, keep)
         self._longest = longest_after_cut(self._longest, keep)
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
         self._journal.truncate(self.computed)

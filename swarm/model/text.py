@@ -44,6 +44,10 @@ class Text:
         """Read the tokenizer of a folder; `Checkpoint.small_files` has one for a model on the hub. Blocks. Raises NotAModel where there is none to read."""
         return cls(_load(str(folder)))
 
+    def is_as(self, other: Text) -> bool:
+        """Whether every id is the same text in both."""
+        return bool(self.tokenizer.get_vocab() == other.tokenizer.get_vocab())
+
     def encode(self, prompt: str, *, continues: bool = False) -> list[int]:
         """The ids of a prompt, with the tokens the model puts around a text (such as "beginning of sequence"), or without where it `continues` a session.
 

@@ -21,6 +21,7 @@ from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.marks import marks
 from swarm.peer.crowd import Crowd
+from swarm.peer.drafting import Drafter, Guesser, Lookup, Told
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
@@ -32,6 +33,7 @@ from swarm.wire import (
     Drawn,
     Facts,
     Grant,
+    Guess,
     Have,
     Keep,
     Message,
@@ -63,6 +65,9 @@ MOSTLY = 0.75
 SPARE = 1 / 8
 """How much of the cache a client with sessions here leaves to others when it begins another: whoever comes next finds room for a first one."""
 
+
+AT_WORK = 1.0
+"""Seconds since something was computed for another session, up to which guesses make way for it."""
 
 TERM_FORGOTTEN = 60.0
 """Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
@@ -136,15 +141,18 @@ class HopRoom:
         only: PeerId | None = None,
         wall: Callable[[], float] | None = None,
         sign: Callable[[bytes], bytes] | None = None,
+        drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """`veil` hides token ids from the hops between a client's own ends; `only` is the one client served, None for anybody. By `wall` orders grow old, never
-        without it. With `sign` it stands by what it made, before the client it was made for."""
+        without it. With `sign` it stands by what it made, before the client it was made for. `drafters` makes those that guess for a first hop, beside the
+        lookup in the session's own tokens; they call what they are given when they know more."""
         self.offer = offer
         self.ledger = ledger
         self.leaving = False
         self._links, self._engine, self._clock, self._verify, self._limits = links, engine, clock, verify, limits
         self._veil, self._only, self._wall, self._sign = veil, only, wall, sign
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
+        self._drafters, self._guessers, self._told = drafters, dict[HopKey, Guesser](), dict[HopKey, Told]()
         self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
@@ -205,6 +213,8 @@ class HopRoom:
             effects = hop.have(sender, message)
         elif isinstance(message, Grant):
             effects = hop.grant(sender, message, now)
+        elif isinstance(message, Guess):
+            effects = self._tell(sender, message, key, hop)
         elif isinstance(message, Keep):
             effects = hop.keep(sender, message, now)
         elif isinstance(message, Broken):
@@ -298,14 +308,41 @@ class HopRoom:
         is_new = hop is None
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
-            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil)
+            guesser = self._guesser(key) if key.start == 0 and self.offer.rewindable else None
+            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil, guesser=guesser)
         self._worked[key.session] = self._clock()
         self._crowd.admitted(order.session)
         self._learn(order.route)
         self._engine.open(key, order)
+        if key in self._guessers:
+            self._guessers[key].opened(order.sampling, order.ahead)
         if is_new:
             self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
+
+    def _guesser(self, key: HopKey) -> Guesser:
+        """Caches that cannot be cut have none: every wrong guess would cost them all they hold."""
+        told = self._told[key] = Told("client")
+        drafters = (Lookup(), told, *self._drafters(partial(self._guessed, key)))
+        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._others, key.session))
+        return guesser
+
+    def _guessed(self, key: HopKey) -> None:
+        """A drafter of this hop knows more."""
+        if (hop := self._hops.get(key.session, {}).get(key)) is not None:
+            self._do(key, hop.more())
+
+    def _tell(self, sender: PeerId, message: Guess, key: HopKey, hop: HopSession) -> list[Effect]:
+        """The client guesses, too."""
+        if key not in self._told or sender != hop.order.client:
+            return []
+        self._told[key].tell(message.start, message.tokens)
+        return hop.more()
+
+    def _others(self, session: SessionId) -> int:
+        """Sessions beside this one that something is computed for."""
+        now = self._clock()
+        return sum(now - worked < AT_WORK for other, worked in self._worked.items() if other != session)
 
     def _begin_as(self, key: HopKey, hop: HopSession, order: Order) -> None:
         """Where the session's prefix has been computed here, begin with that. Tokens that a client's own ends hide are not the same in two sessions."""
@@ -498,6 +535,9 @@ class HopRoom:
         """A hop is no part of its session any more, which then needs less, or is over."""
         hops = self._hops.get(key.session, {})
         hop = hops.pop(key, None)
+        self._told.pop(key, None)
+        if (guesser := self._guessers.pop(key, None)) is not None:
+            guesser.closed()
         if hops:
             self._drop(self.ledger.reserve(key.session, max(other.reserved for other in hops.values()), self._weight(hops)))
         else:

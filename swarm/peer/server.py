@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from swarm.core import PeerId, Span
 from swarm.errors import PeerLost, ProtocolError, RemoteError
@@ -20,6 +21,7 @@ from swarm.machines.evidence import Verify
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.coordinator import Coordinator, Think
+from swarm.peer.drafting import Drafter
 from swarm.peer.holding import Holding, Loader, ServingEngine
 from swarm.peer.hops import HopRoom
 from swarm.peer.judge import Judge
@@ -78,6 +80,8 @@ class About:
     """Bytes per second that its owner allows it to send."""
     lasts: bool = False
     """Whether it will be the same peer after a restart."""
+    draft: str = ""
+    """The model that guesses ahead where it is a first hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +132,19 @@ class Peer:
         notes: Notes | None = None,
         attest: Callable[[bytes], bytes] | None = None,
         alike: Callable[[Blob, Blob, int], bool] | None = None,
+        drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
         something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
         remembers what it measured. With `attest` it signs what it made, for the clients it was made for; with `alike`, which compares such work, it
-        looks into accusations when it coordinates."""
+        looks into accusations when it coordinates. `drafters` as in `HopRoom`."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
         self._seed = seed
-        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, wall=wall, sign=attest)
+        more: dict[str, Any] = {"wall": wall, "sign": attest, "drafters": drafters}
+        self.room = HopRoom(links, engine, holding.offer, _ledger(holding), clock=clock, verify=verify, limits=limits, **more)
         self._sequence, self._announced, self._announcing = 0, clock(), asyncio.Lock()
         self._began = clock()
         self._rtts: dict[PeerId, float] = {}
@@ -356,6 +362,7 @@ class Peer:
             claim=self.coordinator.claim if self.coordinator is not None else None,
             upload=self._upload,
             share=share,
+            draft=about.draft if any(0 in span for span in spans) else "",
         )
 
     async def _keep_announcing(self) -> None:

@@ -76,6 +76,8 @@ class Scene:
     """Whether clients let one chain mix them."""
     audit: float = 0.0
     """The share of hops that clients audit."""
+    guesses: float = 0.0
+    """How often those who guess at first hops are right; 0 for nobody who does."""
 
     @property
     def components(self) -> int:
@@ -143,6 +145,8 @@ class Stage:
         self._note, self._digest = note, hashlib.blake2b(digest_size=16)
         self._tasks: set[asyncio.Task[None]] = set()
         self._engines: list[toy.Engine] = []
+        self.oracles: list[toy.Oracle] = []
+        """Who guessed, in every session."""
 
     def run(self, script: Script) -> Verdict:
         logger = logging.getLogger("swarm")
@@ -394,12 +398,19 @@ class Stage:
             changed=lambda: self._changed(server),
             meters=meters,
             polite=meters is not None,
+            drafters=self._drafters,
         )
         try:
             await server.shell.serve()
         except* RemoteError:
             self._useless(server)
             self.note(f"{server.peer} could not join: nobody took its first announcement")
+
+    def _drafters(self, ready: Callable[[], None]) -> Sequence[toy.Oracle]:
+        if not self.scene.guesses:
+            return ()
+        self.oracles.append(toy.Oracle(self.scene.components, self.scene.guesses, random.Random(self.random.getrandbits(32))))
+        return self.oracles[-1:]
 
     def engine(self, layer: float) -> toy.Engine:
         engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarm.core import HopKey, ModelShape, PeerId, Span
 from swarm.machines.effects import Compute, Draw
+from swarm.peer.drafting import Drafter
 from swarm.peer.engine import Results
 from swarm.peer.schedule import Waiting, schedule
 from swarm.wire import Blob, Order
@@ -40,13 +42,39 @@ def answer(history: Sequence[int], count: int, components: int) -> list[int]:
     everything = list(history)
     while len(said) < count and (not said or said[-1] != EOS):
         for token in everything[fed:]:
-            row = _embedded(token)
-            for component, state in enumerate(states):
-                row = states[component] = _digest(state, row)
+            _feed(states, token)
         fed = len(everything)
         said.append(_drawn(states[-1]))
         everything.append(said[-1])
     return said
+
+
+class Oracle(Drafter):
+    """Guesses what the model will say, so far as it is `right`, a share of the time. `made` and `wrong` count."""
+
+    def __init__(self, components: int, right: float, dice: random.Random) -> None:
+        self._right, self._dice = right, dice
+        self._beginning = [_beginning(component) for component in range(components)]
+        self._line: list[int] = []
+        self._states = list(self._beginning)
+        self.made = self.wrong = 0
+
+    def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
+        return "oracle"
+
+    def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
+        line = [*tokens, *fresh]
+        if line[: len(self._line)] != self._line:
+            self._line, self._states = [], list(self._beginning)
+        for token in line[len(self._line) :]:
+            _feed(self._states, token)
+        self._line, states, guesses = line, list(self._states), list[int]()
+        for _ in range(min(most, 16)):
+            right = self._dice.random() < self._right
+            guesses.append(_drawn(states[-1]) if right else self._dice.randrange(VOCAB))
+            self.made, self.wrong = self.made + 1, self.wrong + (not right)
+            _feed(states, guesses[-1])
+        return guesses
 
 
 class Text:
@@ -217,6 +245,12 @@ class Engine:
             self.results.finished(key, job.serial, None, [Draw(job.start + at + 1, _drawn(rows[at])) for at in job.draw], micros)
         else:
             self.results.finished(key, job.serial, Blob("float32", 2, memoryview(b"".join(rows))), (), micros)
+
+
+def _feed(states: list[bytes], token: int) -> None:
+    row = _embedded(token)
+    for component, state in enumerate(states):
+        row = states[component] = _digest(state, row)
 
 
 def _digest(state: bytes, row: bytes) -> bytes:

@@ -248,7 +248,7 @@ def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_holds_nothin
     first = opened(0, limit=5, until=2**53)
     run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, tuple(range(1000))), 0)
-    assert first.accepted == 5 and len([effect for effect in effects if isinstance(effect, Compute)]) == 2 and not first._held
+    assert first.accepted == 5 and sum(len(effect.tokens) for effect in effects if isinstance(effect, Compute)) == 2 and not first._held
     wide = opened(0, HopLimits(window=8), limit=10**6)
     wide.drawn("c", Drawn(S, 1, 0, 0, 1, tuple(range(1000))), 0)
     wide.drawn("c", Drawn(S, 1, 0, 0, 5000, tuple(range(1000))), 0)
@@ -392,3 +392,109 @@ def test_the_first_hop_hands_rows_to_the_client_and_begins_nothing():
     effects = hop.rows("c", Rows(S, 1, 0, 0, 2, rows(1)), 1)
     assert effects == [Send("client", Rows(S, 1, CLIENT, 0, 2, rows(1)))]
     assert hop.rows("b", Rows(S, 1, 0, 0, 2, rows(1)), 1) == [] and hop.accepted == 3
+
+
+class Parrot:
+    """A guesser that says what it is told, and remembers what it hears."""
+
+    def __init__(self, *guesses: int) -> None:
+        self.guesses = list(guesses)
+        self.heard: list = []
+        self.asked: list = []
+
+    def propose(self, tokens, fresh, sure, most):
+        self.asked.append((list(tokens), list(fresh), sure, most))
+        guesses, self.guesses = self.guesses[:most], []
+        return guesses
+
+    def left(self, start, stop):
+        self.heard.append(("left", start, stop))
+
+    def judged(self, position, right):
+        self.heard.append((position, right))
+
+    def home(self, position, micros):
+        return 2 if micros else 0
+
+    def missed(self, length):
+        self.heard.append(("missed", length))
+
+
+def guessing(*guesses: int, until: int = 100, limit: int = 100) -> tuple[HopSession, Parrot]:
+    """A first hop that has fed a prompt of three positions."""
+    parrot = Parrot(*guesses)
+    hop = HopSession(S, guesser=parrot)
+    hop.open(*order(0, until=until, limit=limit), now=0)
+    hop.have("b", Have(S, 1, 0, 0, 0, True))
+    run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    return hop, parrot
+
+
+def test_what_is_guessed_goes_with_the_token_that_came_home_as_one_step():
+    first, parrot = guessing(5, 6)
+    assert not parrot.asked, "nothing has come home yet"
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
+    assert parrot.asked == [([1, 2, 3], [4], 4, 95)]
+    assert [effect.tokens for effect in effects if isinstance(effect, Compute)] == [(4, 5, 6)]
+    assert [step.tokens for step in sent(run(first, effects), Step)] == [(4, 5, 6)]
+
+
+def test_many_guesses_travel_as_several_steps():
+    first, parrot = guessing(*range(20))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
+    assert [len(effect.tokens) for effect in effects if isinstance(effect, Compute)] == [8, 8, 5]
+    assert parrot.heard[-3:] == [("left", 3, 11), ("left", 11, 19), ("left", 19, 24)]
+
+
+def test_right_guesses_stand_and_the_first_wrong_one_is_replaced_under_a_higher_draft():
+    first, parrot = guessing(5, 6, 7)
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 4, (5, 9)), 0)
+    assert parrot.heard[-4:] == [(4, True), (5, False), ("missed", 5), ("left", 5, 6)]
+    assert first.epoch == (1, 1) and first.tokens == [1, 2, 3, 4, 5, 9] and Truncate(5) in effects
+    (step,) = sent(run(first, effects), Step)
+    assert (step.draft, step.start, step.tokens) == (1, 5, (9,))
+    assert not first.drawn("c", Drawn(S, 1, 0, 0, 6, (8,)), 0), "it belongs to the wrong guess"
+
+
+def test_guesses_end_where_credit_does_and_before_the_last_position():
+    assert guessing(5, 6, 7, until=5)[0].drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)[1].tokens == (4, 5)
+    assert guessing(5, 6, 7, limit=6)[0].drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)[1].tokens == (4, 5)
+    first, parrot = guessing(5)
+    first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), "stop"), 0)
+    assert not parrot.asked and first.accepted == 3
+
+
+def test_a_guesser_that_knows_more_is_asked_again():
+    first, parrot = guessing()
+    assert first.more() == []
+    first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
+    parrot.guesses = [5]
+    (effect,) = first.more()
+    assert effect.tokens == (5,) and parrot.asked[-1] == ([1, 2, 3, 4], [], 4, 95)
+
+
+def test_after_an_open_nothing_is_guessed_before_tokens_come_home_again():
+    first, parrot = guessing(5)
+    first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
+    first.open(*order(0, chain=2, starts=((1, 0), (2, 3))), now=0)
+    parrot.guesses, before = [7], len(parrot.asked)
+    assert parrot.heard[-1] == ("missed", 3)
+    first.step("client", Step(S, 2, 0, 0, 3, (4,)), 0)
+    assert len(parrot.asked) == before and first.more() == []
+
+
+def test_the_client_is_not_told_how_long_steps_of_several_positions_took():
+    first, _ = guessing()
+    assert sent(first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), micros=(1, 2)), 0), Drawn)[0].micros == ()
+    plain = opened(0)
+    assert sent(plain.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), micros=(1, 2)), 0), Drawn)[0].micros == (1, 2)
+
+
+def test_the_head_says_in_one_message_what_it_drew_up_to_the_first_wrong_guess():
+    head = opened(2)
+    head.step("b", Step(S, 1, 2, 0, 0, (1, 2, 3), rows(1, 1, 1)), 0)
+    head.finished(1, None, [Draw(3, 7)], 5)
+    head.step("b", Step(S, 1, 2, 0, 3, (7, 8, 9, 10), rows(1, 1, 1, 1)), 0)
+    (drawn,) = sent(head.finished(2, None, [Draw(4, 8), Draw(5, 6), Draw(6, 1), Draw(7, 2)], 5), Drawn)
+    assert (drawn.start, drawn.tokens) == (4, (8, 6))

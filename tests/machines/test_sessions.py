@@ -102,6 +102,22 @@ def test_newcomers_are_fed_while_the_chain_goes_on_and_change_no_token(block):
     assert changed > 20 and given_up > 0
 
 
+@pytest.mark.parametrize("block", range(6))
+def test_guesses_run_ahead_of_the_ring_through_all_misfortunes_and_change_no_token(block):
+    """Rejections, draft and chain numbers, losses, replacements and newcomers together."""
+    taken = wrong = furthest = 0
+    for seed in range(block * 50, block * 50 + 50):
+        world = World(seed, SPANS, trouble=(0.0, 0.01, 0.03)[seed % 3], preparing=0.1 * (seed % 4 == 0), own_ends=seed % 5 == 0)
+        world.guessing, world.oracle.right = 0.0, (0.98, 0.8, 0.5)[seed % 3]
+        world.client._credit = 64
+        try:
+            converse(world)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+        taken, wrong, furthest = taken + world.oracle.taken, wrong + world.oracle.wrong, max(furthest, world.oracle.furthest)
+    assert taken > 500 and wrong > 50 and furthest > 10
+
+
 def changes_route(seed: int, spans: dict) -> World:
     """Nothing is lost, and everybody has heard of a route when the client changes its mind. (An OPEN that is overtaken by the next one's farewell, on a longer
     way to the same peer, is left to its lease.)"""

@@ -18,6 +18,7 @@ from swarm.machines.client import ClientSession
 from swarm.machines.effects import Compute, Deliver, Draw, Prepared, Reroute, Send
 from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
+from swarm.peer.drafting import Drafter
 from swarm.peer.hops import HopKey, HopRoom, Offer
 from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, Ready, SessionMessage, decode, encode
 
@@ -109,6 +110,28 @@ class ToyEngine:
         self._world.rooms[self._peer].finished(key, job.serial, blob, draws, 1)
 
 
+class Oracle(Drafter):
+    """A drafter that knows the answer, and is wrong now and then."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.right = 0.0
+        """How often."""
+        self.taken = self.furthest = self.wrong = 0
+        """Guesses, how far beyond what the client has, and how many were not what is right."""
+
+    def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
+        return "oracle" if self.right else None
+
+    def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
+        dice = self._world.random
+        right = true_tokens([*tokens, *fresh], min(most, 12))
+        guesses = [token if dice.random() < self.right else dice.randrange(VOCAB) for token in right]
+        self.taken, self.wrong = self.taken + len(guesses), self.wrong + (guesses != right)
+        self.furthest = max(self.furthest, len(tokens) + len(fresh) + len(guesses) - len(self._world.client.history))
+        return guesses
+
+
 class WorldLinks:
     def __init__(self, world: World, peer: PeerId) -> None:
         self._world, self.peer = world, peer
@@ -163,6 +186,7 @@ class World:
         )
         self.rewindable = rewindable
         self.guessing = self.random.choice([0.0, 0.1, 0.3])
+        self.oracle = Oracle(self)
         self.preparing = preparing
         self.flows = False
         """Whether tokens of the latest chain have come home."""
@@ -193,6 +217,7 @@ class World:
             clock=lambda: self.now,
             verify=lambda *_: True,
             limits=self.limits,
+            drafters=lambda _: (self.oracle,),
             veil=(lambda _, position, token: token ^ (position * 7919 % 2**20)) if peer == CLIENT_PEER else None,
         )
 

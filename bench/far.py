@@ -1,0 +1,328 @@
+"""Tokens/s of peers that are far apart, on one machine: what distance and computing allow, and what guesses make of it.
+
+    python -m bench.far [--what plain,draft,lookup,same,sessions,client,upload,kill] [--hops 3,5] [--trips 20,50,100,200] [--model demo|random]
+                        [--tokens 64] [--rounds 3] [--plot far.png] [--json]
+
+`--trips` are round trips between any two peers, in ms. The limit is one token per N one-way trips and the computing of N hops, as the hops themselves measure
+it; a way is what a Ping says that it takes in the same minute (half of its round trip): the emulator's own delay is in that, and so is ours. Beside it stands
+Petals' pattern, 2N trips by way of a client at 50 ms from every peer, which is reckoned, not measured. Everything else is a ratio to the same answers without
+guesses, taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import swarm
+from bench.common import arguments, median, random_llama, show
+from bench.stream import split
+from swarm.demo import PROMPTS, draft_path
+from swarm.far.line import Distance
+
+Figures = dict[str, Any]
+
+PETALS_CLIENT = 0.05
+"""Seconds for a round trip between a client and each server."""
+
+STORIES = ("Once upon a time", "One day, a little fox", "There was a girl named Lily", "In a quiet valley")
+
+REPEATING = "Tim found a red ball. He gave the red ball to Sam. Sam took the red ball home. "
+
+NEAR = Distance()
+
+SETTLE = 6.0
+"""Seconds for peers to measure one another, so that links are there when it begins."""
+
+
+class World:
+    """One swarm at one distance, with a client that wants no guesses and one that does."""
+
+    def __init__(self, args: Any, hops: int, distance: Distance, *, draft: bool = False, client_link: Distance = NEAR, spare: bool = False) -> None:
+        from swarm.model.checkpoint import Checkpoint
+        from swarm.model.text import Text
+
+        self.folder, layers = (str(swarm.demo_model()), 12) if args.model == "demo" else (str(random_llama()), 32)
+        self.args, self.hops, self.drafts = args, hops, draft
+        spans = split(layers, hops)
+        flags = ["--compile", args.compile, *(["--draft", str(draft_path())] if draft else [])]
+        self.local = swarm.LocalSwarm(
+            self.folder, [*spans, *spans[1:2]] if spare else spans, dtype=args.dtype, threads=1, links=distance, client_link=client_link, arguments=flags
+        )
+        time.sleep(SETTLE)
+        self.shape = Checkpoint.open(self.folder).shape
+        self.text = Text.open(self.folder)
+        self.off, self.on = (swarm.Client(self.folder, initial_peers=self.local.initial_peers, reuse=False, speculate=wants) for wants in (False, True))
+        self.answer(self.off, self.encode(STORIES[0]), 8)
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.off.close()
+        self.on.close()
+        self.local.close()
+
+    def encode(self, text: str) -> list[int]:
+        return self.text.encode(text) if self.args.model == "demo" else [ord(letter) for letter in text]
+
+    def answer(self, client: swarm.Client, prompt: list[int], count: int, **options: Any) -> tuple[list[int], float, list[float]]:
+        """Tokens, seconds for each after the first, and what each hop says that it takes for a step of one, in seconds."""
+        times, tokens = [], []
+        with client.session() as session:
+            for token in session.stream_tokens(prompt, max_new_tokens=count, ignore_eos=True, **options):
+                times.append(time.perf_counter())
+                tokens.append(token)
+            return tokens, (times[-1] - times[0]) / (len(times) - 1), [hop.milliseconds / 1e3 for hop in session.route.hops]
+
+    def pair(self, prompt: list[int], count: int, **options: Any) -> tuple[float, float, list[int], list[float]]:
+        """Seconds a token without guesses and with, the tokens, and the hops' steps."""
+        tokens, off, steps = self.answer(self.off, prompt, count, **options)
+        others, on, _ = self.answer(self.on, prompt, count, **options)
+        if tokens != others and self.args.dtype == "float32":
+            raise AssertionError("guesses have changed tokens")
+        return off, on, tokens, steps
+
+    def way(self) -> float:
+        """Seconds from a peer to the next, as they have announced it: the median of all pairs."""
+        from swarm.compose import connect
+
+        async def ask() -> float:
+            async with connect(self.local.initial_peers) as connection:
+                while True:
+                    records = await connection.directory.read(self.shape.config_hash)
+                    trips = [rtt for record in records for rtt in record.rtts.values()]
+                    if len(records) == len(self.local.peers) and len(trips) >= len(records):
+                        return statistics.median(trips) / 2
+                    await asyncio.sleep(1.0)
+
+        return asyncio.run(ask())
+
+
+def plain(args: Any, hops: int, trip: float) -> Figures:
+    with World(args, hops, Distance(trip / 2)) as world:
+        way = world.way()
+        gaps, computes = [], []
+        for _ in range(args.rounds):
+            _, gap, steps = world.answer(world.off, world.encode(STORIES[0]), args.tokens)
+            gaps.append(gap)
+            computes.append(sum(steps))
+    ratios = [(hops * way + computing) / gap for gap, computing in zip(gaps, computes, strict=True)]
+    return {
+        "plain, tok/s": 1 / median(gaps),
+        "limit, tok/s": 1 / (hops * way + median(computes)),
+        "plain / limit": median(ratios),
+        "plain / limit of the nominal distance": median([(hops * trip / 2 + computing) / gap for gap, computing in zip(gaps, computes, strict=True)]),
+        "computing, ms": median(computes) * 1e3,
+        "one way by ping, ms": way * 1e3,
+        "Petals' pattern, tok/s": 1 / (hops * PETALS_CLIENT + median(computes)),
+    }
+
+
+def acceptance(prompt: list[int], tokens: list[int], sampling: Any) -> tuple[float, float]:
+    """How often the draft model says what was drawn, and the seconds that it takes for a token."""
+    from swarm.core import Span
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.sampling import DrawRequest, draw
+    from swarm.model.span import Row, SpanModel
+
+    checkpoint = Checkpoint.open(str(draft_path()))
+    model = SpanModel.load(checkpoint, [Span(0, checkpoint.shape.components)])
+    cache, right, line = model.new_cache(0, model.head + 1), 0, [*prompt, *tokens]
+    model.run(0, model.head + 1, [Row(cache, 0, tuple(prompt[:-1]), None, ())]) if len(prompt) > 1 else None
+    began = time.perf_counter()
+    for at in range(len(prompt), len(line)):
+        (logits_KV,) = model.run(0, model.head + 1, [Row(cache, at - 1, (line[at - 1],), None, (0,))])
+        right += draw(logits_KV, [DrawRequest(sampling, at, ())])[0].token == line[at]
+    return right / len(tokens), (time.perf_counter() - began) / len(tokens)
+
+
+def draft(args: Any, hops: int, trip: float) -> Figures:
+    from swarm.core import Sampling
+
+    ratios, bounds, rights, speeds, plains = [], [], [], [], []
+    with World(args, hops, Distance(trip / 2), draft=True) as world:
+        for at in range(args.rounds):
+            prompt, temperature = world.encode(STORIES[at % len(STORIES)]), (0.0, 0.7)[at % 2]
+            off, on, tokens, steps = world.pair(prompt, args.tokens, temperature=temperature, seed=at)
+            alpha, each = acceptance(prompt, tokens, Sampling(temperature=temperature, seed=at))
+            run, interval = 1 / (1 - min(alpha, 0.999)), max(each, *steps)
+            bounds.append((off + interval * run) / run / on)
+            ratios.append(off / on)
+            rights.append(alpha)
+            speeds.append(1 / on)
+            plains.append(1 / off)
+    return {
+        "draft, tok/s": median(speeds),
+        "plain beside it, tok/s": median(plains),
+        "draft / plain": median(ratios),
+        "draft / plain, least": min(ratios),
+        "acceptance": median(rights),
+        "draft / bound": median(bounds),
+    }
+
+
+def lookup(args: Any, hops: int, trip: float) -> Figures:
+    repeats, fresh = [], []
+    with World(args, hops, Distance(trip / 2)) as world:
+        for at in range(args.rounds):
+            off, on, *_ = world.pair(world.encode(REPEATING * 4), args.tokens)
+            repeats.append(off / on)
+            off, on, *_ = world.pair(world.encode(STORIES[at % len(STORIES)]), args.tokens, temperature=1.5, seed=at)
+            fresh.append(off / on)
+    return {"lookup / plain, text that repeats": median(repeats), "lookup / plain, text without repeats": median(fresh), "least of these": min(fresh)}
+
+
+def same(args: Any, hops: int, trip: float) -> Figures:
+    """Many short questions and stories, a few at once."""
+    dice = random.Random(0)
+    texts = [prompt.text for prompt in PROMPTS] + [f"Q: what is {dice.randrange(100)} + {dice.randrange(100)}?\nA:" for _ in range(120)]
+    texts += [f"{dice.choice(STORIES)} {dice.choice(('in May', 'far away', 'at sea', 'at noon'))}, {dice.randrange(100)}" for _ in range(200 - len(texts))]
+    asked = [(text, temperature) for temperature in (0.0, 0.7, 1.0) for text in texts[: args.prompts]]
+    equal: list[bool] = []
+    with World(args, hops, Distance(trip / 2), draft=True) as world:
+
+        def ask(mine: list[tuple[str, float]]) -> None:
+            for text, temperature in mine:
+                answers = [
+                    client.generate_tokens(world.encode(text), max_new_tokens=args.tokens, temperature=temperature, seed=1) for client in (world.off, world.on)
+                ]
+                equal.append(answers[0] == answers[1])
+
+        together([lambda mine=asked[at::3]: ask(mine) for at in range(3)])
+    return {"answers": len(equal), "with the same tokens": sum(equal)}
+
+
+def together(acts: list[Callable[[], Any]]) -> float:
+    threads = [threading.Thread(target=act) for act in acts]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def sessions(args: Any, hops: int, trip: float) -> Figures:
+    ratios = []
+    with World(args, hops, Distance(trip / 2), draft=True) as world:
+        for _ in range(args.rounds):
+            prompts = [world.encode(STORIES[at % len(STORIES)] + f" {at}") for at in range(8)]
+            seconds = [
+                together([lambda prompt=prompt, client=client: world.answer(client, prompt, args.tokens) for prompt in prompts])
+                for client in (world.off, world.on)
+            ]
+            ratios.append(seconds[0] / seconds[1])
+    return {"8 sessions, guesses on / off": median(ratios)}
+
+
+def client(args: Any, hops: int, trip: float) -> Figures:
+    found: Figures = {}
+    for far in (0.0, 0.1, 0.3):
+        with World(args, hops, Distance(trip / 2), draft=True, client_link=Distance(far / 2)) as world:
+            plains, drafts = [], []
+            for at in range(args.rounds):
+                off, on, *_ = world.pair(world.encode(STORIES[0]), args.tokens, temperature=0.7, seed=at)
+                plains.append(1 / off)
+                drafts.append(1 / on)
+        found |= {f"client at {far * 1e3:g} ms, plain tok/s": median(plains), f"client at {far * 1e3:g} ms, draft tok/s": median(drafts)}
+    return found
+
+
+def upload(args: Any, hops: int, trip: float) -> Figures:
+    """Seconds to the first token of a long prompt over slow lines, against the larger of sending and computing it."""
+    found: Figures = {}
+    prompt = [(31 * at + 7) % 200 for at in range(args.prompt)]
+
+    def first(world: World) -> float:
+        began = time.perf_counter()
+        with world.off.session() as session:
+            for _ in session.stream_tokens(prompt, max_new_tokens=1, ignore_eos=True):
+                return time.perf_counter() - began
+        raise AssertionError("no token")
+
+    with World(args, hops, Distance(trip / 2)) as world:
+        computing = min(first(world) for _ in range(2))
+        size = len(prompt) * world.shape.hidden * (4 if args.dtype == "float32" else 2)
+    for rate in (100, 10):
+        with World(args, hops, Distance(trip / 2, rate=rate * 1e6 / 8)) as world:
+            taken = min(first(world) for _ in range(2))
+        sending = size * 8 / (rate * 1e6)
+        found |= {f"{rate} Mbit/s: first token, s": taken, f"{rate} Mbit/s: sending, s": sending, f"{rate} Mbit/s / larger": taken / max(sending, computing)}
+    return {f"{len(prompt)} tokens computed in, s": computing, **found}
+
+
+def kill(args: Any, hops: int, trip: float) -> Figures:
+    """The second hop dies in the middle of an answer, a spare alive."""
+    found: Figures = {}
+    tokens: dict[str, list[int]] = {}
+    for name in ("undisturbed", "plain", "draft"):
+        with World(args, hops, Distance(trip / 2), draft=True, spare=True) as world, (world.off if name == "plain" else world.on).session() as session:
+            tokens[name] = []
+            for token in session.stream_tokens(world.encode(STORIES[0]), max_new_tokens=args.tokens, ignore_eos=True):
+                tokens[name].append(token)
+                if len(tokens[name]) == args.tokens // 2 and name != "undisturbed":
+                    next(peer for peer in world.local.peers if peer.peer_id == session.route.hops[1].peer_id).kill()
+            if name != "undisturbed":
+                found[f"{name}: longest gap, s"] = session.longest_gap
+                found[f"{name}: same tokens"] = tokens[name] == tokens["undisturbed"]
+    return found
+
+
+KINDS = {kind.__name__: kind for kind in (plain, draft, lookup, same, sessions, client, upload, kill)}
+
+
+def plot(path: str, rows: list[Figures]) -> None:
+    """One line for each kind, over the round trip. matplotlib comes with `pip install matplotlib`; figures need none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panes = pyplot.subplots(1, len({row["hops"] for row in rows}), squeeze=False, figsize=(10, 4), sharey=True)
+    for pane, hops in zip(panes[0], sorted({row["hops"] for row in rows}), strict=True):
+        mine = [row for row in rows if row["hops"] == hops]
+        for name in sorted({name for row in mine for name in row if name.endswith("tok/s")}):
+            having = [row for row in mine if name in row]
+            pane.plot([row["round trip, ms"] for row in having], [row[name] for row in having], marker="o", label=name.removesuffix(", tok/s"))
+        pane.set(title=f"{hops} hops", xlabel="round trip between hops, ms", ylabel="tokens/s", yscale="log")
+        pane.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--what", default="plain,draft", help=f"some of {', '.join(KINDS)}")
+    parser.add_argument("--hops", default="3,5")
+    parser.add_argument("--trips", default="20,50,100,200", help="round trips between peers, in ms")
+    parser.add_argument("--model", choices=("demo", "random"), default="demo")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--prompt", type=int, default=2048, help="tokens of the prompt of `upload`")
+    parser.add_argument("--prompts", type=int, default=200, help="of `same`, at each of three temperatures")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", choices=("wait", "off"), default="off")
+    parser.add_argument("--plot", metavar="FILE", help="draw tokens/s over the round trip into this PNG; needs matplotlib")
+    args = parser.parse_args()
+    rows = []
+    for hops in map(int, args.hops.split(",")):
+        for trip in map(float, args.trips.split(",")):
+            row: Figures = {"hops": hops, "round trip, ms": trip}
+            for what in args.what.split(","):
+                row |= (found := KINDS[what](args, hops, trip / 1e3))
+                show(f"far: {what}, {args.model}, {hops} hops, round trip {trip:g} ms", found, args.json)
+            rows.append(row)
+    if args.plot:
+        plot(args.plot, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Guesses at the first hop: who makes them, how often they were right, and how far ahead of the ring they may go. Pure; the clock is handed in.
+
+Knows tokens and times. What a guess means to a session, and what becomes of a wrong one, is the machine's (`machines/hop.py`). The formula is derived in
+`docs/far.md`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+
+from swarm.core import Sampling
+
+SURE, DOUBTFUL = 0.995, 0.01
+"""Bounds of an estimated acceptance: nothing is known better after so few tokens."""
+
+WEIGHT, MEMORY = 4, 60
+"""Guesses that a prior counts as, and after how many what came before is half forgotten."""
+
+FAST, SLOW = 0.5, 0.05
+"""How soon a shorter ring time is believed, and a longer one: a step that waits for others on its way says little of the way."""
+
+SMOOTHING = 0.2
+
+LEVELS = (32, 16, 8, 4, 2)
+"""Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all."""
+
+PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25}
+
+INDEXED = (8, 4, 2)
+"""Lengths that are looked up; longer ones are found by looking further back."""
+
+INDEX_AT_ONCE = 1024
+"""Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
+
+
+class Drafter:
+    """Whoever can say what may follow. Tokens are handed as two lists: what the hop holds, and what is to follow it now. The first `sure` of both are right."""
+
+    def opened(self, sampling: Sampling) -> None:
+        """The session begins, or goes on, and draws in this way."""
+
+    def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
+        """What kind of guess it has for the next position, None for none. Guesses of a kind are right equally often."""
+        raise NotImplementedError
+
+    def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
+        """What it has offered, at most so many."""
+        raise NotImplementedError
+
+    def missed(self, length: int) -> None:
+        """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
+
+    def closed(self) -> None:
+        """The session is over."""
+
+
+class Lookup(Drafter):
+    """Prompt lookup: what followed the last time that these tokens stood here (Saxena, "Prompt lookup decoding", 2023). Copies what it has itself just guessed
+    too, as LZ77 does, so that a short period is followed as far as one likes."""
+
+    def __init__(self) -> None:
+        self._known: list[int] = []
+        self._index: dict[int, int] = {}
+        self._run: tuple[int, int, int] | None = None
+        """Where the run of guesses goes on: the next position, the position it is copied from, and where the match began."""
+
+    def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
+        self._learn(tokens, fresh, sure)
+        end = len(tokens) + len(fresh)
+        if self._run is None or self._run[0] != end:
+            self._run = self._match(end) if end == sure else None
+        if self._run is None:
+            return None
+        _, _, began = self._run
+        return f"lookup {next((level for level in LEVELS if level <= sure - began), LEVELS[-1])}"
+
+    def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
+        assert self._run is not None
+        end, source, began = self._run
+        out: list[int] = []
+        held = len(tokens)
+        for at in range(source, source + most):
+            out.append(tokens[at] if at < held else fresh[at - held] if at < end else out[at - end])
+        self._run = end + len(out), source + len(out), began
+        return out
+
+    def missed(self, length: int) -> None:
+        self._run = None
+        del self._known[length:]
+
+    def _learn(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> None:
+        known, held = self._known, len(tokens)
+        for at in range(len(known), min(sure, len(known) + INDEX_AT_ONCE)):
+            for length in INDEXED:
+                if at >= length:
+                    self._index[hash((length, *known[at - length : at]))] = at
+            known.append(tokens[at] if at < held else fresh[at - held])
+
+    def _match(self, end: int) -> tuple[int, int, int] | None:
+        """The latest place with the longest of the indexed matches, if the index has come so far."""
+        known = self._known
+        if len(known) != end:
+            return None
+        for length in INDEXED:
+            if end <= length:
+                continue
+            at = self._index.get(hash((length, *known[end - length :])), end)
+            if at < end and known[at - length : at] == known[end - length :]:  # an entry of a history that was cut points anywhere
+                while length < min(at, LEVELS[0]) and known[at - length - 1] == known[end - length - 1]:
+                    length += 1
+                return end, at, end - length
+        return None
+
+
+class Told(Drafter):
+    """Guesses that somebody else made, as the client with its draft model does: tokens from a position on."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._start, self._tokens = kind, 0, tuple[int, ...]()
+
+    def tell(self, start: int, tokens: Iterable[int]) -> None:
+        self._start, self._tokens = start, tuple(tokens)
+
+    def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
+        held, end = len(tokens), len(tokens) + len(fresh)
+        if not self._start <= end < self._start + len(self._tokens):
+            return None
+        # what stands here since the guesses begin must be what they began with
+        for at in range(self._start, end):
+            if (tokens[at] if at < held else fresh[at - held]) != self._tokens[at - self._start]:
+                return None
+        return self._kind
+
+    def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
+        begin = len(tokens) + len(fresh) - self._start
+        return list(self._tokens[begin : begin + most])
+
+
+class Tempo:
+    """How long a token takes round the ring, and how long its slowest hop takes for a position."""
+
+    def __init__(self) -> None:
+        self.ring = self.hop = 0.0
+        self._bursts: deque[tuple[int, int, float]] = deque(maxlen=512)
+
+    def left(self, start: int, stop: int, now: float) -> None:
+        """These positions leave as one step."""
+        while self._bursts and self._bursts[-1][0] >= start:
+            self._bursts.pop()
+        self._bursts.append((start, stop, now))
+
+    def home(self, position: int, micros: Sequence[int], now: float) -> int:
+        """The token of a position is home: of how many positions the step was that brought it, 0 for one that is not known."""
+        while self._bursts and self._bursts[0][1] < position:
+            self._bursts.popleft()
+        if not self._bursts or not self._bursts[0][0] < position:
+            return 0
+        start, stop, when = self._bursts[0]
+        trip = now - when
+        self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
+        if micros:
+            each = max(max(micros) / 1e6 / (stop - start), 1e-6)
+            self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
+        return stop - start
+
+
+def ahead(ring: float, hop: float, acceptance: float, others: int) -> int:
+    """How many positions may be guessed beyond the last sure one: as many as pay, and no more than this session's share of what the ring has room for."""
+    if not 0 < hop < ring:
+        return 0
+    room = ring / hop
+    return max(int(min(room / (1 + others) - 1, log(room) / -log(acceptance))), 0)
+
+
+@dataclass(slots=True)
+class _Score:
+    """How often guesses of a kind are right."""
+
+    acceptance: float
+    count: int = WEIGHT
+
+    def add(self, right: bool) -> None:
+        self.count = min(self.count + 1, MEMORY)
+        self.acceptance += (right - self.acceptance) / self.count
+
+
+class Guesser:
+    """Implements `machines.hop.Guesser` with some drafters, of which the one counts that is right most often. `others` says how many other sessions are at work
+    here, `most` how far ahead the client wants guesses at all."""
+
+    def __init__(self, drafters: Sequence[Drafter], clock: Callable[[], float], others: Callable[[], int], most: int = 2**10) -> None:
+        self.most = most
+        self.right = self.wrong = 0
+        self._drafters, self._clock, self._others = list(drafters), clock, others
+        self._tempo = Tempo()
+        self._scores: dict[str, _Score] = {}
+        self._kinds: dict[int, str] = {}
+
+    def acceptance(self, kind: str) -> float:
+        return min(max(self._score(kind).acceptance, DOUBTFUL), SURE)
+
+    def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> list[int]:
+        end = len(tokens) + len(fresh)
+        most = min(most, self.most - (end - sure))
+        if most <= 0 or not self._tempo.ring:
+            return []
+        offers = [(self.acceptance(kind), kind, drafter) for drafter in self._drafters if (kind := drafter.offers(tokens, fresh, sure)) is not None]
+        if not offers:
+            return []
+        acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
+        room = min(ahead(self._tempo.ring, self._tempo.hop, acceptance, self._others()) - (end - sure), most)
+        if room <= 0:
+            return []
+        guesses = drafter.take(tokens, fresh, room)
+        self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))
+        return guesses
+
+    def opened(self, sampling: Sampling, most: int) -> None:
+        self.most = most
+        for drafter in self._drafters:
+            drafter.opened(sampling)
+
+    def closed(self) -> None:
+        for drafter in self._drafters:
+            drafter.closed()
+
+    def left(self, start: int, stop: int) -> None:
+        self._tempo.left(start, stop, self._clock())
+
+    def judged(self, position: int, right: bool) -> None:
+        if (kind := self._kinds.pop(position, None)) is None:
+            return
+        self._score(kind).add(right)
+        self.right, self.wrong = self.right + right, self.wrong + (not right)
+
+    def home(self, position: int, micros: Sequence[int]) -> int:
+        return self._tempo.home(position, micros, self._clock())
+
+    def missed(self, length: int) -> None:
+        self._kinds = {position: kind for position, kind in self._kinds.items() if position < length}
+        for drafter in self._drafters:
+            drafter.missed(length)
+
+    def _score(self, kind: str) -> _Score:
+        score = self._scores.get(kind)
+        if score is None:
+            level = kind.partition(" ")[2]
+            score = self._scores[kind] = _Score(PRIORS[int(level)] if level else 0.6)
+        return score

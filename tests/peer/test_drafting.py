@@ -1,0 +1,165 @@
+"""Who guesses, how far ahead, and what is learned from it: by virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.peer.drafting import INDEX_AT_ONCE, Guesser, Lookup, Tempo, Told, ahead
+
+
+def looked_up(tokens: list[int], most: int = 4) -> list[int]:
+    it = Lookup()
+    return it.take(tokens, [], most) if it.offers(tokens, [], len(tokens)) else []
+
+
+def test_lookup_says_what_followed_the_last_time():
+    assert looked_up([1, 2, 3, 4, 5, 9, 2, 3]) == [4, 5, 9, 2]
+    assert looked_up([1, 2, 7, 1, 2, 8, 1, 2]) == [8, 1, 2, 8], "the later of two"
+    assert looked_up([1, 2, 3, 4]) == [] == looked_up([1, 2, 1]) == looked_up([])
+
+
+def test_the_longest_match_counts():
+    assert looked_up([5, 1, 2, 3, 4, 7, 0, 3, 4, 8, 0, 1, 2, 3, 4], 1) == [7]
+
+
+def test_a_period_is_followed_beyond_what_is_there():
+    assert looked_up([1, 2, 3] * 3, 10) == [1, 2, 3, 1, 2, 3, 1, 2, 3, 1]
+
+
+def test_fresh_tokens_count_as_if_they_were_there():
+    it = Lookup()
+    assert it.offers([1, 2, 3, 9, 1], [2], 6) == "lookup 2"
+    assert it.take([1, 2, 3, 9, 1], [2], 3) == [3, 9, 1]
+
+
+def test_a_run_goes_on_while_its_guesses_are_on_their_way_and_not_after_a_wrong_one():
+    it, tokens = Lookup(), [1, 2, 3, 4, 5, 6, 1, 2]
+    assert it.offers(tokens, [], 8)
+    tokens += it.take(tokens, [], 2)
+    assert tokens[8:] == [3, 4] and it.offers(tokens, [], 8) and it.take(tokens, [], 2) == [5, 6]
+    it.missed(9)
+    assert it.offers(tokens[:9], [], 9) is not None and it.offers([*tokens[:9], 7], [], 10) is None
+
+
+def test_nothing_is_looked_up_behind_a_guess_of_somebody_else():
+    assert Lookup().offers([1, 2, 3, 1, 2], [], 4) is None
+
+
+def test_a_history_that_was_cut_misleads_nobody():
+    it = Lookup()
+    it.offers([1, 2, 3, 4, 5], [], 5)
+    it.missed(2)
+    tokens = [1, 2, 9, 9, 3, 4]
+    assert it.offers(tokens, [], 6) is None
+    assert it.offers([*tokens, 1, 2], [], 8) and it.take([*tokens, 1, 2], [], 1) == [9]
+
+
+def test_a_long_prompt_is_taken_in_pieces():
+    tokens = [at % 500 for at in range(2 * INDEX_AT_ONCE)]
+    it = Lookup()
+    assert it.offers(tokens, [], len(tokens)) is None
+    assert it.offers(tokens, [], len(tokens)) is not None
+
+
+def test_what_one_is_told_holds_only_where_it_fits():
+    it = Told("client")
+    it.tell(3, [7, 8, 9])
+    assert it.offers([1, 2], [], 2) is None and it.offers([1, 2, 3], [], 3) == "client"
+    assert it.take([1, 2, 3], [], 2) == [7, 8]
+    assert it.offers([1, 2, 3], [7], 4) == "client" and it.take([1, 2, 3], [7], 5) == [8, 9]
+    assert it.offers([1, 2, 3, 6], [], 4) is None and it.offers([1, 2, 3, 7, 8, 9], [], 6) is None
+
+
+def test_tempo_knows_the_ring_by_its_quickest_trips_and_the_hop_by_the_slowest_one():
+    it = Tempo()
+    it.left(10, 11, 1.0)
+    assert it.home(11, (2000, 5000), 1.2) == 1 and it.ring == pytest.approx(0.2) and it.hop == pytest.approx(0.005)
+    it.left(11, 19, 2.0)
+    it.left(19, 20, 2.0)
+    assert it.home(12, (8000, 4000), 2.3) == 8 and 0.2 < it.ring < 0.21 and 0.001 < it.hop < 0.005
+    it.left(19, 20, 3.0)  # that one was taken back
+    assert it.home(20, (), 3.2) == 1 and it.home(50, (), 4.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("ring", "hop", "acceptance", "others", "expected"),
+    [
+        (0.1, 0.005, 0.99, 0, 19),  # as many as the ring has room for
+        (0.1, 0.005, 0.5, 0, 4),  # 0.5 ** 4 of a ring trip is still worth the time of a position
+        (0.1, 0.005, 0.01, 0, 0),
+        (0.1, 0.005, 0.99, 7, 1),  # eight share the room
+        (0.03, 0.01, 0.9, 7, 0),
+        (0.01, 0.01, 0.9, 0, 0),
+        (0.0, 0.0, 0.9, 0, 0),
+    ],
+)
+def test_how_far_ahead(ring, hop, acceptance, others, expected):
+    assert ahead(ring, hop, acceptance, others) == expected
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def guessing(*drafters, others: int = 0, most: int = 100) -> tuple[Guesser, Clock]:
+    """A ring of 0.1 s whose hops take 5 ms."""
+    clock = Clock()
+    it = Guesser(drafters, clock, lambda: others, most)
+    it.left(7, 8)
+    clock.now = 0.1
+    it.home(8, (5000,))
+    return it, clock
+
+
+REPEATS = [1, 2, 3, 4, 5, 6, 7, 8] * 2
+
+
+def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_others_need_the_room():
+    assert not Guesser([Lookup()], Clock(), lambda: 0).propose(REPEATS, [], 16, 10)
+    assert guessing(Lookup())[0].propose(REPEATS, [], 16, 10)
+    assert not guessing(Lookup(), most=0)[0].propose(REPEATS, [], 16, 10)
+    assert len(guessing(Lookup(), most=3)[0].propose(REPEATS, [], 16, 10)) == 3
+    assert len(guessing(Lookup())[0].propose(REPEATS, [], 16, 2)) == 2
+    assert not guessing(Lookup(), others=19)[0].propose(REPEATS, [], 16, 10)
+
+
+def test_guesses_on_their_way_count_as_ahead():
+    it, _ = guessing(Lookup())
+    tokens = list(REPEATS)
+    tokens += (first := it.propose(tokens, [], 16, 100))
+    assert first and not it.propose(tokens, [], 16, 100)
+    for position in range(16, 19):
+        it.judged(position, True)
+    assert it.propose(tokens, [], 19, 100)
+
+
+def test_who_is_wrong_is_believed_less_and_who_is_right_more():
+    it, _ = guessing(Lookup())
+    tokens = list(REPEATS)
+    kind = Lookup().offers(tokens, [], 16)
+    before = it.acceptance(kind)
+    many = len(it.propose(tokens, [], 16, 100))
+    it.judged(16, False)
+    it.missed(16)
+    assert it.acceptance(kind) < before and len(it.propose(tokens, [], 16, 100)) < many and (it.right, it.wrong) == (0, 1)
+    for position in range(16, 18):
+        it.judged(position, True)
+    assert it.right == 2
+    it.judged(99, True)
+    assert it.right == 2, "nobody has guessed that one"
+
+
+def test_of_two_drafters_the_one_that_is_right_more_often_counts():
+    told = Told("client")
+    told.tell(16, [9, 9, 9, 9, 9, 9])
+    it, _ = guessing(Lookup(), told)
+    kind = Lookup().offers(REPEATS, [], 16)
+    assert it.propose(REPEATS, [], 16, 1) == [1] and it.acceptance(kind) > it.acceptance("client")
+    for _ in range(5):
+        it.missed(16)
+        it.judged(16, it.propose(REPEATS, [], 16, 1) == [9])
+    it.missed(16)
+    assert it.propose(REPEATS, [], 16, 1) == [9]
