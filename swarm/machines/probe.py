@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from swarm.core import CLIENT, Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Send
 from swarm.wire import Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
@@ -117,12 +119,14 @@ class Probe:
 
     def _note(self, message: Drawn) -> None:
         """The head stops drawing where it disagrees with the tokens that it was given."""
-        position = self.drawn[-1].start + 1 if self.drawn else self._order.emit_from
-        if message.start != position or len(message.tokens) != 1:
-            return
-        self.drawn.append(message)
-        told = self.work.tokens[position] if position < len(self.work.tokens) else None
-        self.over = told is None or told != message.tokens[0] or message.finish is not None
+        for at, token in enumerate(message.tokens):
+            position = self.drawn[-1].start + 1 if self.drawn else self._order.emit_from
+            if message.start + at != position or self.over:
+                return
+            finish = message.finish if at == len(message.tokens) - 1 else None
+            self.drawn.append(replace(message, start=position, tokens=(token,), logprobs=message.logprobs[at : at + 1], finish=finish))
+            told = self.work.tokens[position] if position < len(self.work.tokens) else None
+            self.over = told is None or told != token or finish is not None
 
     def _have(self, length: int, *, resend: bool = False) -> Send:
         return self._send(Have(self._session, 1, self.to, 0, length, resend))
