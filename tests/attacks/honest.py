@@ -36,6 +36,8 @@ async def main(options: dict, initial_peers: list[str]) -> None:
     first = nodes[0]
     facts = {"peer_id": first.peer_id, "addrs": first.addrs, "all": [node.peer_id for node in nodes], "ways": [node.addrs[0] for node in nodes]}
     print(json.dumps(facts), flush=True)
+    if "models" in options:  # until everybody is there
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     announcing = [asyncio.ensure_future(announce(node, options)) for node in nodes]
     if "models" in options:
         await asyncio.wait(announcing)
