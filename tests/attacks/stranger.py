@@ -44,7 +44,7 @@ class Stranger:
 
     async def dht(self, **kwargs: object) -> DHTNode:
         """A plain node: hivemind's own protocol, any place it likes."""
-        return await DHTNode.create(p2p=self.p2p, initial_peers=self.ways, strict=False, wait_timeout=1.0, **kwargs)
+        return await DHTNode.create(p2p=self.p2p, initial_peers=self.ways, strict=False, wait_timeout=10.0, **kwargs)
 
     async def link(self, victim: PeerID):
         _, reader, writer = await self.p2p.call_binary_stream_handler(victim, LINK)
@@ -218,7 +218,7 @@ async def sybils(me: Stranger) -> dict:
     await me.dht()
     for _ in range(me.options["count"] - 1):
         daemon = await Daemon.start(Identity.ephemeral(), me.flags)
-        await DHTNode.create(p2p=daemon.p2p, initial_peers=me.ways, strict=False, wait_timeout=1.0)
+        await DHTNode.create(p2p=daemon.p2p, initial_peers=me.ways, strict=False, wait_timeout=10.0)
         me.daemons.append(daemon)
     return {}
 
