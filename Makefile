@@ -9,11 +9,11 @@ READY   = $(VENV)/.ready
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
 # Tests without a network and on virtual time: two of them at once. The others start processes of their own, and have the cores to themselves.
-PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
+PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow test-browser lint setup clean
 
 demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
@@ -24,6 +24,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-browser: setup
+	$(BIN)/python -m pytest -m browser -rs tests/gateway/test_page.py
 
 lint: setup
 	$(BIN)/ruff check .

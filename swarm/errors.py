@@ -150,10 +150,13 @@ class PeerLost(RemoteError):
 
 
 class Refused(RemoteError):
-    def __init__(self, message: str, reason: str = "", partial: Sequence[int] = ()) -> None:
+    """`retry_after` is after how many seconds peers without room may be asked again, None where that is not why."""
+
+    def __init__(self, message: str, reason: str = "", partial: Sequence[int] = (), retry_after: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.partial = tuple(partial)
+        self.retry_after = retry_after
 
 
 class ProtocolError(RemoteError):

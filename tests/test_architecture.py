@@ -43,10 +43,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aio": {"client"},
     "causal_lm": WORDS | {"client", "model"},
     "demo": set(),
+    "gateway": WORDS | {"client"},
     "local": NOUNS | {"model"},
     "swarm": {"errors", "client", "aio", "causal_lm", "local", "demo"},
     "bootstrap": set(),
-    "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap"},
+    "cli": WORDS | {"routing", "model", "peer", "net", "compose", "client", "aio", "local", "demo", "swarm", "bootstrap", "gateway"},
 }
 """Room → rooms it may import besides itself. A room is a package in `swarm/`, or a module beside them; `swarm` is `swarm/__init__.py`."""
 
@@ -66,6 +67,11 @@ ONLY_IN: dict[str, set[str]] = {
     "configargparse": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},
+    "fastapi": {"gateway"},
+    "starlette": {"gateway"},
+    "pydantic": {"gateway"},
+    "uvicorn": {"gateway"},
+    "prometheus_client": {"gateway"},
 }
 """Library → the rooms that may know it."""
 
@@ -88,6 +94,9 @@ PURE_MODULES = {
     "swarm.client.chronicle",
     "swarm.client.report",
     "swarm.client.stops",
+    "swarm.gateway.asked",
+    "swarm.gateway.rate",
+    "swarm.gateway.replies",
     "swarm.net.frames",
     "swarm.model.names",
 }
@@ -279,7 +288,9 @@ def test_a_local_swarm_has_the_promised_names():
     assert {"peer_id", "layers", "addrs", "is_alive", "kill", "stop", "freeze", "thaw"} <= set(dir(swarm.LocalPeer))
 
 
-@pytest.mark.parametrize("module", ["swarm", "swarm.aio", "swarm.local", "swarm.cli.serve", "swarm.cli.generate", "swarm.cli.bootstrap", "swarm.peer.server"])
+@pytest.mark.parametrize(
+    "module", ["swarm", "swarm.aio", "swarm.local", "swarm.cli.serve", "swarm.cli.generate", "swarm.cli.bootstrap", "swarm.cli.gateway", "swarm.peer.server"]
+)
 def test_importing_stays_light(module):
     script = f"import sys, {module}\nprint(*sorted(set(sys.modules) & {{'torch', 'transformers', 'hivemind'}}))"
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60)

@@ -253,6 +253,10 @@ class Client:
         """Raises UsageError for a prompt, or options as for `Session.stream`, that no session will take, so that nobody is waited for in vain."""
         self._unopened.check(prompt, **options)
 
+    def check_tokens(self, tokens: Sequence[int], **options: Any) -> None:
+        """The same of token ids, and options as for `Session.stream_details`."""
+        self._unopened.check_tokens(tokens, **options)
+
     async def generate(self, prompt: str, **options: Any) -> str:
         """The answer to a prompt; options as for `Session.stream`."""
         async with await self._checked("generate", prompt, options) as session:
@@ -279,6 +283,11 @@ class Client:
     @property
     def peer(self) -> PeerId:
         return self._network.links.peer
+
+    @property
+    def failed(self) -> asyncio.Future[SwarmError]:
+        """Done when the network below is gone for good: this client cannot be used any more."""
+        return self._network.failed
 
     @property
     def components(self) -> int:

@@ -377,6 +377,7 @@ class Chain:
                 f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
                 f"{math.ceil(wait)} s or later, or resume the session",
                 broken.reason,
+                retry_after=wait,
             )
         await asyncio.sleep(wait)
         await self._open(route)

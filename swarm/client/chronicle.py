@@ -61,13 +61,13 @@ class Chronicle:
         self._peers, self._holes = dict(peers), dict(holes)
 
     def repaired(self, now: float, request: str, count: int) -> None:
-        """An answer has been given another route, or the same anew, so often."""
+        """An answer has lost its way so often."""
         new = count - self._repairs.pop(request, 0)
         self._repairs[request] = max(count, 0)
         if len(self._repairs) > MOST_REQUESTS:
             del self._repairs[next(iter(self._repairs))]
         if new > 0:
-            self._tell(now, "repaired", f"answer {request} lost a hop and went on over another route{f', {new} times' if new > 1 else ''}")
+            self._tell(now, "repaired", f"answer {request} lost a hop{f' {new} times' if new > 1 else ''} and goes on as soon as there is another way")
 
     # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,18 @@ class Text:
             raise UsageError(f"the chat template of {self.tokenizer.name_or_path} refuses these messages: {error}") from error
         return list(ids)
 
+    @property
+    def chats(self) -> bool:
+        """Whether the model has a chat format."""
+        return bool(self.tokenizer.chat_template)
+
+    def spelled(self, id: int) -> tuple[str, bytes | None]:
+        """One token alone, as people are shown it, special ones too; and its bytes, None for a token that is a part of a character and does not say which."""
+        text = str(self.tokenizer.decode([id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if self.is_byte(id):
+            return text, bytes([int((self._spelling(id) or "")[3:5], 16)])
+        return text, None if HALF in text else text.encode()
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids without special tokens: what a Detokenizer's pieces add up to."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

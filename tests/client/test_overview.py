@@ -134,8 +134,8 @@ def test_a_repair_is_told_once_also_when_its_answer_has_ended_before_the_next_lo
     chronicle.repaired(3.0, "x", 1)
     chronicle.repaired(3.0, "y", 2)
     assert [event.text for event in chronicle.events] == [
-        "answer x lost a hop and went on over another route",
-        "answer y lost a hop and went on over another route, 2 times",
+        "answer x lost a hop and goes on as soon as there is another way",
+        "answer y lost a hop 2 times and goes on as soon as there is another way",
     ]
 
 
