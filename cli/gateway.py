@@ -47,6 +47,10 @@ def parser() -> Parser:
     whom.add_argument("--mixed", action="store_true", help="let one chain mix peers that round the weights with others (see swarm-generate --help)")
     whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
     whom.add_argument("--patience", type=number(0, 86400, float), default=10.0, metavar="SECONDS", help="how long to wait for somebody to serve missing layers")
+    whom.add_argument(
+        "--no-reuse", action="store_true",
+        help="compute every prompt anew; otherwise one that begins as another did comes sooner, by which its asker can tell that the same was asked before",
+    )  # fmt: skip
     web = it.add_argument_group("HTTP")
     web.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in: give --api-keys then")
     web.add_argument("--port", type=number(0, 65535), default=PORT, help="TCP port to listen on, 0 for any free one")
@@ -133,7 +137,7 @@ async def _serve(args: Any, settings: Settings, bound: socket.socket, initial_pe
     from swarm.gateway.serving import listening
 
     client = aio.Client(
-        _model(args), initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, patience=args.patience
+        _model(args), initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, reuse=not args.no_reuse, patience=args.patience
     )  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         with waiting(screen(sys.stderr), lambda: "joining the swarm"):

@@ -7,6 +7,7 @@ the client for them. Knows nothing of how it is shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from swarm.client.session import Session
 
 THINKING = 2.0
-"""Seconds to find out why a route is as it is; a picture without reasons is better than none."""
+"""Seconds to find out why routes are as they are; a picture without reasons is better than none, and the next one has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,9 @@ def overview_of(
 async def overview(client: Client) -> Overview:
     """Of the client's swarm, now: reads the directory and measures how far peers are, which takes a few seconds at most."""
     await client.look()
-    requests = [await _request(session, client.clock()) for session in client.sessions if session.running]
+    running = [session for session in client.sessions if session.running]
+    await _find_reasons(running)
+    requests = [_request(session, client.clock()) for session in running]
     seen = overview_of(
         client.shape, client.records, client.wall(), silent=client.silent, rtts=client.pings, requests=requests, problems=client.table.passed_over
     )
@@ -191,20 +194,21 @@ def with_history(seen: Overview, chronicle: Chronicle) -> Overview:
 # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
 
-async def _request(session: Session, now: float) -> RequestOverview:
+async def _find_reasons(running: Iterable[Session]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(THINKING):
+            for session in running:
+                await session.find_reasons()
+
+
+def _request(session: Session, now: float) -> RequestOverview:
     prompt, tokens, began = session.progress
     found = RequestOverview(session.id.hex()[:8], prompt, tokens, now - began)
     if (glance := session.glance) is None:
         return found
-    why: Sequence[str] = ()
-    try:
-        async with asyncio.timeout(THINKING):
-            why = await session.why()
-    except TimeoutError:
-        pass
     return replace(
         found, hops=glance.hops, network=glance.network_milliseconds, tokens_per_second=glance.tokens_per_second, reroutes=glance.reroutes,
-        planner=glance.planner, term=glance.term, standby=glance.standby, why=tuple(why),
+        planner=glance.planner, term=glance.term, standby=glance.standby, why=tuple(session.reasons),
     )  # fmt: skip
 
 

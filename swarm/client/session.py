@@ -164,15 +164,20 @@ class Session:
         """As `route`, without reasons; None before there is one."""
         return self._chain.glance
 
-    async def why(self) -> Sequence[str]:
-        """The reasons for its route, found out once for each route and beside the event loop, since that plans a few."""
-        report = self._chain.glance
-        if report is None:
-            return ()
-        places = tuple((hop.peer_id, hop.start, hop.stop) for hop in report.hops)
-        if self._reasons is None or self._reasons[0] != places:
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why its route is as it is, where that has been found out."""
+        return self._reasons[1] if self._reasons is not None and self._reasons[0] == self._places() else ()
+
+    async def find_reasons(self) -> None:
+        """Once for each route, and beside the event loop, since that plans a few."""
+        places = self._places()
+        if places and (self._reasons is None or self._reasons[0] != places):
             self._reasons = places, tuple(await asyncio.to_thread(self.route.why))
-        return self._reasons[1]
+
+    def _places(self) -> tuple[tuple[PeerId, int, int], ...]:
+        glance = self._chain.glance
+        return tuple((hop.peer_id, hop.start, hop.stop) for hop in glance.hops) if glance is not None else ()
 
     @property
     def longest_gap(self) -> float:

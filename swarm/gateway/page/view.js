@@ -4,6 +4,7 @@
 
 const EVERY = 2000; // milliseconds between two looks; the gateway takes no picture more often than every 1.5 s
 const SHOWN_TRIPS = 16; // peers in the matrix; more are unreadable
+const SHOWN_PEERS = 150; // rows of a list; the counts above the map are of all
 const COUNT = new Intl.NumberFormat("en");
 const at = (id) => document.getElementById(id);
 
@@ -124,9 +125,14 @@ function mapOf(cover, overview, several) {
     several ? h("h3", {}, `${cover.numerics}, files ${cover.revision.slice(0, 8)}`) : null,
     h("p", { class: "unseen" }, summary),
     h("div", { class: "row counts" }, h("span", { class: "who quiet" }, "peers for each layer"), lane(components, ...cells)),
-    ...mine.map((peer) => peerRow(peer, components)),
+    ...mine.slice(0, SHOWN_PEERS).map((peer) => peerRow(peer, components)),
+    more(mine.length),
     h("div", { class: "row" }, h("span"), lane(components, ...axis)),
   );
+}
+
+function more(count) {
+  return count > SHOWN_PEERS ? h("p", { class: "quiet" }, `The first ${SHOWN_PEERS} of ${COUNT.format(count)} peers; all are counted.`) : null;
 }
 
 function peerRow(peer, components) {
@@ -233,7 +239,7 @@ function updateRequest(element, request) {
 
 function drawPeers(overview) {
   const head = ["Peer", "Layers", "State", "A layer takes", "Sessions", "Free cache", "From here", "Heard"];
-  const rows = overview.peers.map((peer) => {
+  const rows = overview.peers.slice(0, SHOWN_PEERS).map((peer) => {
     const free = peer.cache_tokens ? peer.free_tokens / peer.cache_tokens : 0;
     const gauge = h("div", { class: "gauge", "aria-hidden": "true" }, h("i"));
     gauge.firstChild.style.width = `${100 * free}%`;
@@ -252,7 +258,8 @@ function drawPeers(overview) {
     );
   });
   const table = h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, ...rows));
-  at("peers").replaceChildren(rows.length ? table : h("p", { class: "quiet" }, "Nobody has announced itself."));
+  const shown = rows.length ? [table, more(overview.peers.length)] : [h("p", { class: "quiet" }, "Nobody has announced itself.")];
+  at("peers").replaceChildren(...shown.filter(Boolean));
 }
 
 function drawTrips(overview) {
@@ -272,8 +279,8 @@ function drawTrips(overview) {
     })),
   );
   const head = h("thead", {}, h("tr", {}, h("td"), ...peers.map((peer) => h("th", { scope: "col", title: peer.peer }, called(peer.peer)))));
-  const more = overview.peers.length > peers.length ? h("p", { class: "quiet" }, `The first ${peers.length} of ${overview.peers.length}.`) : null;
-  at("trips").replaceChildren(...[h("table", {}, head, h("tbody", {}, ...rows)), more].filter(Boolean));
+  const rest = overview.peers.length > peers.length ? h("p", { class: "quiet" }, `The first ${peers.length} of ${overview.peers.length}.`) : null;
+  at("trips").replaceChildren(...[h("table", {}, head, h("tbody", {}, ...rows)), rest].filter(Boolean));
 }
 
 // --- the chat box ---------------------------------------------------------------------------------------------------------------------------
