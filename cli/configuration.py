@@ -16,6 +16,9 @@ import yaml
 
 PREFIX = "SWARM_"
 
+NO_SETTINGS = frozenset({"SWARM_CACHE", "SWARM_BENCH_CACHE", "SWARM_TORCH_INDEX"})
+"""Variables of ours that are no setting of a command."""
+
 SECRET = re.compile(r"(key|keys|token|password|secret)$")
 """Names of settings that may hold a secret itself; one that is a file's name is told."""
 
@@ -56,7 +59,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "see --help") -> s
 def mistaken(environment: Mapping[str, str], known: Iterable[str], elsewhere: Callable[[], Iterable[str]]) -> str | None:
     """A variable that is so like one of the `known` ones that it was meant to be that, unless it is one of another command's; and the one that is meant."""
     known = set(known)
-    for variable in sorted(environment):
+    for variable in sorted(set(environment) - NO_SETTINGS):
         if variable.startswith(PREFIX) and variable not in known and (near := difflib.get_close_matches(variable, sorted(known), 1, ALIKE)):
             if variable not in set(elsewhere()):
                 return f"the environment sets {variable}, which is no setting; did you mean {near[0]}? Unset it if it is somebody else's"
@@ -70,7 +73,7 @@ def of_all_commands() -> set[str]:
 
     import swarm.cli
 
-    found = {"SWARM_CACHE"}
+    found: set[str] = set()
     for module in pkgutil.iter_modules(swarm.cli.__path__):
         text = importlib.import_module(f"swarm.cli.{module.name}")
         if (make := getattr(text, "parser", None)) is not None:

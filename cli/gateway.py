@@ -11,10 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
 from swarm.cli.generate import CLASSES, even_split, start_local
-from swarm.cli.notices import ASKING, NO_PUBLIC_PEERS, say_once
+from swarm.cli.notices import ASKING, say_once, whom
 from swarm.cli.process import Stop, hold_lifeline, leave, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen, waiting
 from swarm.errors import UsageError
@@ -97,11 +96,7 @@ def _whom(args: Any) -> list[str]:
             raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
         return []
     check_addresses(given)
-    if peers := given or public_peers():
-        return peers
-    raise UsageError(
-        f"{NO_PUBLIC_PEERS}; name one with --initial-peers (swarm-serve and swarm-bootstrap print theirs), or start some on this machine with --local 3"
-    )
+    return whom(given, ", or start some on this machine with --local 3")
 
 
 def _model(args: Any) -> str:

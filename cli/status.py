@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,20 @@ from swarm.cli.notices import whom
 from swarm.cli.picture import pictured, said
 from swarm.cli.process import Stop, leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
+from swarm.errors import UsageError
 
 if TYPE_CHECKING:
     from swarm.client.aio import Client
     from swarm.client.overview import Overview
 
+PORT = 8001
+"""Beside a gateway's 8000."""
+
 EXAMPLES = """\
   swarm-status --model Qwen/Qwen3-8B --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
   swarm-status --model Qwen/Qwen3-8B --watch
   swarm-status --model Qwen/Qwen3-8B --json | jq .served
+  swarm-status --model Qwen/Qwen3-8B --web                         the same as a page, at http://127.0.0.1:8001/
 exit status: 0 if every layer of every model named is served, 1 if not (or if the swarm cannot be reached), 2 for what you can mend
 """
 
@@ -41,6 +47,10 @@ def parser() -> Parser:
     how.add_argument("--watch", action="store_true", help="go on showing it until Ctrl-C, and what happens meanwhile")
     how.add_argument("--every", type=number(0.5, 86400, float), default=3.0, metavar="SECONDS", help="how often to look with --watch")
     how.add_argument("--json", action="store_true", help="write it as one line of JSON instead, with --watch one for each look")
+    web = it.add_argument_group("in a browser")
+    web.add_argument("--web", action="store_true", help="serve the swarm view as a page instead, until Ctrl-C")
+    web.add_argument("--host", default="127.0.0.1", help="address at which --web listens; 0.0.0.0 lets other machines see it")
+    web.add_argument("--port", type=number(0, 65535), default=PORT, help="TCP port of --web, 0 for any free one")
     it.common(hidden=False)
     return it
 
@@ -56,15 +66,50 @@ def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
     check_addresses(addresses(args.initial_peers))
     initial_peers = whom(addresses(args.initial_peers))
+    models = args.model or [_demo_model()]
     set_threads(1)
     set_logging(args.debug)
-    return run(lambda stop: _show(args, args.model or [_demo_model()], initial_peers, stop))
+    if args.web:
+        return _serve(args, models, initial_peers)
+    return run(lambda stop: _show(args, models, initial_peers, stop))
 
 
 def _demo_model() -> str:
     import swarm
 
     return swarm.demo_model()
+
+
+def _serve(args: Any, models: Sequence[str], initial_peers: Sequence[str]) -> int:
+    """The page of the gateway, without its answers."""
+    if len(models) > 1:
+        raise UsageError("the page shows one model; name one --model, and start another swarm-status --web on another --port for the next")
+    from swarm.gateway.serving import bind
+
+    bound = bind(args.host, args.port)
+    return run(lambda stop: _page(args, models[0], initial_peers, bound, stop))
+
+
+async def _page(args: Any, model: str, initial_peers: Sequence[str], bound: socket.socket, stop: Stop) -> int:
+    from swarm import aio
+    from swarm.client.overview import overview
+    from swarm.gateway.serving import listening
+    from swarm.gateway.view import view_app
+    from swarm.gateway.watch import Lookout
+
+    async with contextlib.AsyncExitStack() as stack:
+        with waiting(screen(sys.stderr), lambda: "joining the swarm"):
+            client = await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout))
+        lookout = Lookout(lambda: overview(client), client.clock)
+        looking = asyncio.create_task(lookout.run(), name="look")
+        try:
+            here = await stack.enter_async_context(listening(view_app(lookout), bound))
+            print(f"the swarm view is at {here.url}/; Ctrl-C ends it", flush=True)
+            await stop.asked(client.failed, here.serving, looking)
+        finally:
+            looking.cancel()
+            await asyncio.wait({looking})
+        return 0 if lookout.latest is None or lookout.latest.served else 1
 
 
 async def _show(args: Any, models: Sequence[str], initial_peers: Sequence[str], stop: Stop) -> int:

@@ -19,8 +19,6 @@ SETUP = ROOT / "scripts" / "setup.sh"
 UNITS = sorted([*(ROOT / "scripts" / "systemd").glob("*.service"), *(ROOT / "bootstrap").glob("*.service")])
 DOCKERFILES = [ROOT / "Dockerfile", ROOT / "bootstrap" / "Dockerfile"]
 INSTALLED = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
-COMING = {"swarm-gateway"} - INSTALLED
-"""Named by files here, and made elsewhere."""
 
 
 def setup(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,12 +28,9 @@ def setup(*options: str, **environment: str) -> subprocess.CompletedProcess[str]
 def understood(words: list[str]) -> None:
     """Options that this command has."""
     command, *options = words
-    assert command in INSTALLED | COMING, f"there is no command {command}"
-    if command in INSTALLED:
-        known = {
-            option for action in importlib.import_module(f"swarm.cli.{command.removeprefix('swarm-')}").parser()._actions for option in action.option_strings
-        }
-        assert {option for option in options if option.startswith("--")} <= known, f"{command} {options}"
+    assert command in INSTALLED, f"there is no command {command}"
+    known = {option for action in importlib.import_module(f"swarm.cli.{command.removeprefix('swarm-')}").parser()._actions for option in action.option_strings}
+    assert {option for option in options if option.startswith("--")} <= known, f"{command} {options}"
 
 
 def test_the_set_up_says_what_it_would_do_and_takes_the_cpu_build_of_torch_first(tmp_path):

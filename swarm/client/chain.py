@@ -341,7 +341,7 @@ class Chain:
             return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
 
     def _silence_allowed(self) -> float:
-        if self._answers:
+        if self._answers and not self._machine.reads:  # rows come by the chunk
             return NEXT_TOKEN + 10 * self._stopwatch.usual_gap
         predicted = sum(leg.prefill + leg.carry for leg in self._route.legs) * len(self.history) if self._route else 0.0
         return FIRST_TOKEN + 4 * predicted

@@ -456,6 +456,7 @@ class Session:
         """One turn that reads, to its last position."""
         self._check_free()
         self._rests.clear()
+        self._turn_began = self._host.clock()
         self._chain.begin_reading(keep, ids, first, goal, what)
         self._chat = self._last = None
         answer = self._answer = asyncio.Queue()

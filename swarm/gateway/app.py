@@ -3,6 +3,7 @@ the files beside."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -32,6 +33,9 @@ from swarm.gateway.watch import Lookout
 
 MOST_BODY = 8 * 2**20
 """Bytes of a request: a prompt of some million tokens."""
+
+LONG = 20_000
+"""Characters of prompts from which on they are made tokens beside the event loop: some milliseconds, for which answers that run would stand still."""
 
 BUSY_FOR = 1.0
 """Seconds after which whoever was turned away may come again."""
@@ -77,13 +81,13 @@ class Gateway:
 
     # --- questions ----------------------------------------------------------------------------------------------------------------------------------------
 
-    def job(self, asked: Asked) -> Job:
+    async def job(self, asked: Asked) -> Job:
         """What a request comes down to. Raises ApiError, UsageError: nothing has begun."""
         if asked.model not in (self.settings.name, *self.settings.also):
             raise ApiError(
                 404, f"there is no model {asked.model[:200]!r} here; this gateway serves {self.settings.name}", code="model_not_found", param="model"
             )
-        prompts = self._prompts(asked)
+        prompts = self._prompts(asked) if asked.characters < LONG else await asyncio.to_thread(self._prompts, asked)
         if len(prompts) * asked.choices > MOST_PROMPTS:
             raise ApiError(400, f"{len(prompts) * asked.choices} answers in one request are too many; {MOST_PROMPTS} are possible", param="n")
         questions = [self._question(asked, ids, at * asked.choices + choice, choice) for at, ids in enumerate(prompts) for choice in range(asked.choices)]
@@ -289,7 +293,7 @@ def _add_answers(app: FastAPI, gateway: Gateway) -> None:
 
 
 async def _answer(gateway: Gateway, asked: Asked, request: Request) -> Response:
-    job = gateway.job(asked)
+    job = await gateway.job(asked)
     try:
         if asked.stream:
             return await unless_gone(request, job.begin())

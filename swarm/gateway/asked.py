@@ -134,6 +134,11 @@ class Asked(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    def characters(self) -> int:
+        """Of its prompts, about."""
+        raise NotImplementedError
+
+    @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
@@ -170,6 +175,10 @@ class CompletionAsked(Asked):
         if not 1 <= len(self.prompts) <= MOST_PROMPTS:
             raise ValueError(f"prompt: give at least one prompt and at most {MOST_PROMPTS}")
         return self
+
+    @property
+    def characters(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts)
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -234,3 +243,7 @@ class ChatAsked(Asked):
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
             raise ValueError("max_tokens: says something else than max_completion_tokens; give one of them")
         return self
+
+    @property
+    def characters(self) -> int:
+        return sum(len(message.plain["content"]) for message in self.messages)

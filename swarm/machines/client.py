@@ -149,6 +149,11 @@ class ClientSession:
         return most if self.history[:most] == other.history[:most] else _common(self.history, other.history, most)
 
     @property
+    def reads(self) -> bool:
+        """Whether the turn draws nothing."""
+        return self._reply != LOOP
+
+    @property
     def stretches(self) -> bool:
         """Whether keys depend on how long the session may become: a later turn may have them all computed anew."""
         return self._reach_of(1) != self._reach_of(2**30)

@@ -24,6 +24,13 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 HALF = "\N{REPLACEMENT CHARACTER}"
 """What decoders show for bytes that are no character, or not yet one."""
 
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+ALPHABET = {
+    **{chr(byte): byte for byte in _PRINTABLE},
+    **{chr(256 + at): byte for at, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)},
+}
+"""The letters with which byte-level tokenizers, GPT-2's and its descendants', spell bytes."""
+
 CONTEXT = 8
 """Tokens of the past that stay in the window. One is enough for a leading space; six bytes are for UTF-8: three of a half character, and three more before
 it, after which a decoder that began in the middle of a character is in step again whatever the bytes are."""
@@ -85,9 +92,16 @@ class Text:
     def spelled(self, id: int) -> tuple[str, bytes | None]:
         """One token alone, as people are shown it, special ones too; and its bytes, None for a token that is a part of a character and does not say which."""
         text = str(self.tokenizer.decode([id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        spelling = self._spelling(id) or ""
+        if spelling.startswith("▁") and not text.startswith(" "):  # SentencePiece takes away the space before what it takes for the beginning of a text
+            text = f" {text}"
         if self.is_byte(id):
-            return text, bytes([int((self._spelling(id) or "")[3:5], 16)])
-        return text, None if HALF in text else text.encode()
+            raw = bytes([int(spelling[3:5], 16)])
+            return raw.decode(errors="replace"), raw
+        if HALF not in text:
+            return text, text.encode()
+        raw = bytes(ALPHABET[letter] for letter in spelling if letter in ALPHABET)
+        return text, raw if len(raw) == len(spelling) and raw.decode(errors="replace") == text else None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids without special tokens: what a Detokenizer's pieces add up to."""

@@ -15,7 +15,7 @@ from swarm.cli import bootstrap, generate, serve
 from swarm.cli.arguments import Parser, addresses, number, region, short_name, size
 from swarm.errors import InvalidConfig
 
-COMMANDS = ["serve", "generate", "bootstrap", "status", "doctor", "bench"]
+COMMANDS = ["serve", "generate", "bootstrap", "status", "doctor", "bench", "gateway"]
 
 
 def own_parser(name: str) -> Parser:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import time
+import urllib.request
 
 import pytest
 from rich.console import Console
@@ -97,10 +99,25 @@ def test_a_swarm_that_loses_a_layer(capsys, command, model, tmp_path, monkeypatc
         assert cover["missing"] == "3:6" and f"about {readable(cover['memory'])}" in look["sentence"]
         watching.signal(signal.SIGINT)
         watched, _, trouble = watching.end()
-        assert watched == 1 and not trouble
+        assert watched == 1 and "Traceback" not in trouble and "bug" not in trouble, trouble
         assert status.main([*whose, "--json"]) == 1
 
 
 @pytest.mark.parametrize("given", [["--every", "0"], ["--timeout", "0"], ["--model"]])
 def test_options_that_make_no_sense(capsys, given):
     refused(capsys, status.main, *given)
+
+
+def test_the_page_without_a_gateway(capsys, command, model, local):
+    whose = ["--model", model, *(text for addr in local.initial_peers for text in ("--initial-peers", addr))]
+    serving = command("status", *whose, "--web", "--port", "0")
+    url = re.search(r"http://\S+?/", serving.read_until("Ctrl-C"))[0]
+    with urllib.request.urlopen(url, timeout=30) as page:
+        assert page.status == 200 and b"<html" in page.read()
+    with urllib.request.urlopen(f"{url}swarm.json", timeout=60) as facts:
+        seen = json.loads(facts.read())
+    assert seen["overview"]["served"] and [peer["layers"] for peer in seen["overview"]["peers"]] == ["0:3", "3:6"]
+    serving.signal(signal.SIGINT)
+    ended, _, trouble = serving.end()
+    assert ended == 0 and "Traceback" not in trouble and "bug" not in trouble, trouble
+    assert "one model" in refused(capsys, status.main, *whose, "--model", "another/model", "--web")

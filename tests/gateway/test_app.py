@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -163,6 +164,18 @@ def test_a_body_without_end_is_refused():
 def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_know():
     said = asking(gateway(), COMPLETIONS, {**TEXT, "prompt": "x" * 1200})
     assert (said.status, said.error["code"]) == (400, "context_length_exceeded")
+
+
+def test_long_prompts_are_made_tokens_beside_the_event_loop(monkeypatch):
+    threads: list[bool] = []
+    encode = Client.text.encode
+    monkeypatch.setattr(
+        Client.text, "encode", lambda prompt: threads.append(threading.current_thread() is threading.main_thread()) or encode(prompt), raising=False
+    )
+    for prompt in ("short", "x" * 30_000):
+        asking(gateway(), COMPLETIONS, {**TEXT, "prompt": prompt})
+        asking(gateway(), CHATS, {**CHAT, "messages": [{"role": "user", "content": prompt}]})
+    assert threads == [True, True, False, False]
 
 
 def test_another_model_and_another_path():

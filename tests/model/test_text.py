@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from swarm import demo
 from swarm.errors import EmptyPrompt, NotAModel, UsageError
 from swarm.model.text import WINDOW, Text
 
@@ -224,3 +225,33 @@ def test_open_a_folder_without_a_tokenizer(tmp_path, files):
     with pytest.raises(NotAModel, match=r"no tokenizer|is empty") as caught:
         Text.open(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["h€llo 🐙", "ü"])
+def test_single_tokens_tell_their_bytes_also_where_a_character_has_several(written):
+    """Of the demo model each token is a byte, spelled as GPT-2 does."""
+    text = Text.open(demo.path())
+    spelled = [text.spelled(id) for id in text.encode(written)]
+    assert b"".join(raw or b"" for _, raw in spelled).decode() == written and text.spelled(0) == ("<|eos|>", b"<|eos|>")
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
+@pytest.mark.parametrize("written", ["the quick brown fox", "naïve 🦊 漢"])
+def test_single_tokens_of_a_text_add_up_to_its_bytes(kind, written):
+    text = KINDS[kind]
+    spelled = [text.spelled(id) for id in text.encode(written)]
+    assert b"".join(raw or b"" for _, raw in spelled).decode().strip() == written
+
+
+@every_kind
+def test_bytes_of_a_token_are_never_others_than_its_text(text):
+    for id in range(len(text.tokenizer)):
+        shown, raw = text.spelled(id)
+        assert raw is None or raw.decode(errors="replace") == shown
+
+
+def test_a_model_says_whether_it_chats():
+    text = Text.open(demo.path())
+    assert text.chats
+    text.tokenizer.chat_template = None
+    assert not text.chats

@@ -1,0 +1,103 @@
+"""What the gateway costs: several streams through it, and the same ones through the Python API, in turns.
+
+    python -m bench.gateway [--streams 8] [--peers 3] [--dtype bfloat16] [--threads 1] [--tokens 96] [--rounds 3] [--model FOLDER] [--json]
+
+The gateway is a process of its own, the API's client is this one; whoever reads the gateway's events only counts them. Tokens/s of all streams together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import swarm
+from bench.common import arguments, median, random_llama, show
+from bench.stream import split
+from swarm.local import LocalProcess
+from swarm.model.sources import layers_of
+
+
+async def through_api(client: swarm.aio.Client, prompts: list[list[int]], count: int) -> float:
+    async def one(prompt: list[int]) -> None:
+        async with client.session() as session:
+            async for _ in session.stream_tokens(prompt, max_new_tokens=count, ignore_eos=True):
+                pass
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(one, prompts))
+    return len(prompts) * count / (time.perf_counter() - began)
+
+
+async def through_gateway(url: str, name: str, prompts: list[list[int]], count: int) -> float:
+    host, port = url.removeprefix("http://").split(":")
+
+    async def one(prompt: list[int]) -> None:
+        asked = {"model": name, "prompt": prompt, "max_tokens": count, "ignore_eos": True, "stream": True, "temperature": 0}
+        body = json.dumps({**asked, "stream_options": {"include_usage": True}}).encode()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        tail = b""
+        while part := await reader.read(65536):
+            tail = (tail + part)[-512:]
+        writer.close()
+        assert f'"completion_tokens":{count}'.encode() in tail, tail
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(one, prompts))
+    return len(prompts) * count / (time.perf_counter() - began)
+
+
+async def compare(folder: str, local: swarm.LocalSwarm, url: str, name: str, streams: int, count: int, rounds: int) -> tuple[list[float], list[float]]:
+    dice = random.Random(1)
+    direct, served = [], []
+    async with swarm.aio.Client(folder, initial_peers=local.initial_peers, reuse=False) as client:
+        for at in range(rounds + 1):
+            prompts = [[dice.randrange(2, 256) for _ in range(32)] for _ in range(streams)]
+            pair = await through_api(client, prompts, count), await through_gateway(url, name, prompts, count)
+            if at:  # the first round is to warm up
+                direct.append(pair[0])
+                served.append(pair[1])
+    return direct, served
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--peers", type=int, default=3)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens of each answer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", help="folder of a model (default: 362 M random parameters less their vocabulary, a byte a token)")
+    args = parser.parse_args()
+    folder = args.model or str(random_llama(vocab=256))
+    layers = layers_of(folder) or 0
+    with swarm.LocalSwarm(folder, split(layers, args.peers), dtype=args.dtype, threads=args.threads) as local, tempfile.TemporaryDirectory() as logs:
+        peers = [text for address in local.initial_peers for text in ("--initial-peers", address)]
+        with (path := Path(logs) / "log").open("wb") as log:
+            gateway = LocalProcess("swarm.cli.gateway", ["--model", folder, "--name", "it", "--port", "0", "--no-reuse", *peers], log, {})
+        try:
+            gateway.wait_ready(120, path)
+            direct, served = asyncio.run(compare(folder, local, gateway.facts["url"], "it", args.streams, args.tokens, args.rounds))
+        finally:
+            gateway.kill()
+    ratios = [one / other for one, other in zip(served, direct, strict=True)]
+    show(
+        f"gateway, {args.streams} streams",
+        {
+            "tokens/s through the Python API": median(direct),
+            "tokens/s through the gateway": median(served),
+            "ratio": median(ratios),
+            "least ratio": min(ratios),
+        },
+        args.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
