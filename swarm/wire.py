@@ -277,10 +277,12 @@ REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "mov
 
 
 class Hello(Message, frozen=True, array_like=True, tag=1):
-    """First frame each way."""
+    """First frame each way. `membership` is an encoded Signed that holds a Member, of those who belong to a private swarm; `revocations` likewise."""
 
     version: Count
     software: Text = ""
+    membership: Annotated[bytes, Meta(max_length=512)] = b""
+    revocations: Annotated[tuple[Annotated[bytes, Meta(max_length=512)], ...], Meta(max_length=64)] = ()
 
 
 class Ping(Message, frozen=True, array_like=True, tag=2):
@@ -456,7 +458,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
     near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it does
     not know. `share` is the part of its time in which it computes, less than 1 while it makes way for its owner's other programs; the costs are what things
-    take then.
+    take then. `membership` is that of `Hello`.
     """
 
     version: Count
@@ -486,6 +488,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     claim: Claim | None = None
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    membership: Annotated[bytes, Meta(max_length=512)] = b""
 
 
 LIFETIME = 25.0
@@ -505,6 +508,27 @@ class Signed(msgspec.Struct, frozen=True, array_like=True):
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Time = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, tag="member"):
+    """A peer belongs to the private swarm with this public key, from one time to another. Signed with the swarm's key."""
+
+    swarm: Key
+    peer: Text
+    issued: Time
+    expires: Time
+
+
+class Revocation(msgspec.Struct, frozen=True, array_like=True, tag="revoked"):
+    """Memberships of a peer that were issued up to this time are void. Signed with the swarm's key."""
+
+    swarm: Key
+    peer: Text
+    time: Time
+
+
 # --- coding -----------------------------------------------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
@@ -515,6 +539,8 @@ _advice_decoder = msgspec.msgpack.Decoder(Advice)
 _statement_decoder = msgspec.msgpack.Decoder(Statement)
 _announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
+_member_decoder = msgspec.msgpack.Decoder(Member)
+_revocation_decoder = msgspec.msgpack.Decoder(Revocation)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -564,6 +590,14 @@ def decode_announcement(data: bytes | memoryview) -> Announcement:
 
 def decode_signed(data: bytes | memoryview) -> Signed:
     return _decode(_signed_decoder, data, 4352)
+
+
+def decode_member(data: bytes | memoryview) -> Member:
+    return _decode(_member_decoder, data, 512)
+
+
+def decode_revocation(data: bytes | memoryview) -> Revocation:
+    return _decode(_revocation_decoder, data, 512)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder, data: bytes | memoryview, limit: int):

@@ -71,6 +71,7 @@ class Client:
     from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
     beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
     anybody's, whose work another one is asked to make again; 0 is none. `identity` is a file with the client's key; without it every client is somebody new.
+    `swarm_key` is the file of a private swarm, or its invitation for this `identity`.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -89,6 +90,7 @@ class Client:
         audit: float = USUAL,
         reuse: bool = True,
         identity: str | None = None,
+        swarm_key: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
         timeout: float | None = None,
@@ -119,7 +121,7 @@ class Client:
         self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
         self._dtype, self._mixed = dtype, mixed
         self._ends = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
-        self._identity, self._token = identity, token
+        self._identity, self._swarm_key, self._token = identity, swarm_key, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
         self._random: random.Random = random.SystemRandom()
@@ -181,7 +183,9 @@ class Client:
                 "with swarm.LocalSwarm"
             )
         opened = await open_model(self.model, token=self._token)
-        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=self._ends is not None))
+        connection = await self._stack.enter_async_context(
+            connect(self._initial_peers, identity=self._identity, listen=self._ends is not None, swarm_key=self._swarm_key)
+        )
         await self._begin(opened, connection, self._ends)
 
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:

@@ -26,6 +26,7 @@ from swarm.net.identity import Identity
 from swarm.net.joining import Membership
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
+from swarm.net.members import Members
 from swarm.net.records import BadRecords, Guard
 from swarm.net.uplink import Uplink
 
@@ -34,6 +35,9 @@ JOIN = 10.0
 
 PROBE = 3.0
 """Seconds to look for somebody who uses our identity. Found or refused, the answer takes milliseconds; a frozen holder is nobody we could harm."""
+
+LOOK = 5.0
+"""Seconds between two looks at who is a member no more, and at the file of those revoked."""
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -70,12 +74,14 @@ class Node:
         use_relay: bool = False,
         timing: Timing | None = None,
         max_upload: float | None = None,
+        members: Members | None = None,
         debug: bool = False,
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
-        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets
+        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second; `members`
+        are those of a private swarm, and nobody else is linked with or believed. `serve_relay` lets
         others reach each other through us; `use_relay` asks the initial peers to do that for us.
 
         Raises MalformedAddress, InvalidConfig, PortInUse, IdentityInUse, NoBootstrap.
@@ -101,7 +107,7 @@ class Node:
         self = cls()
         self.peer_id = identity.peer_id
         try:
-            await self._start(identity, entrances, flags, client_mode, timing, debug, (host, port), Uplink(max_upload))
+            await self._start(identity, entrances, flags, client_mode, timing, debug, (host, port), Uplink(max_upload), members)
         except BaseException:
             await self.close()
             raise
@@ -117,6 +123,7 @@ class Node:
         debug: bool,
         at: tuple[str, int],
         uplink: Uplink,
+        members: Members | None,
     ) -> None:
         try:
             daemon = await Daemon.start(identity, flags, debug)
@@ -127,7 +134,7 @@ class Node:
         watch = asyncio.ensure_future(self._watch(daemon))
         self._stack.push_async_callback(_cancel, watch)
 
-        guard = Guard(BadRecords())
+        guard = Guard(BadRecords(), members=members)
         try:
             async with asyncio.timeout(JOIN):
                 node = await DHTNode.create(
@@ -148,11 +155,13 @@ class Node:
             raise _nobody(entrances) from error
         node.protocol._validate_dictionary = guard.prune
         self._stack.push_async_callback(_leave, node, daemon)
-        self.links = await LinkPool.start(daemon.p2p, timing, uplink)
+        self.links = await LinkPool.start(daemon.p2p, timing, uplink, members)
         self._stack.push_async_callback(self.links.close)
+        if members is not None:
+            self._stack.push_async_callback(_cancel, asyncio.ensure_future(_keep_out(members, self.links)))
         membership = Membership(node, daemon.p2p, entrances)
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(membership.keep()))
-        self.directory = DhtDirectory(node, identity, membership, guard.bad, client_mode)
+        self.directory = DhtDirectory(node, identity, membership, guard.bad, client_mode, members=members)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
 
@@ -241,6 +250,14 @@ def _explained(error: DaemonError, entrances: list[Entrance], at: tuple[str, int
 def _nobody(entrances: list[Entrance]) -> NoBootstrap:
     names = ", ".join(place.text for place in entrances)
     return NoBootstrap(f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap) and that this machine can reach it")
+
+
+async def _keep_out(members: Members, links: LinkPool) -> None:
+    """Whose membership ends, or is revoked, while it is linked with us."""
+    while True:
+        await asyncio.sleep(LOOK)
+        for peer in members.expelled():
+            links.expel(peer)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
