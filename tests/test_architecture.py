@@ -77,6 +77,7 @@ HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model"}, "transformers": {"
 PURE_ROOMS = {"errors", "core", "wire", "ports", "machines", "routing"}
 PURE_MODULES = {
     "swarm.peer.courtesy",
+    "swarm.peer.fair",
     "swarm.peer.headroom",
     "swarm.peer.hops",
     "swarm.peer.pace",
@@ -85,6 +86,7 @@ PURE_MODULES = {
     "swarm.client.chat",
     "swarm.client.report",
     "swarm.client.stops",
+    "swarm.client.trust",
     "swarm.net.frames",
     "swarm.model.names",
 }
