@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number
+from swarm.cli.members import COMMANDS, run_command
 from swarm.cli.notices import config_dir, introduce
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
@@ -16,6 +18,11 @@ PORT = 31337
 EXAMPLES = """\
   swarm-bootstrap                                                  on a machine that others can reach
   swarm-bootstrap --announce /dns4/swarm.example.org/tcp/31337     behind a name or a forwarded port
+a private swarm (each has a --help of its own):
+  swarm-bootstrap keygen our.key                                   make its key
+  swarm-bootstrap --swarm-key our.key                              its entrance
+  swarm-bootstrap invite PEER_ID --swarm-key our.key               let somebody in
+  swarm-bootstrap revoke PEER_ID --swarm-key our.key               and out
 """
 
 
@@ -29,6 +36,7 @@ def parser() -> Parser:
         "--initial-peers", action="append", metavar="ADDR", help="multiaddr of another peer, to join its swarm (repeatable); without any, one begins here"
     )
     group.add_argument("--identity", metavar="FILE", help="key file; kept, so that the address stays the same (default: ~/.config/swarm/bootstrap.key)")
+    group.add_argument("--swarm-key", metavar="FILE", help="key of a private swarm, or its invitation for this --identity: members alone are let in")
     it.common()
     return it
 
@@ -38,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given and given[0] in COMMANDS:
+        return run_command(given[0], given[1:])
     args = parser().read(argv)
     check_addresses(addresses(args.initial_peers), addresses(args.announce))
     hold_lifeline(args.lifeline_fd)
@@ -65,6 +76,7 @@ async def _serve(args: Any, identity: str, shown: Screen, stop: Stop) -> int:
         port=args.port,
         announce=addresses(args.announce),
         serve_relay=True,
+        swarm_key=args.swarm_key,
         debug=args.debug,
     )
     async with joining as connection:

@@ -38,6 +38,8 @@ def parser() -> Parser:
     whom = it.add_argument_group("whom to ask")
     whom.add_argument("--model", help="hub id such as Qwen/Qwen3-8B, or a folder with at least configuration and tokenizer (default: the demo model)")
     whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
+    whom.add_argument("--swarm-key", metavar="FILE", help="key of a private swarm, or its invitation for --identity")
+    whom.add_argument("--identity", metavar="FILE", help="key file of this client; made if it is not there (default: somebody new each time)")
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
     whom.add_argument(
         "--dtype", choices=CLASSES, metavar="FORMAT",
@@ -151,6 +153,8 @@ def _check_whom(args: Any) -> None:
     trust = check_peer_ids(addresses(args.trust))
     if trust and args.local is not None:
         raise UsageError("the peers of --local are your own, so nobody needs to be named with --trust; leave out one of the two")
+    if args.swarm_key is not None and args.local is not None:
+        raise UsageError("--local starts a swarm of its own, in which nobody needs a key; leave out --swarm-key")
     if args.own_layers is not None:
         check_layers(args.own_layers)
     if args.own_layers and not args.own_ends:
@@ -241,6 +245,7 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
 
     kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "speculate": not args.no_speculate, "draft": args.draft}
     whom: dict[str, Any] = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
+    whom |= {"identity": args.identity, "swarm_key": args.swarm_key}
     client = aio.Client(model, initial_peers=initial_peers, **kind, **whom, timeout=left())
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"

@@ -111,6 +111,7 @@ def with_options(it: Parser) -> Parser:
         "--identity", metavar="FILE",
         help="key file, made if it is not there: the peer stays the same across restarts. One for each running peer (default: a new identity each time)",
     )  # fmt: skip
+    network.add_argument("--swarm-key", metavar="FILE", help="key of a private swarm, or its invitation for this peer's --identity; see swarm-bootstrap invite")
     network.add_argument("--public-name", type=short_name, default="", metavar="NAME", help="name to show others beside the peer id, 64 characters at most")
     network.add_argument("--max-upload", type=upload, metavar="RATE", help="send at most this many bytes per second, such as 2MB (default: no limit)")
     network.add_argument("--drain", type=number(0, 86400, float), default=DRAIN, metavar="SECONDS", help="how long Ctrl-C lets running answers finish or move")
@@ -183,6 +184,7 @@ async def _serve(args: Any, shown: Screen, stop: Stop) -> int:
         announce=addresses(args.announce),
         serve_relay=not initial_peers,  # whoever begins a swarm is its entrance
         max_upload=args.max_upload,
+        swarm_key=args.swarm_key,
         debug=args.debug,
     )
     async with joining as connection:

@@ -104,15 +104,17 @@ async def connect(
     announce: Sequence[str] = (),
     serve_relay: bool = False,
     max_upload: float | None = None,
+    swarm_key: str | None = None,
     debug: bool = False,
 ) -> AsyncIterator[Connection]:
     """Join the DHT: as a peer that others reach (`listen`), or as a client that only reaches out. `serve_relay` lets others reach each other through us;
-    `max_upload` bounds what we send, in bytes per second.
+    `max_upload` bounds what we send, in bytes per second; `swarm_key` is the file that makes us a member of a private swarm.
 
-    Raises BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
+    Raises BadSwarmKey, BadIdentity, IdentityInUse, PortInUse, MalformedAddress, NoBootstrap.
     """
     from swarm.model.sources import cache_folder
     from swarm.net.identity import Identity, verify
+    from swarm.net.members import Members
     from swarm.net.node import Node
 
     with Identity.claimed(identity) if identity else contextlib.nullcontext(Identity.ephemeral()) as me:
@@ -125,6 +127,7 @@ async def connect(
             client_mode=not listen,
             serve_relay=serve_relay,
             max_upload=max_upload,
+            members=None if swarm_key is None else Members.open(swarm_key, me.peer_id),
             debug=debug,
             memory=cache_folder() / "peers",
         )

@@ -5,7 +5,7 @@ SwarmError
 │   ├── MalformedLayers, LayersOutOfRange, MalformedAddress, InvalidSampling, InvalidConfig
 │   ├── ModelNotFound, NotAModel, UnsupportedModel, UnsafeWeights
 │   ├── EmptyPrompt, PromptTooLong
-│   ├── PortInUse, IdentityInUse, BadIdentity
+│   ├── PortInUse, IdentityInUse, BadIdentity, BadSwarmKey
 │   └── DoesNotFit        the layers asked for need more memory than there is
 ├── RemoteError           somebody else failed: exit status 1
 │   ├── NoBootstrap       no initial peer answered
@@ -102,6 +102,10 @@ class IdentityInUse(UsageError):
 
 
 class BadIdentity(UsageError):
+    pass
+
+
+class BadSwarmKey(UsageError):
     pass
 
 

@@ -44,7 +44,21 @@ SETTINGS = frozenset(
     "SWARM_" + option
     for option in (
         *("LAYERS", "DTYPE", "QUANTIZE", "COMPILE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
-        *("OFFLOAD", "ON_DISK", "IDENTITY", "PUBLIC_NAME", "MAX_UPLOAD", "POLITE", "DRAIN", "COORDINATOR", "REGION", "DEBUG", "READY_FD", "LIFELINE_FD"),
+        *(
+            "OFFLOAD",
+            "ON_DISK",
+            "IDENTITY",
+            "PUBLIC_NAME",
+            "MAX_UPLOAD",
+            "POLITE",
+            "DRAIN",
+            "SWARM_KEY",
+            "COORDINATOR",
+            "REGION",
+            "DEBUG",
+            "READY_FD",
+            "LIFELINE_FD",
+        ),
         *("MODEL", "PRINT_CONFIG"),
         "DRAFT",
     )
@@ -200,8 +214,9 @@ class LocalSwarm:
     """A bootstrap peer and one serving peer for each entry of `layers` (a single text is one peer's), ready when the constructor returns.
 
     `model` is a folder or hub id. `dtype` (`bfloat16-int8` rounds weights) and `threads` are handed to every peer, `arguments` as well (further flags of
-    swarm-serve). Logs of all processes are in `folder`. A process that says nothing for `start` seconds before it is ready is given up; `ready` is called with
-    how many peers are, whenever one more is. Use it in a `with`, or call `close`.
+    swarm-serve). With `swarm_key`, a file that `swarm-bootstrap keygen` made, the swarm is private. Logs of all processes are in `folder`. A process that says
+    nothing for `start` seconds before it is ready is given up; `ready` is called with how many peers are, whenever one more is. Use it in a `with`, or call
+    `close`.
 
     With `links` the peers are as far from one another as that says, and clients on this machine `client_link` from each: everything between them goes through
     a proxy in this process, at a loopback address of each peer's own (Linux has them all; elsewhere they must be set up). Who dials the bootstrap is near.
@@ -218,6 +233,7 @@ class LocalSwarm:
         dtype: str | None = None,
         threads: int | None = None,
         arguments: Sequence[str] = (),
+        swarm_key: str | os.PathLike[str] | None = None,
         start: float = START,
         ready: Callable[[int], None] | None = None,
         links: Links | None = None,
@@ -234,7 +250,8 @@ class LocalSwarm:
         self._start = start
         self._threads = threads or max(1, (os.cpu_count() or 1) // 2)
         quantize = ["--quantize", method] if dtype and (method := rounding(dtype)) else []
-        self._arguments = [*(["--dtype", base_dtype(dtype)] if dtype else []), *quantize, *arguments]
+        private = [] if swarm_key is None else ["--swarm-key", os.fspath(swarm_key)]
+        self._arguments = [*private, *(["--dtype", base_dtype(dtype)] if dtype else []), *quantize, *arguments]
         self._stack = contextlib.ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = self._far = 0
@@ -244,7 +261,7 @@ class LocalSwarm:
             self._stack.callback(self._emulator.close)
         try:
             self._bootstrap = self._spawn(
-                LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key")]
+                LocalProcess, "swarm.cli.bootstrap", ["--host", "127.0.0.1", "--port", "0", "--identity", str(self.folder / "bootstrap.key"), *private]
             )
             self._wait(self._bootstrap)
             self.initial_peers: list[str] = list(self._bootstrap.facts["addrs"])

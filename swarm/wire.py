@@ -305,10 +305,12 @@ REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "mov
 
 
 class Hello(Message, frozen=True, array_like=True, tag=1):
-    """First frame each way."""
+    """First frame each way. `membership` is an encoded Signed that holds a Member, of those who belong to a private swarm; `revocations` likewise."""
 
     version: Count
     software: Text = ""
+    membership: Annotated[bytes, Meta(max_length=512)] = b""
+    revocations: Annotated[tuple[Annotated[bytes, Meta(max_length=512)], ...], Meta(max_length=64)] = ()
 
 
 class Ping(Message, frozen=True, array_like=True, tag=2):
@@ -504,7 +506,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     `span_version` whenever the peer takes other layers. `busy` is the layers that answers now run here, summed over the answers. `region` is a name that peers
     near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it
     does not know. `draft` names the model that guesses ahead where this peer is a first hop, "" for none. `share` is the part of its time in which it
-    computes, less than 1 while it makes way for its owner's other programs; the costs are what things take then.
+    computes, less than 1 while it makes way for its owner's other programs; the costs are what things take then. `membership` is that of `Hello`.
     """
 
     version: Count
@@ -535,6 +537,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     draft: Annotated[str, Meta(max_length=128)] = ""
+    membership: Annotated[bytes, Meta(max_length=512)] = b""
 
 
 LIFETIME = 25.0
@@ -582,6 +585,27 @@ class Dictionary(msgspec.Struct, frozen=True, array_like=True):
     entries: Annotated[list[msgspec.Raw], Meta(max_length=MAX_ENTRIES)]
 
 
+Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Time = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, tag="member"):
+    """A peer belongs to the private swarm with this public key, from one time to another. Signed with the swarm's key."""
+
+    swarm: Key
+    peer: Text
+    issued: Time
+    expires: Time
+
+
+class Revocation(msgspec.Struct, frozen=True, array_like=True, tag="revoked"):
+    """Memberships of a peer that were issued up to this time are void. Signed with the swarm's key."""
+
+    swarm: Key
+    peer: Text
+    time: Time
+
+
 # --- coding -----------------------------------------------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
@@ -599,6 +623,8 @@ _dictionary_decoder = msgspec.msgpack.Decoder(Dictionary)
 _entry_decoder = msgspec.msgpack.Decoder(Entry)
 _subkey_decoder = msgspec.msgpack.Decoder(Subkey)
 _value_decoder = msgspec.msgpack.Decoder(bytes)
+_member_decoder = msgspec.msgpack.Decoder(Member)
+_revocation_decoder = msgspec.msgpack.Decoder(Revocation)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -679,6 +705,14 @@ def decode_subkey(data: bytes | memoryview) -> str:
 def decode_value(data: bytes | memoryview) -> bytes:
     """What hivemind packed around a value of ours."""
     return _decode(_value_decoder, data, MAX_VALUE)
+
+
+def decode_member(data: bytes | memoryview) -> Member:
+    return _decode(_member_decoder, data, 512)
+
+
+def decode_revocation(data: bytes | memoryview) -> Revocation:
+    return _decode(_revocation_decoder, data, 512)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder, data: bytes | memoryview, limit: int):

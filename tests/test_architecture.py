@@ -88,6 +88,7 @@ PURE_MODULES = {
     "swarm.far.line",
     "swarm.peer.courtesy",
     "swarm.peer.drafting",
+    "swarm.peer.fair",
     "swarm.peer.headroom",
     "swarm.peer.hops",
     "swarm.peer.pace",
@@ -100,6 +101,7 @@ PURE_MODULES = {
     "swarm.gateway.asked",
     "swarm.gateway.rate",
     "swarm.gateway.replies",
+    "swarm.client.trust",
     "swarm.net.frames",
     "swarm.model.names",
 }

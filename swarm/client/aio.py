@@ -76,7 +76,7 @@ class Client:
     beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
     anybody's, whose work another one is asked to make again; 0 is none. With `speculate`, the first hop guesses what comes next where that pays, which changes
     no token; `draft` is a small model, whole and with the same tokens, that guesses here for it (of use where the first hop is near). `identity` is a file with
-    the client's key; without it every client is somebody new.
+    the client's key; without it every client is somebody new. `swarm_key` is the file of a private swarm, or its invitation for this `identity`.
     `patience` is how long to wait, in seconds, for somebody to serve missing layers; `timeout` how long `start` may take. `token` is for gated models on the
     hub.
     """
@@ -97,6 +97,7 @@ class Client:
         speculate: bool = True,
         draft: str | os.PathLike[str] | None = None,
         identity: str | None = None,
+        swarm_key: str | None = None,
         patience: float = PATIENCE,
         token: str | None = None,
         timeout: float | None = None,
@@ -138,7 +139,7 @@ class Client:
         self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
         self._dtype, self._mixed = dtype, mixed
         self._ends: Callable[..., Any] | None = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
-        self._identity, self._token = identity, token
+        self._identity, self._swarm_key, self._token = identity, swarm_key, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
         self._random: random.Random = random.SystemRandom()
@@ -202,7 +203,9 @@ class Client:
         opened = await open_model(self.model, token=self._token)
         draft = await self._open_draft(opened)
         ends = self._ends
-        connection = await self._stack.enter_async_context(connect(self._initial_peers, identity=self._identity, listen=ends is not None))
+        connection = await self._stack.enter_async_context(
+            connect(self._initial_peers, identity=self._identity, listen=ends is not None, swarm_key=self._swarm_key)
+        )
         self.wall = connection.wall
         if ends is None:
             self.draft = None if draft is None else draft.line

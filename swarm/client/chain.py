@@ -488,6 +488,8 @@ class Chain:
     def _remember(self) -> None:
         """What was learned of this chain's hops, also in answers so short that no alarm was raised: the next route is planned with it."""
         for number, hop in enumerate(self._route.hops if self._route is not None and self._watch is not None else ()):
+            if self._watch is not None and self._watch.tried(number):
+                self._network.slowness.prove(hop.peer)
             _, known = self._supposed.get(hop.peer, (0.0, False))
             if self._watch is not None and self._watch.plainly(number, known=known):
                 self._note(number)
@@ -505,8 +507,9 @@ class Chain:
         """Watch a new chain, by the predictions that chose it."""
         views = self._network.table.views
         factors = self._network.slowness.factors(self._network.clock(), views)
+        believed = self._network.slowness.believed(self._network.clock(), views)
         known = (hop.peer for hop in route.hops if hop.peer in views)
-        self._supposed = {peer: (views[peer].decode * factors.get(peer, 1.0), peer in factors) for peer in known}
+        self._supposed = {peer: (views[peer].decode * believed.get(peer, 1.0), peer in factors) for peer in known}
         self._watch = Watch([leg.compute for leg in route.legs])
 
     def _pays(self, better: _Better) -> bool:

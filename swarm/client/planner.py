@@ -189,7 +189,7 @@ class Planner:
             source=around.peer if around.own else None,
             source_rtts=around.rtts,
             exclude=exclude,
-            slower=around.slowness.factors(around.clock(), around.table.views),
+            slower=around.slowness.believed(around.clock(), around.table.views),
             own=around.own,
             shape=around.shape,
             scale=scale,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 
 class CacheLedger:
@@ -31,11 +31,11 @@ class CacheLedger:
         """Positions reserved, as of sessions that weigh the most."""
         return sum(self._held.values()) / self._whole if self._whole else 0.0
 
-    def can_reserve(self, key: Hashable, tokens: int, weight: float, spare: float = 0.0) -> bool:
+    def can_reserve(self, key: Hashable, tokens: int, weight: float, spare: float = 0.0, without: Collection[Hashable] = ()) -> bool:
         """Whether they fit, instead of what the key may have reserved before, and leave so much of the whole (0 to 1) to others. What is no more than the key
-        has always fits."""
+        has always fits. `without` are keys that would be released first."""
         now = min(self.tokens, self.most) * (1 - spare)
-        return self._fits(key, tokens, weight, now) or tokens * weight <= self._held.get(key, -1.0) + ROUNDING
+        return self._fits(key, tokens, weight, now, without) or tokens * weight <= self._held.get(key, -1.0) + ROUNDING
 
     def reserve(self, key: Hashable, tokens: int, weight: float) -> list[Hashable]:
         """What was laid by and has to go for it, the oldest first. Also beyond `most`: whoever was told that it can, may have released its own on the way
@@ -45,8 +45,8 @@ class CacheLedger:
         self._held[key] = tokens * weight
         return self._make_room()
 
-    def _fits(self, key: Hashable, tokens: int, weight: float, budget: float) -> bool:
-        others = sum(held for other, held in self._held.items() if other != key)
+    def _fits(self, key: Hashable, tokens: int, weight: float, budget: float, without: Collection[Hashable] = ()) -> bool:
+        others = sum(held for other, held in self._held.items() if other != key and other not in without)
         return others + tokens * weight <= budget * self._whole + ROUNDING
 
     def release(self, key: Hashable) -> None:

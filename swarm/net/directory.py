@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import msgspec
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
@@ -18,6 +19,7 @@ from swarm.net.addresses import Entrance, dialable
 from swarm.net.guards.placing import place_of
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
+from swarm.net.members import Members
 from swarm.net.records import LIFETIME, SHARDS, BadRecords, check, key_of, seal, shard_of
 
 READ_DEADLINE = 3.0
@@ -42,9 +44,10 @@ class DhtDirectory:
         bad: BadRecords,
         client_mode: bool = False,
         clock: Callable[[], float] = time.time,
+        members: Members | None = None,
     ) -> None:
         self._node, self._identity, self._membership, self._bad = node, identity, membership, bad
-        self._client_mode, self._clock = client_mode, clock
+        self._client_mode, self._clock, self._members = client_mode, clock, members
         self._said: dict[str, wire.Announcement] = {}
         """What we announced last, of each model."""
         self._met: dict[PeerId, tuple[str, ...]] = {}
@@ -61,6 +64,8 @@ class DhtDirectory:
         if record.peer != self._identity.peer_id:
             raise ValueError(f"the record speaks of {record.peer}, we are {self._identity.peer_id}")
         self._said[record.config_hash] = record
+        if self._members is not None:
+            record = msgspec.structs.replace(record, membership=self._members.own)
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
         if self._membership.alone:
             await self._membership.look()
@@ -72,7 +77,9 @@ class DhtDirectory:
         if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
             raise RemoteError("no peer took our announcement: none of the initial peers answers any more")
         if not stored and not await self._held(key, record.peer, record.time + LIFETIME):
-            raise RemoteError("no peer took our announcement; if this repeats, check that this machine's clock is right")
+            raise RemoteError(
+                "no peer took our announcement; if this repeats, check that this machine's clock is right, and whether the swarm is private (--swarm-key)"
+            )
 
     async def _held(self, key: str, subkey: PeerId, expiry: float) -> bool:
         """Whether another peer holds what we announced. hivemind's store returns what the replica that answered last made of it, and one that has been handed
@@ -94,7 +101,7 @@ class DhtDirectory:
             for peer, entry in entries.items():
                 try:
                     value, expiry = entry
-                    record = check(peer, value, expiry, self._clock())
+                    record = check(peer, value, expiry, self._clock(), self._members)
                     if record.config_hash != config_hash or shard_of(record.peer) != shard:
                         raise ProtocolError("lies under a key that is not its own")
                 except (ProtocolError, ValueError, TypeError) as error:  # a bad record is skipped alone

@@ -82,7 +82,7 @@ class Ending(NamedTuple):
     detail: str = ""
 
 
-IDLE, CLOSING, CONFUSED, VERSION = "idle", "closing", "protocol", "version"
+IDLE, CLOSING, CONFUSED, VERSION, STRANGER = "idle", "closing", "protocol", "version", "members only"
 """Reasons of an End. Never the text of an exception: that stays in our log."""
 
 

@@ -24,6 +24,7 @@ from swarm.net import reach
 from swarm.net.addresses import dialable
 from swarm.net.frames import CONTROL
 from swarm.net.link import CLOSING, IDLE, Stream, Timing
+from swarm.net.members import Members
 from swarm.net.pair import Pair, World
 from swarm.net.uplink import Uplink
 from swarm.ports import Lost, Receive
@@ -67,14 +68,16 @@ TRIPS = 3
 
 
 class LinkPool:
-    def __init__(self, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> None:
+    def __init__(self, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None, members: Members | None = None) -> None:
         self._p2p = p2p
         self._peer: PeerId = p2p.peer_id.to_base58()
         self._pairs: dict[PeerId, Pair] = {}
         self._known: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timing = timing or Timing()
-        self._world = World(self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget, uplink or Uplink(), self._weigh)
+        self._world = World(
+            self._peer, self._timing, self._open, self._deliver, self._tell_lost, self._spawn, self._forget, uplink or Uplink(), self._weigh, members
+        )
         self._receive: Receive = lambda peer, message: None
         self._lost: Lost = lambda peer: None
         self._closed = False
@@ -82,8 +85,8 @@ class LinkPool:
         self._standing = asyncio.Event()
 
     @classmethod
-    async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None) -> LinkPool:
-        self = cls(p2p, timing, uplink)
+    async def start(cls, p2p: P2P, timing: Timing | None = None, uplink: Uplink | None = None, members: Members | None = None) -> LinkPool:
+        self = cls(p2p, timing, uplink, members)
         await self.stand_on(p2p)
         return self
 
@@ -121,6 +124,11 @@ class LinkPool:
             asyncio.get_running_loop().call_soon(self._deliver, peer, message)
             return
         self._pair(peer).put(_lane(message), wire.encode(message))
+
+    def expel(self, peer: PeerId) -> None:
+        """It does not belong here any more."""
+        if (pair := self._pairs.get(peer)) is not None:
+            pair.lose("no member of this swarm any more")
 
     def subscribe(self, receive: Receive, lost: Lost) -> None:
         self._receive, self._lost = receive, lost

@@ -29,6 +29,7 @@ from swarm.net.guards.decoding import set_logging
 from swarm.net.identity import Identity
 from swarm.net.link import Timing
 from swarm.net.links import LinkPool
+from swarm.net.members import Members
 from swarm.net.records import BadRecords, Guard
 from swarm.net.remembered import Remembered
 from swarm.net.uplink import Uplink
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 PROBE = 3.0
 """Seconds to look for somebody who uses our identity. Found or refused, the answer takes milliseconds; a frozen holder is nobody we could harm."""
+
+LOOK = 5.0
+"""Seconds between two looks at who is a member no more, and at the file of those revoked."""
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -91,13 +95,15 @@ class Node:
         use_relay: bool = False,
         timing: Timing | None = None,
         max_upload: float | None = None,
+        members: Members | None = None,
         debug: bool = False,
         memory: Path | None = None,
     ) -> Node:
         """Join the swarm behind `initial_peers`, or begin one. `identity` None is a fresh one.
 
         A node in `client_mode` stores nothing for others and, unless told to `listen`, cannot be dialled. `announce_addrs` replace what we believe our
-        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second. `serve_relay` lets
+        addresses to be (a port forwarded by a router, a proxy). `max_upload` bounds what all links together send, in bytes per second; `members`
+        are those of a private swarm, and nobody else is linked with or believed. `serve_relay` lets
         others reach each other through us; `use_relay` asks the initial peers to do that for us. In the folder `memory` peers of the swarm are noted,
         through whom we enter another time as well.
 
@@ -130,11 +136,11 @@ class Node:
             port = held.getsockname()[1]
         flags = _flags(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
         clock = SwarmClock()
-        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords(), clock), clock, debug, (host, port)), entrances, others)
+        self = cls(Ground(identity, flags, client_mode, Guard(BadRecords(), clock, members), clock, debug, (host, port)), entrances, others)
         if held is not None:
             self._stack.callback(held.close)
         try:
-            await self._start(timing, Uplink(max_upload))
+            await self._start(timing, Uplink(max_upload), members)
             if remembered is not None:
                 self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._remember(remembered)))
         except BaseException:
@@ -142,13 +148,15 @@ class Node:
             raise
         return self
 
-    async def _start(self, timing: Timing | None, uplink: Uplink) -> None:
+    async def _start(self, timing: Timing | None, uplink: Uplink, members: Members | None) -> None:
         ground = self._ground
         self._footing = await Footing.start(ground, self._entrances, self._others)
         self._stack.push_async_callback(self._leave)
-        self.links = await LinkPool.start(self._daemon.p2p, timing, uplink)
+        self.links = await LinkPool.start(self._daemon.p2p, timing, uplink, members)
         self._stack.push_async_callback(self.links.close)
-        self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode, ground.clock)
+        if members is not None:
+            self._stack.push_async_callback(_cancel, asyncio.ensure_future(_keep_out(members, self.links)))
+        self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode, ground.clock, members)
         self._stack.push_async_callback(self.directory.close)
         self.addrs = await self._addresses()
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._supervise()))
@@ -300,6 +308,14 @@ async def _find(probe: Daemon, peer: PeerId) -> None:
             if "failed to find any peer in table" not in str(error):
                 raise
         await asyncio.sleep(0.1)  # connected already, but p2pd does not count its initial peers as acquaintances yet
+
+
+async def _keep_out(members: Members, links: LinkPool) -> None:
+    """Whose membership ends, or is revoked, while it is linked with us."""
+    while True:
+        await asyncio.sleep(LOOK)
+        for peer in members.expelled():
+            links.expel(peer)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

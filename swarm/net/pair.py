@@ -18,13 +18,15 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
+import msgspec
 from hivemind.p2p import P2PDaemonError
 
 from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import PeerLost, ProtocolError
 from swarm.net.frames import CONTROL, Outbox
-from swarm.net.link import IDLE, WEIGHTY, Ending, Kind, Link, Refused, Stream, Timing
+from swarm.net.link import IDLE, STRANGER, WEIGHTY, Ending, Kind, Link, Refused, Stream, Timing
+from swarm.net.members import Members
 from swarm.net.uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class World:
     uplink: Uplink = field(default_factory=Uplink)
     weigh: Callable[[], None] = lambda: None
     """Said whenever a pair holds much: what all of them hold together has an end."""
+    members: Members | None = None
+    """Of a private swarm; None for one that is open."""
 
 
 class Pair:
@@ -143,9 +147,9 @@ class Pair:
                 async with asyncio.timeout(timing.dial):
                     stream = await self._world.open(self.peer)
                 self._committed = True
-                stream.say(wire.Hello(wire.VERSION, SOFTWARE))
+                stream.say(self._hello())
                 async with asyncio.timeout(timing.handshake):
-                    await stream.hello()
+                    self._admit(await stream.hello())
             except DIAL_ERRORS as error:
                 if self._dial is me:
                     self._dial_failed(f"cannot reach it: {str(error) or type(error).__name__}")
@@ -172,9 +176,14 @@ class Pair:
     async def _answer(self, stream: Stream) -> None:
         try:
             async with asyncio.timeout(self._world.timing.handshake):
-                await stream.hello()
+                hello = await stream.hello()
+            try:
+                self._admit(hello)
+            except Refused:
+                stream.say(wire.End(STRANGER))
+                raise
             await self._take_turn(stream)
-            stream.say(wire.Hello(wire.VERSION, SOFTWARE))
+            stream.say(self._hello())
             await self._serve(stream)
         except (Refused, ProtocolError, OSError) as error:
             log.debug("a stream from %s came to nothing: %s", self.peer, error or "it said nothing")
@@ -182,6 +191,18 @@ class Pair:
             stream.close()
             self._streams -= 1
             self._world.forget(self)
+
+    def _hello(self) -> wire.Hello:
+        members = self._world.members
+        return wire.Hello(wire.VERSION, SOFTWARE) if members is None else msgspec.structs.replace(members.hello(), software=SOFTWARE)
+
+    def _admit(self, hello: wire.Hello) -> None:
+        """Into a private swarm its members alone. Raises Refused."""
+        if self._world.members is not None:
+            try:
+                self._world.members.admit(self.peer, hello)
+            except ProtocolError as error:
+                raise Refused(f"no member of this swarm: {error}") from error
 
     async def _take_turn(self, stream: Stream) -> None:
         """Wait until this stream may become the link; no other can become it before our caller's next await. Raises Refused if its dialler gives it up."""

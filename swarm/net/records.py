@@ -24,6 +24,7 @@ from swarm import wire
 from swarm.core import PeerId
 from swarm.errors import ProtocolError
 from swarm.net.identity import Identity, verify
+from swarm.net.members import Members
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def unseal(peer: PeerId, value: bytes) -> wire.Announcement:
     return record
 
 
-def check(peer: object, value: object, expiry: float, now: float) -> wire.Announcement:
+def check(peer: object, value: object, expiry: float, now: float, members: Members | None = None) -> wire.Announcement:
     """Everything that can be said of one record wherever it is met. Raises ProtocolError, in words that do not change from one read to the next: whoever logs
     them does so once."""
     if not isinstance(peer, str) or not isinstance(value, bytes):
@@ -96,6 +97,8 @@ def check(peer: object, value: object, expiry: float, now: float) -> wire.Announ
         raise ProtocolError("expires later than its owner said")
     if record.time + LIFETIME > now + MAX_AHEAD:  # else whoever has it could bring it back, with ever later expiries, until then
         raise ProtocolError("comes from the future; is its owner's clock right, or ours?")
+    if members is not None:
+        members.check(peer, record.membership)
     return record
 
 
@@ -115,11 +118,11 @@ class BadRecords:
 
 
 class Guard(RecordValidatorBase):
-    """hivemind asks it about every record that others want stored here or send us in answer to a search."""
+    """hivemind asks it about every record that others want stored here or send us in answer to a search. In a private swarm those of its `members` count."""
 
-    def __init__(self, bad: BadRecords | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, bad: BadRecords | None = None, clock: Callable[[], float] = time.time, members: Members | None = None) -> None:
         self.bad = bad or BadRecords()
-        self.clock = clock
+        self.clock, self._members = clock, members
 
     def validate(self, record: DHTRecord) -> bool:
         if len(record.value) > wire.MAX_VALUE or len(record.subkey) > 64:
@@ -128,7 +131,7 @@ class Guard(RecordValidatorBase):
         subkey: object = None
         try:
             subkey, value = wire.decode_subkey(record.subkey), wire.decode_value(record.value)
-            announcement = check(subkey, value, record.expiration_time, self.clock())
+            announcement = check(subkey, value, record.expiration_time, self.clock(), self._members)
             if record.key != _key_id(announcement.config_hash, shard_of(announcement.peer)):
                 raise ProtocolError("lies under a key that is not its own")
         except ProtocolError as error:

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from swarm.core import HopKey, Sampling, Span, on_one_machine
+from swarm.core import HopKey, PeerId, Sampling, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
+from swarm.peer.fair import Turns
 from swarm.peer.muster import Muster
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
 from swarm.wire import HIDDEN, LOOP, Blob, Order
@@ -65,6 +66,7 @@ class _Slot:
     """How much of the model it runs."""
     reply: str = LOOP
     """What its head gives: drawn tokens, or as the order has it."""
+    client: PeerId = ""
 
     def next_job(self) -> Compute | None:
         return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
@@ -161,6 +163,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._muster = Muster()
         self._chunks = Chunks()
+        self._turns = Turns()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
 
     @property
@@ -175,7 +178,7 @@ class Engine:
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
-        slot.sampling = order.sampling
+        slot.sampling, slot.client = order.sampling, order.client
         slot.cache.limit = order.limit
         slot.reply = order.reply
         slot.shared = on_one_machine(order.route) and order.reply == LOOP
@@ -309,7 +312,7 @@ class Engine:
         until_prompts = self._muster.prompts_wait_until(now) if prompts else now
         self._patience = min((time - now for time in (until, until_prompts) if time > now), default=None)
         held = (steps if until > now else set()) | (prompts if until_prompts > now else set())
-        return [job for job in waiting if job.what not in held]
+        return self._turns.fairly([job for job in waiting if job.what not in held], lambda key: self._slots[key].client)
 
     def _chunk(self, waiting: Sequence[Waiting[HopKey]]) -> int:
         """How many positions of these prompts run at once."""
@@ -333,6 +336,8 @@ class Engine:
                 slot.queue.popleft()
                 self._arrivals += 1
                 slot.arrived = self._arrivals
+            if len(job.tokens) - begin > DECODE:
+                self._turns.ran(slot.client, part.count)
             batch.append(part)
         return batch
 

@@ -68,6 +68,8 @@ SPARE = 1 / 8
 
 AT_WORK = 1.0
 """Seconds since something was computed for another session, up to which guesses make way for it."""
+IDLE = 60.0
+"""Seconds without anything computed after which a session makes room for others that have none: longer than most pauses between two turns."""
 
 TERM_FORGOTTEN = 60.0
 """Seconds after which a term that nobody claims any more is over. Announcements live for 25."""
@@ -287,6 +289,8 @@ class HopRoom:
         except ProtocolError as error:
             reason = "refused", "the order cannot be read"
             log.info("%s", error)
+        if reason is not None and reason[0] == "overloaded" and self._make_room(message, order):
+            reason = self._objection(sender, message, order)
         if reason is not None:
             kind, detail = reason
             log.info("refused a session: %s (%s)", kind, detail)
@@ -417,9 +421,35 @@ class HopRoom:
         claim = self._claim(message, order, key)
         if not self.ledger.can_reserve(order.session, *claim):
             return "overloaded", f"the peer has cache for {max(self.ledger.free_tokens, 0)} more positions"
-        if theirs and self._only is None and not self.ledger.can_reserve(order.session, *claim, spare=SPARE):
+        if not self.ledger.can_reserve(order.session, *claim, spare=self._spare(order)):
             return "overloaded", f"the peer keeps the last {self.ledger.free_tokens} positions of its cache for other clients"
         return None
+
+    def _make_room(self, message: Open, order: Order) -> bool:
+        """Sessions of others that have been idle for long make room for one that has work to do, the idlest first, if together they can. They come back by
+        being computed again; who only keeps its lease alive, to hold what it has reserved, does not keep others out."""
+        now, key = self._clock(), self._key(message, order)
+        idle = [
+            session
+            for session, hops in sorted(self._hops.items(), key=lambda entry: self._worked[entry[0]])
+            if now - self._worked[session] >= IDLE and not any(hop.computes or hop.order.client == order.client for hop in hops.values())
+        ]
+        claim, spare = self._claim(message, order, key), self._spare(order)
+        if not idle or not self.ledger.can_reserve(order.session, *claim, spare=spare, without=idle):
+            return False
+        needed = len(self._hops) >= MOST_SESSIONS
+        for session in idle:
+            if not needed and self.ledger.can_reserve(order.session, *claim, spare=spare):
+                break
+            needed = False
+            for other, hop in list(self._hops[session].items()):
+                self._do(other, [*hop.failed("unknown", "the peer needed the room of sessions that rest"), Forget("idle, and others have work to do")])
+        return True
+
+    def _spare(self, order: Order) -> float:
+        """How much of the cache an order leaves to clients that have none of it."""
+        mine = any(order.client == self._client(session) for session in self._hops)
+        return SPARE if mine and order.session not in self._hops and self._only is None else 0.0
 
     def _client(self, session: SessionId) -> PeerId:
         return next(iter(self._hops[session].values())).order.client

@@ -87,6 +87,10 @@ class Watch:
         """Whether it was so slow that a few steps tell. Of one that is `known` to be slower, and was predicted to be, anything is: it was half forgotten."""
         return len(self._recent[hop]) >= FEW and self.slower(hop) > (1.0 if known else PLAIN)
 
+    def tried(self, hop: int) -> bool:
+        """Whether it was seen at work."""
+        return len(self._recent[hop]) >= FEW
+
     def others(self, hop: int) -> float:
         """By what factor all hops but one take longer than predicted: what to expect of one that nobody has tried."""
         ratios = [self.now(other) / predicted for other, predicted in enumerate(self._predicted) if other != hop and predicted > 0]
@@ -126,6 +130,13 @@ AGAIN = 5.0
 FORGOTTEN = 8.0
 """Half-lives after which nothing is left: of a factor of twenty-five, less than 1.1."""
 
+NEWCOMER, COMPARED = 4.0, 4
+"""Times as fast as the usual peer that one counts at most of which nothing is known but what it says, where so many can be compared. It is chosen all the same
+where speed decides, and then known."""
+
+PROVED = 4096
+"""Peers remembered that were seen at work."""
+
 STUBBORN = 5
 """How often the time doubles for which a peer is remembered."""
 
@@ -153,6 +164,15 @@ class Slowness:
 
     def __init__(self) -> None:
         self._seen: dict[PeerId, _Seen] = {}
+        self._proved: dict[PeerId, None] = {}
+        """The oldest first."""
+
+    def prove(self, peer: PeerId) -> None:
+        """It was seen at work: from now on it is as fast as it says, or as it is found to be."""
+        self._proved.pop(peer, None)
+        self._proved[peer] = None
+        if len(self._proved) > PROVED:
+            del self._proved[next(iter(self._proved))]
 
     def note(self, peer: PeerId, seconds: float, announced: float, now: float) -> None:
         """What it takes for a layer's step, and what it announces at the moment. Raises ValueError for times that are none."""
@@ -168,6 +188,17 @@ class Slowness:
         self._seen = {peer: seen for peer, seen in self._seen.items() if now - seen.when < FORGOTTEN * seen.half}
         factors = {peer: self._factor(self._seen[peer], views[peer].decode, now) for peer in sorted(self._seen.keys() & views.keys())}
         return {peer: factor for peer, factor in factors.items() if factor > NOTED}
+
+    def believed(self, now: float, views: Mapping[PeerId, PeerView]) -> dict[PeerId, float]:
+        """As `factors`, and what newcomers announce is capped: who boasts a hundredfold gains no more by that than who boasts a little."""
+        factors = self.factors(now, views)
+        if len(views) < COMPARED:
+            return factors
+        fastest = median(view.decode for view in views.values()) / NEWCOMER
+        for peer, view in views.items():
+            if peer not in self._proved and (cap := min(fastest / view.decode, MOST)) > max(factors.get(peer, 1.0), NOTED):
+                factors[peer] = cap
+        return factors
 
     @staticmethod
     def _factor(seen: _Seen, announced: float, now: float) -> float:

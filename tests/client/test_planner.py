@@ -135,3 +135,16 @@ def test_who_has_just_failed_is_no_alternative():
 
     reasons = run(main())
     assert "slow" in reasons and "fast" not in reasons
+
+
+def test_a_newcomer_that_boasts_is_planned_with_as_one_that_boasts_a_little():
+    async def main() -> dict[PeerId, float]:
+        around = Around([])
+        around.slowness = Slowness()
+        around.table.show([*(PeerView(name, spans=(Span(0, 4),), decode=0.02) for name in "abcd"), PeerView("boaster", spans=(Span(0, 4),), decode=0.0001)])
+        slower = Planner(around, b"s" * 16, "", "")._request(5, 10, frozenset()).slower
+        around.slowness.prove("boaster")
+        assert Planner(around, b"s" * 16, "", "")._request(5, 10, frozenset()).slower == {}
+        return dict(slower)
+
+    assert run(main()) == {"boaster": pytest.approx(50.0)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.core import Hop, HopKey, Sampling, Span, digest_of
 from swarm.machines.ledger import CacheLedger
-from swarm.peer.hops import HopRoom, Offer
+from swarm.peer.hops import IDLE, HopRoom, Offer
 from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Prefix, Step, encode
 
 S = b"s" * 16
@@ -625,3 +625,55 @@ def test_what_has_computed_nothing_does_not_rest():
     setting.answer("before", ORDER)
     setting.answer("before", Close(S, 1, 1, rests=True))
     assert not setting.engine.open_keys and len(setting.room._prefixes) == 0
+
+
+def full_of(*clients: str) -> Setting:
+    """As many sessions as fit, each kept alive and none with anything to do."""
+    setting = Setting(tokens=120 * len(clients))
+    for number, client in enumerate(clients):
+        session = bytes([number]) * 16
+        assert any(isinstance(message, Have) for _, message in setting.answer("before", changed(session=session, client=client)))
+    return setting
+
+
+def kept(setting: Setting) -> list[int]:
+    return sorted(key.session[0] for key in setting.engine.open_keys)
+
+
+def test_who_holds_room_and_does_nothing_makes_room_for_who_has_work():
+    setting = full_of("hoarder", "another")
+    setting.now = IDLE - 1
+    late = changed(session=b"x" * 16, client="other")
+    assert [message.reason for _, message in setting.answer("before", late)] == ["overloaded"] and kept(setting) == [0, 1]
+    for number in (0, 1):
+        setting.room.receive("before", Keep(bytes([number]) * 16, 1, 1))  # which is no work
+    setting.now = IDLE + 1
+    said = setting.answer("before", late)
+    assert [message.reason for _, message in said if isinstance(message, Broken)] == ["unknown"], "its client is told to open it again"
+    assert any(isinstance(message, Have) and message.session == b"x" * 16 for _, message in said)
+    assert kept(setting) == [1, 120], "the one that has been idle longest, and no more than needed"
+    assert setting.ledger.free_tokens == 40
+
+
+def test_nobody_makes_room_for_another_session_of_its_own_client_or_in_vain():
+    setting = full_of("one", "one")
+    setting.now = IDLE + 1
+    assert [message.reason for _, message in setting.answer("before", changed(session=b"x" * 16, client="one"))] == ["overloaded"]
+    assert kept(setting) == [0, 1]
+    setting = full_of("one", "two")
+    setting.now = IDLE + 1
+    setting.answer("before", Step(bytes([1]) * 16, 1, 1, 0, 0, (1,), Blob("float32", 1, memoryview(bytes(4)))))  # this one works
+    setting.room._worked[bytes(16)] = setting.now
+    assert [message.reason for _, message in setting.answer("before", changed(session=b"x" * 16, client="three"))] == ["overloaded"]
+    assert kept(setting) == [0, 1]
+
+
+def test_where_there_are_as_many_sessions_as_are_taken_the_idlest_goes(monkeypatch):
+    monkeypatch.setattr("swarm.peer.hops.MOST_SESSIONS", 2)
+    setting = Setting(tokens=10_000)
+    for number in (0, 1):
+        setting.now = float(number)
+        setting.answer("before", changed(session=bytes([number]) * 16, client="hoarder"))
+    setting.now = IDLE + 5
+    assert any(isinstance(message, Have) for _, message in setting.answer("before", changed(session=b"x" * 16, client="other")))
+    assert kept(setting) == [1, 120]

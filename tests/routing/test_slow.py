@@ -124,3 +124,27 @@ def test_what_a_peer_says_itself_is_not_held_against_it_twice():
     assert slowness.factors(0.0, views(p=0.02)) == {"p": pytest.approx(2)} and slowness.factors(0.0, views(p=0.04)) == {}
     slowness.note("p", 0.04, 0.04, 1.0)
     assert slowness.factors(1.0, views(p=0.01)) == {}, "it had said so"
+
+
+def test_newcomers_are_not_believed_to_be_much_faster_than_the_usual_peer_until_they_are_seen_at_work():
+    slowness, peers = Slowness(), views(a=0.02, b=0.02, c=0.02, d=0.01, liar=0.0001, gpu=0.001)
+    assert slowness.factors(0.0, peers) == {}
+    assert slowness.believed(0.0, peers) == {"liar": pytest.approx(0.015 / 4 / 0.0001), "gpu": pytest.approx(0.015 / 4 / 0.001)}
+    slowness.prove("gpu")
+    slowness.prove("liar")
+    assert slowness.believed(0.0, peers) == {}
+    slowness.note("liar", 0.02, 0.0001, 0.0)
+    assert slowness.believed(0.0, peers) == {"liar": pytest.approx(200)}
+    assert Slowness().believed(0.0, views(liar=0.0001, a=0.02)) == {}, "with so few nobody is usual"
+    for number in range(5000):
+        slowness.prove(f"sybil {number}")
+    assert len(slowness._proved) <= 4096
+
+
+def test_a_hop_counts_as_seen_after_a_few_tokens():
+    watch = Watch([0.01, 0.01])
+    for _ in range(3):
+        watch.add([0.01, 0.01])
+    assert not watch.tried(0)
+    watch.add([0.01, 0.01])
+    assert watch.tried(0) and watch.tried(1)
