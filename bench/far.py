@@ -31,7 +31,8 @@ PETALS_CLIENT = 0.05
 
 STORIES = ("Once upon a time", "One day, a little fox", "There was a girl named Lily", "In a quiet valley")
 
-REPEATING = "Tim found a red ball. He gave the red ball to Sam. Sam took the red ball home. "
+REPEATING = "Q: sort the words pear apple fox\nA: apple fox pear\n"
+"""Four of it, and the model goes on with the fifth: text that it copies."""
 
 NEAR = Distance()
 
