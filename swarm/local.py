@@ -44,23 +44,8 @@ SETTINGS = frozenset(
     "SWARM_" + option
     for option in (
         *("LAYERS", "DTYPE", "QUANTIZE", "COMPILE", "DEVICE", "THREADS", "CACHE_TOKENS", "MAX_MEMORY", "MAX_DISK", "INITIAL_PEERS", "HOST", "PORT", "ANNOUNCE"),
-        *(
-            "OFFLOAD",
-            "ON_DISK",
-            "IDENTITY",
-            "PUBLIC_NAME",
-            "MAX_UPLOAD",
-            "POLITE",
-            "DRAIN",
-            "SWARM_KEY",
-            "COORDINATOR",
-            "REGION",
-            "DEBUG",
-            "READY_FD",
-            "LIFELINE_FD",
-        ),
-        *("MODEL", "PRINT_CONFIG"),
-        "DRAFT",
+        *("OFFLOAD", "ON_DISK", "DRAFT", "IDENTITY", "PUBLIC_NAME", "MAX_UPLOAD", "POLITE", "DRAIN", "SWARM_KEY", "COORDINATOR", "REGION", "DEBUG"),
+        *("READY_FD", "LIFELINE_FD", "MODEL", "PRINT_CONFIG"),
     )
 )
 """What swarm-serve and swarm-bootstrap read from the environment as if it were a flag. Written out, since reading arguments is the business of the hands."""

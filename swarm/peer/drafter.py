@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from swarm.core import Sampling
+from swarm.machines.hop import STEP
 from swarm.peer.drafting import Drafter
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 KIND = "model"
 
-STOCK = 4
-"""Guesses kept ready beyond those that have been taken: fewer, and the ring waits for the thread; more are computed in vain where the first is wrong."""
+STOCK = STEP
+"""Guesses kept ready beyond those that have been taken: a step's worth. More are computed in vain where the first is wrong."""
 
 UNLIKELY, FAR_AHEAD = 0.05, 48
 """How likely the last of many guesses must be that are told to somebody else, and how many these are at most."""
@@ -124,6 +125,9 @@ class DraftLine(Drafter):
         self._taken = end + len(taken)
         self._work()
         return taken
+
+    def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
+        return len(self._line) - len(tokens) - len(fresh)
 
     def missed(self, length: int) -> None:
         self._known = min(self._known, length)

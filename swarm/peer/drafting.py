@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import log
 
 from swarm.core import Sampling
+from swarm.machines.hop import STEP
 
 SURE, DOUBTFUL = 0.995, 0.01
 """Bounds of an estimated acceptance: nothing is known better after so few tokens."""
@@ -23,6 +24,10 @@ FAST, SLOW = 0.5, 0.05
 """How soon a shorter ring time is believed, and a longer one: a step that waits for others on its way says little of the way."""
 
 SMOOTHING = 0.2
+
+AT_ONCE = 16
+"""Steps of guesses alone that are on their way at once at most: each is a pass over the weights of every hop and a message between any two, so guesses that
+come one by one are gathered for a sixteenth of a trip."""
 
 LEVELS = (32, 16, 8, 4, 2)
 """Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all."""
@@ -49,6 +54,10 @@ class Drafter:
     def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
         """What it has offered, at most so many."""
         raise NotImplementedError
+
+    def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
+        """How many there are to be taken of what it has offered. Who has fewer than are wanted will soon have more."""
+        return STEP
 
     def missed(self, length: int) -> None:
         """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
@@ -143,7 +152,9 @@ class Tempo:
     """How long a token takes round the ring, and how long its slowest hop takes for a position."""
 
     def __init__(self) -> None:
-        self.ring = self.hop = 0.0
+        self.ring = self.hop = self.step = 0.0
+        self.last = 0.0
+        """When the last step left."""
         self._bursts: deque[tuple[int, int, float]] = deque(maxlen=512)
 
     def left(self, start: int, stop: int, now: float) -> None:
@@ -151,6 +162,11 @@ class Tempo:
         while self._bursts and self._bursts[-1][0] >= start:
             self._bursts.pop()
         self._bursts.append((start, stop, now))
+        self.last = now
+
+    def gathers(self, now: float) -> bool:
+        """Whether another step of guesses alone would leave too soon."""
+        return now - self.last < max(self.step, self.ring / AT_ONCE)
 
     def home(self, position: int, micros: Sequence[int], now: float) -> int:
         """The token of a position is home: of how many positions the step was that brought it, 0 for one that is not known."""
@@ -162,7 +178,9 @@ class Tempo:
         trip = now - when
         self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
         if micros:
-            each = max(max(micros) / 1e6 / (stop - start), 1e-6)
+            whole = max(micros) / 1e6
+            self.step = whole if not self.step else self.step + SMOOTHING * (whole - self.step)
+            each = max(whole / (stop - start), 1e-6)
             self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
         return stop - start
 
@@ -213,6 +231,8 @@ class Guesser:
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
         room = min(ahead(self._tempo.ring, self._tempo.hop, acceptance, self._others()) - (end - sure), most)
         if room <= 0:
+            return []
+        if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and self._tempo.gathers(self._clock()):
             return []
         guesses = drafter.take(tokens, fresh, room)
         self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))

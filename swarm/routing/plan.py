@@ -207,7 +207,8 @@ def _price(hops: Sequence[Hop], candidates: Candidates, old: Route | None = None
             legs.append(_predict(hop, candidates.seen(view), network, carry, candidates))
         else:
             legs.append(replace(before[hop], network=network, carry=carry) if hop in before else Leg(hop, 0.0, network, 0.0, 0.0, carry=carry))
-    approach = 0.0 if request.first else 2 * atlas.distance(request.source, request.source_rtts, hops[0].peer)
+    first = hops[0].peer
+    approach = 0.0 if request.first else 2 * atlas.distance(request.source, request.source_rtts, first) + candidates.unguessed(first)
     cost = approach + sum(leg.work + (request.prompt - 1) * leg.carry + request.rounds * (leg.network + leg.queue + leg.harm) for leg in legs)
     return Route(request.components, tuple(legs), cost, approach)
 

@@ -89,10 +89,10 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Hops that cover every component once, in order, with the predictions that chose them. `cost` is the expected seconds of the whole answer; `approach`
-    the part of them for the client's prompt to reach the first hop and the last token to come back. Both only compare routes for the same request. `planner`
-    is the coordinator that advised it, in which `term`, and `promise` the seconds per token it spoke of; "" and 0 for one that the client planned itself.
-    `standby`: it was one of the coordinator's standbys."""
+    """Hops that cover every component once, in order, with the predictions that chose them. `cost` is the expected seconds of the whole answer; `approach` the
+    part of them for the client's prompt to reach the first hop and the last token to come back, and what others with a draft model there would save. Both only
+    compare routes for the same request. `planner` is the coordinator that advised it, in which `term`, and `promise` the seconds per token it spoke of; "" and
+    0 for one that the client planned itself. `standby`: it was one of the coordinator's standbys."""
 
     components: int
     legs: tuple[Leg, ...]

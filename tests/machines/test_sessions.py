@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarm.core import Sampling, Span
-from tests.machines.world import COMPONENTS, VOCAB, World, true_tokens
+from swarm.wire import Guess
+from tests.machines.world import CLIENT_PEER, COMPONENTS, VOCAB, World, true_tokens
 
 SPANS = {
     "a1": Span(0, 2),
@@ -116,6 +117,26 @@ def test_guesses_run_ahead_of_the_ring_through_all_misfortunes_and_change_no_tok
             raise AssertionError(f"seed {seed}: {error}") from error
         taken, wrong, furthest = taken + world.oracle.taken, wrong + world.oracle.wrong, max(furthest, world.oracle.furthest)
     assert taken > 500 and wrong > 50 and furthest > 10
+
+
+def test_guesses_that_the_client_tells_change_no_token_and_those_of_strangers_do_nothing():
+    right = 0
+    for seed in range(60):
+        world = World(seed, SPANS, trouble=(0.0, 0.02)[seed % 2])
+        world.guessing, world.telling = 0.0, 0.1
+        converse(world)
+        right += sum(guesser.right for room in world.rooms.values() for guesser in room._guessers.values())
+    assert right > 20
+    world = World(0, {"w": Span(0, 6)}, trouble=0)
+    world.guessing = 0.0
+    world.turn([1, 2, 3], 40, enough=10)
+    (hop,), room = [hop for _, hop in world.rooms["w"]._all()], world.rooms["w"]
+    guess = Guess(hop.session, hop.epoch.chain, 0, hop.accepted, (7, 7, 7))
+    (told,) = room._told.values()
+    room.receive("stranger", guess)
+    assert told.offers(hop.tokens, [], hop.accepted) is None
+    room.receive(CLIENT_PEER, guess)
+    assert told.offers(hop.tokens[: guess.start], [], guess.start) == "client"
 
 
 def changes_route(seed: int, spans: dict) -> World:

@@ -187,6 +187,8 @@ class World:
         self.rewindable = rewindable
         self.guessing = self.random.choice([0.0, 0.1, 0.3])
         self.oracle = Oracle(self)
+        self.telling = 0.0
+        """How often the client tells the first hop what it guesses."""
         self.preparing = preparing
         self.flows = False
         """Whether tokens of the latest chain have come home."""
@@ -350,6 +352,9 @@ class World:
             self.misfortune()
         if self.random.random() < self.guessing:
             self.guess()
+        if self.random.random() < self.telling and self.client.running:
+            right = true_tokens(self.client.history, 4)
+            self.do(self.client.guess([token if self.random.random() < 0.8 else self.random.randrange(VOCAB) for token in right]))
         if self.random.random() < self.preparing and self.flows and self.client.running and self.prepared is None:
             self.prepare()
         if not self.happen():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.peer.drafting import INDEX_AT_ONCE, Guesser, Lookup, Tempo, Told, ahead
+from swarm.machines.hop import STEP
+from swarm.peer.drafting import AT_ONCE, INDEX_AT_ONCE, Drafter, Guesser, Lookup, Tempo, Told, ahead
 
 
 def looked_up(tokens: list[int], most: int = 4) -> list[int]:
@@ -112,6 +113,37 @@ def guessing(*drafters, others: int = 0, most: int = 100) -> tuple[Guesser, Cloc
     clock.now = 0.1
     it.home(8, (5000,))
     return it, clock
+
+
+class Slow(Drafter):
+    """Has so many guesses by now."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def offers(self, tokens, fresh, sure):
+        return "model" if self.count else None
+
+    def ready(self, tokens, fresh):
+        return self.count
+
+    def take(self, tokens, fresh, most):
+        taken, self.count = min(most, self.count), max(self.count - most, 0)
+        return [9] * taken
+
+
+def test_guesses_that_come_one_by_one_are_gathered():
+    slow = Slow(2)
+    it, clock = guessing(slow)
+    it.left(15, 16)
+    assert it.propose([0] * 15, [1], 16, 100) == [9, 9], "with a token that leaves anyway"
+    slow.count = 2
+    assert it.propose([0] * 16, [], 16, 100) == []
+    clock.now += 0.1 / AT_ONCE + 0.001
+    assert it.propose([0] * 16, [], 16, 100) == [9, 9]
+    it.left(16, 18)
+    slow.count = STEP
+    assert len(it.propose([0] * 16, [], 16, 100)) > 2, "a whole step need not wait"
 
 
 REPEATS = [1, 2, 3, 4, 5, 6, 7, 8] * 2
