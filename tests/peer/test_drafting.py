@@ -95,7 +95,11 @@ def test_tempo_knows_the_ring_by_its_quickest_trips_and_the_hop_by_the_slowest_o
     ],
 )
 def test_how_far_ahead(ring, hop, acceptance, others, expected):
-    assert ahead(ring, hop, acceptance, others) == expected
+    assert ahead(ring, hop, hop, acceptance, others) == expected
+
+
+def test_steps_that_others_share_leave_less_room():
+    assert ahead(0.1, 0.005, 0.02, 0.99, 0) == 4 and ahead(0.1, 0.005, 0.02, 0.99, 4) == 0
 
 
 class Clock:
