@@ -223,16 +223,17 @@ class Guesser:
     def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> list[int]:
         end = len(tokens) + len(fresh)
         most = min(most, self.most - (end - sure))
-        if most <= 0 or not self._tempo.ring:
+        tempo, others = self._tempo, self._others()
+        if most <= 0 or ahead(tempo.ring, tempo.hop, tempo.step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
             return []
         offers = [(self.acceptance(kind), kind, drafter) for drafter in self._drafters if (kind := drafter.offers(tokens, fresh, sure)) is not None]
         if not offers:
             return []
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
-        room = min(ahead(self._tempo.ring, self._tempo.hop, self._tempo.step, acceptance, self._others()) - (end - sure), most)
+        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others) - (end - sure), most)
         if room <= 0:
             return []
-        if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and self._tempo.gathers(self._clock()):
+        if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and tempo.gathers(self._clock()):
             return []
         guesses = drafter.take(tokens, fresh, room)
         self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))

@@ -162,6 +162,18 @@ def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_other
     assert not guessing(Lookup(), others=19)[0].propose(REPEATS, [], 16, 10)
 
 
+def test_where_there_is_no_room_nobody_is_asked():
+    """A model that is asked computes, on the processor that others need."""
+
+    class Asked(Drafter):
+        def offers(self, tokens, fresh, sure):
+            raise AssertionError("asked")
+
+    assert guessing(Asked(), others=19)[0].propose(REPEATS, [], 16, 10) == []
+    with pytest.raises(AssertionError, match="asked"):
+        guessing(Asked())[0].propose(REPEATS, [], 16, 10)
+
+
 def test_guesses_on_their_way_count_as_ahead():
     it, _ = guessing(Lookup())
     tokens = list(REPEATS)
