@@ -152,13 +152,15 @@ class Open(SessionMessage, frozen=True, array_like=True, tag=10):
 
 
 class Step(SessionMessage, frozen=True, array_like=True, tag=11):
-    """The tokens, and off the first hop the activations, of positions [start, start + len(tokens)). `micros` is what each earlier hop spent on it."""
+    """The tokens, and off the first hop the activations, of positions [start, start + len(tokens)). `micros` is what each earlier hop spent on it.
+    Tokens of the session from `sure` on are guesses, as far as the first hop knew."""
 
     draft: Count
     start: Count
     tokens: TokenIds
     hidden: Blob | None = None
     micros: Micros = ()
+    sure: Count = 2**53
 
 
 class Drawn(SessionMessage, frozen=True, array_like=True, tag=12):

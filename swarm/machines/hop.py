@@ -45,7 +45,7 @@ class HopLimits:
     window: int = 1024
     """Positions a hop sends beyond what its successor has acknowledged."""
     ack_every: int = 32
-    """A stream of single tokens is acknowledged this seldom; acknowledgements only move the window."""
+    """Steps of an answer are acknowledged this seldom; acknowledgements only move the window."""
     journal_bytes: int = 256 * 2**20
     resends: int = 256
     """How often a successor may ask to be sent something again in one chain. Once for each draft is usual; a small frame that asks makes large ones."""
@@ -124,7 +124,7 @@ class HopSession:
         self._flows = False
         """Whether tokens of this chain come home: before that there is nothing to guess from."""
         self._sure = 0
-        """Tokens from here on are guesses, at the first hop."""
+        """Tokens from here on are guesses, as far as the first hop knew when it sent the last step."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -252,6 +252,8 @@ class HopSession:
         if epoch > self.epoch:
             self.epoch, self._asked = epoch, False
             effects += self._truncate(message.start)
+        if not self.is_first:
+            self._sure = max(self._sure, message.sure)
         if message.start > self.accepted:
             return effects + self._ask()
         known = self.accepted - message.start
@@ -261,7 +263,8 @@ class HopSession:
         hidden = message.hidden[known:] if message.hidden is not None else None
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
         effects += self._append(tokens, hidden, message.micros)
-        self._sure = self.accepted
+        if self.is_first:
+            self._sure = self.accepted
         return effects + self._take_held()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
@@ -269,9 +272,9 @@ class HopSession:
         if not self._pending or serial != self._pending[0].serial:
             return []
         job = self._pending.popleft()
-        self.computed += job.count
+        before, self.computed = self.computed // self.limits.ack_every, self.computed + job.count
         effects: list[Effect] = []
-        if job.count > 1 or self.computed % self.limits.ack_every == 0:
+        if job.count > STEP or self.computed // self.limits.ack_every > before:
             effects.append(self._have())
         spent = (*job.micros, micros)
         if self.is_last:
@@ -413,14 +416,16 @@ class HopSession:
         return [self._to_prev(_readdressed(message, self.index - 1))]
 
     def _feed(self, branch: Branch) -> list[Effect]:
-        """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain."""
+        """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain. Guesses they do not get: an OPEN
+        that makes use of them may overtake, from one newcomer to the next, the step that takes a wrong one back."""
         effects: list[Effect] = []
-        while (part := branch.lacks(self.computed, self._chunk, self.limits.window)) is not None:
+        right = min(self.computed, self._sure)
+        while (part := branch.lacks(right, self._chunk, self.limits.window)) is not None:
             if branch.sent < self._journal.start:
                 return effects + self._give_up(branch, "unknown")
             effects.append(Send(branch.peer, self._rows(branch.order.chain, branch.first, branch.draft, *part, ())))
             branch.sent = part[1]
-        if not branch.told and branch.is_fed(self.computed, 2 * self.limits.ack_every):
+        if not branch.told and branch.is_fed(right, 2 * self.limits.ack_every):
             branch.told = True
             effects.append(self._tell_ready(branch))
         return effects
@@ -588,7 +593,7 @@ class HopSession:
     def _rows(self, chain: int, to: int, draft: int, start: int, stop: int, micros: tuple[int, ...]) -> Step:
         """Positions [start, stop) as the next hop gets them."""
         tokens = self._veiled(start, self.tokens[start:stop]) if self.is_first else tuple(self.tokens[start:stop])
-        return Step(self.session, chain, to, draft, start, tokens, self._journal.rows(start, stop), micros)
+        return Step(self.session, chain, to, draft, start, tokens, self._journal.rows(start, stop), micros, self._sure)
 
     def _rewind(self, length: int) -> list[Effect]:
         """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor. The first hop feeds itself: what it

@@ -185,12 +185,12 @@ class Tempo:
         return stop - start
 
 
-def ahead(ring: float, hop: float, acceptance: float, others: int) -> int:
-    """How many positions may be guessed beyond the last sure one: as many as pay, and no more than this session's share of what the ring has room for."""
-    if not 0 < hop < ring:
+def ahead(ring: float, hop: float, step: float, acceptance: float, others: int) -> int:
+    """How many positions may be guessed beyond the last sure one: as many as pay, and no more than this session's share of the steps that the ring has room
+    for, each guess being taken for a step of its own."""
+    if not 0 < hop <= step < ring:
         return 0
-    room = ring / hop
-    return max(int(min(room / (1 + others) - 1, log(room) / -log(acceptance))), 0)
+    return max(int(min(ring / step / (1 + others) - 1, log(ring / hop) / -log(acceptance))), 0)
 
 
 @dataclass(slots=True)
@@ -223,16 +223,17 @@ class Guesser:
     def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> list[int]:
         end = len(tokens) + len(fresh)
         most = min(most, self.most - (end - sure))
-        if most <= 0 or not self._tempo.ring:
+        tempo, others = self._tempo, self._others()
+        if most <= 0 or ahead(tempo.ring, tempo.hop, tempo.step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
             return []
         offers = [(self.acceptance(kind), kind, drafter) for drafter in self._drafters if (kind := drafter.offers(tokens, fresh, sure)) is not None]
         if not offers:
             return []
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
-        room = min(ahead(self._tempo.ring, self._tempo.hop, acceptance, self._others()) - (end - sure), most)
+        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others) - (end - sure), most)
         if room <= 0:
             return []
-        if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and self._tempo.gathers(self._clock()):
+        if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and tempo.gathers(self._clock()):
             return []
         guesses = drafter.take(tokens, fresh, room)
         self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))

@@ -10,7 +10,7 @@ import pytest
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
 from swarm.machines.hop import LEAST_CHUNK, HopLimits, HopSession
-from swarm.wire import HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Rows, Step, encode
+from swarm.wire import HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Rows, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
@@ -498,3 +498,17 @@ def test_the_head_says_in_one_message_what_it_drew_up_to_the_first_wrong_guess()
     head.step("b", Step(S, 1, 2, 0, 3, (7, 8, 9, 10), rows(1, 1, 1, 1)), 0)
     (drawn,) = sent(head.finished(2, None, [Draw(4, 8), Draw(5, 6), Draw(6, 1), Draw(7, 2)], 5), Drawn)
     assert (drawn.start, drawn.tokens) == (4, (8, 6))
+
+
+def test_newcomers_are_fed_no_guesses():
+    """An OPEN that makes use of them may overtake, between two of them, the step that takes a wrong one back."""
+    middle = opened(1)
+    middle.have("c", Have(S, 1, 1, 0, 0, True))
+    run(middle, middle.step("a", Step(S, 1, 1, 0, 0, (1, 2, 3), rows(1, 1, 1), sure=3), 0))
+    other = (ROUTE[0], ROUTE[1], Hop("d", 4, 6))
+    _, theirs = order(2, chain=9, route=other)
+    middle.prepare("a", Prepare(S, 1, 1, encode(theirs), b"", 2, 2), theirs, 0)
+    fed = sent(middle.have("d", Have(S, 9, 1, 0, 0, True)), Step)
+    assert [step.tokens for step in fed] == [(1, 2, 3)]
+    effects = run(middle, middle.step("a", Step(S, 1, 1, 0, 3, (4, 5, 6), rows(1, 1, 1), sure=4), 0))
+    assert [(step.to, step.chain, step.tokens, step.sure) for step in sent(effects, Step)] == [(2, 1, (4, 5, 6), 4), (2, 9, (4,), 4)]

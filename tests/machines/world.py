@@ -352,7 +352,7 @@ class World:
             self.misfortune()
         if self.random.random() < self.guessing:
             self.guess()
-        if self.random.random() < self.telling and self.client.running:
+        if self.telling and self.random.random() < self.telling and self.client.running:
             right = true_tokens(self.client.history, 4)
             self.do(self.client.guess([token if self.random.random() < 0.8 else self.random.randrange(VOCAB) for token in right]))
         if self.random.random() < self.preparing and self.flows and self.client.running and self.prepared is None:

@@ -95,7 +95,11 @@ def test_tempo_knows_the_ring_by_its_quickest_trips_and_the_hop_by_the_slowest_o
     ],
 )
 def test_how_far_ahead(ring, hop, acceptance, others, expected):
-    assert ahead(ring, hop, acceptance, others) == expected
+    assert ahead(ring, hop, hop, acceptance, others) == expected
+
+
+def test_steps_that_others_share_leave_less_room():
+    assert ahead(0.1, 0.005, 0.02, 0.99, 0) == 4 and ahead(0.1, 0.005, 0.02, 0.99, 4) == 0
 
 
 class Clock:
@@ -156,6 +160,18 @@ def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_other
     assert len(guessing(Lookup(), most=3)[0].propose(REPEATS, [], 16, 10)) == 3
     assert len(guessing(Lookup())[0].propose(REPEATS, [], 16, 2)) == 2
     assert not guessing(Lookup(), others=19)[0].propose(REPEATS, [], 16, 10)
+
+
+def test_where_there_is_no_room_nobody_is_asked():
+    """A model that is asked computes, on the processor that others need."""
+
+    class Asked(Drafter):
+        def offers(self, tokens, fresh, sure):
+            raise AssertionError("asked")
+
+    assert guessing(Asked(), others=19)[0].propose(REPEATS, [], 16, 10) == []
+    with pytest.raises(AssertionError, match="asked"):
+        guessing(Asked())[0].propose(REPEATS, [], 16, 10)
 
 
 def test_guesses_on_their_way_count_as_ahead():
