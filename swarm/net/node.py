@@ -24,7 +24,7 @@ from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_
 from swarm.net.clock import SwarmClock
 from swarm.net.daemon import Daemon, DaemonError
 from swarm.net.directory import DhtDirectory
-from swarm.net.footing import Footing, Ground, explained, through
+from swarm.net.footing import JOIN, Footing, Ground, explained, through
 from swarm.net.guards.decoding import set_logging
 from swarm.net.identity import Identity
 from swarm.net.link import Timing
@@ -185,26 +185,29 @@ class Node:
                 log.warning("the libp2p daemon of %s %s; starting another", self.peer_id, how)
                 await self._stand_up_again()
                 log.info("the libp2p daemon of %s runs again", self.peer_id)
-        except (SwarmError, P2PDaemonError, OSError, EOFError) as error:
+        except Exception as error:  # whatever it is: nobody is left who would start p2pd again
             if not self.failed.done():
                 self.failed.set_result(SwarmError(f"the libp2p daemon of {self.peer_id} ended and cannot be started again ({error}); start this node again"))
 
     async def _stand_up_again(self) -> None:
-        loop, old = asyncio.get_running_loop(), self._footing
+        loop = asyncio.get_running_loop()
         begin = loop.time()
         self.links.fall()
-        await old.close()
         while True:
+            await self._footing.close()
             try:
-                new = await Footing.start(self._ground, self._entrances, self._ways_in())
-                break
-            except SwarmError:
+                await self._stand_on(await Footing.start(self._ground, self._entrances, self._ways_in()))
+                return
+            except (SwarmError, P2PDaemonError, OSError, EOFError):
                 if loop.time() - begin > PATIENCE:
                     raise
-                await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE)
+
+    async def _stand_on(self, new: Footing) -> None:
+        old, self._footing = self._footing, new
         new.dht.protocol.storage = old.dht.protocol.storage  # what we keep for others outlives p2pd
-        self._footing = new
-        await self.links.stand_on(new.daemon.p2p)
+        async with asyncio.timeout(JOIN):
+            await self.links.stand_on(new.daemon.p2p)
         try:
             await self.directory.stand_on(new.dht, new.membership)
         except RemoteError as error:

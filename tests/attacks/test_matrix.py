@@ -60,30 +60,35 @@ def test_every_wait_ends(figure, fault):
     worst: dict[str, float] = {}
     ended = 0
 
-    async def cell(whom: str, kind: str) -> None:
+    async def cell(swarm: World, whom: str, kind: str) -> None:
         nonlocal ended
-        async with world(1) as swarm:
-            victim = await swarm.join()
-            peer = victim.facts["peer_id"]
-            swarm.observer.links.learn(peer, victim.facts["addrs"])
-            await swarm.all_seen()
-            if kind != "link":
-                await swarm.observer.links.measure(peer)
-            strike = (lambda: os.kill(swarm.observer._daemon.pid, fault)) if whom == "own p2pd" else (lambda: victim.signal(fault, whom))
-            begin = time.monotonic()
-            if kind == "link" and whom == "own p2pd" and fault is signal.SIGKILL:
-                strike()  # another is started at once: then the dial succeeds, which is an end, too
-                await asyncio.wait({asyncio.ensure_future(swarm.observer.links.measure(peer))}, timeout=DEADLINES[kind])
-            else:
-                await asyncio.wait_for(CALLS[kind](swarm, peer, strike), DEADLINES[kind] + 5)
-            took = time.monotonic() - begin
-            worst[kind] = max(worst.get(kind, 0.0), took)
-            ended += took <= DEADLINES[kind]
+        victim, links = await swarm.join(), swarm.observer.links
+        peer = victim.facts["peer_id"]
+        links.learn(peer, victim.facts["addrs"])
+        await swarm.all_seen()
+        if kind != "link":
+            await links.measure(peer)
+        strike = (lambda: os.kill(swarm.observer._daemon.pid, fault)) if whom == "own p2pd" else (lambda: victim.signal(fault, whom))
+        begin = time.monotonic()
+        if kind == "link" and whom == "own p2pd" and fault is signal.SIGKILL:
+            strike()  # another is started at once: then the dial succeeds, which is an end, too
+            await asyncio.wait({asyncio.ensure_future(links.measure(peer))}, timeout=DEADLINES[kind])
+        else:
+            await asyncio.wait_for(CALLS[kind](swarm, peer, strike), DEADLINES[kind] + 5)
+        took = time.monotonic() - begin
+        print(f"{whom}, {kind}: {took:.1f} s")
+        worst[kind] = max(worst.get(kind, 0.0), took)
+        ended += took <= DEADLINES[kind]
+        swarm.honest.remove(victim)
+        await victim.close()
+        while not await swarm.observer._daemon.answers(5.0):  # noqa: ASYNC110  # until it is another
+            await asyncio.sleep(0.5)
 
     async def main():
-        for whom in ("python", "p2pd", "both", "own p2pd"):
-            for kind in CALLS:
-                await cell(whom, kind)
+        async with world(1) as swarm:
+            for whom in ("python", "p2pd", "both", "own p2pd"):
+                for kind in CALLS:
+                    await cell(swarm, whom, kind)
 
     asyncio.run(main())
     said = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in worst.items())

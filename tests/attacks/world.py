@@ -71,7 +71,7 @@ class Process:
                     process.send_signal(which)
 
     async def close(self) -> None:
-        for process in reversed(self.tree()):
+        for process in reversed(self.tree() if self.alive else []):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         await self.process.wait()
