@@ -11,6 +11,7 @@ from swarm.errors import Closed, InvalidConfig, MissingLayers, PeerLost, Refused
 from swarm.gateway.access import Keys
 from swarm.gateway.app import build, names
 from tests.gateway.pretend import Client, ask, asking, gateway, keys, seen
+from tests.net.virtual import run
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "m", "prompt": "hi"}
@@ -244,6 +245,11 @@ def test_a_client_that_leaves_ends_its_sessions(body):
         return [session.closed for session in client.sessions]
 
     assert asyncio.run(main()) == [True] * body.get("n", 1)
+
+
+def test_a_stream_that_stands_still_says_that_it_is_there_before_a_proxy_cuts_it():
+    said = run(ask(build(gateway(Client("h", stands=True))), COMPLETIONS, {**TEXT, "stream": True}, leaves_after=3))
+    assert said.body.endswith(b": still there\n\n" * 2) and len(said.events) == 1
 
 
 def test_who_comes_when_all_places_are_taken_is_told_to_come_again():
