@@ -234,7 +234,7 @@ class Rows(SessionMessage, frozen=True, array_like=True, tag=40):
     draft: Count
     start: Count
     rows: Blob
-    micros: tuple[Count, ...] = ()
+    micros: Annotated[tuple[Count, ...], Meta(max_length=2**10)] = ()
 
 
 REASONS = ("lost", "unknown", "overloaded", "leaving", "refused", "failed", "moved", "stale")
