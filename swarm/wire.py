@@ -244,13 +244,13 @@ class Ready(SessionMessage, frozen=True, array_like=True, tag=19):
     reason: Text = ""
 
 
-class Rows(SessionMessage, frozen=True, array_like=True, tag=30):
+class Rows(SessionMessage, frozen=True, array_like=True, tag=40):
     """What an order of reply kind "logits" or "hidden" asked for, of positions [start, start + len(rows)): head to first hop, first hop to client."""
 
     draft: Count
     start: Count
     rows: Blob
-    micros: tuple[Count, ...] = ()
+    micros: Annotated[tuple[Count, ...], Meta(max_length=2**10)] = ()
 
 
 MARK = 8
