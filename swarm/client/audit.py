@@ -232,8 +232,10 @@ class Auditor:
         """Two neighbours do not say the same of what passed between them. Who lies nobody can tell; where some hop has computed again, perhaps neither."""
         peers = [job.route[number].peer for number in (one, other) if number >= 0]
         if job.clean:
-            for peer in peers:
-                self._doubt(peer)
+            for peer, neighbour in zip(peers, reversed(peers), strict=True):
+                self._doubt(peer, None if neighbour == peer else neighbour)
+            if (avoided := self._dice.choice(peers)) != self._host.peer:  # so that the other meets others, with whom it is at odds too if it lies
+                self._host.table.shun(avoided, self._host.clock(), self._host.wall())
         raise Unclear(f"{' and '.join(peers)} do not say the same")
 
     async def _ask(self, job: Job, number: int, start: int, stop: int, *, doubts: bool = False) -> Made:
@@ -342,11 +344,11 @@ class Auditor:
         if wrong == suspect and testimony.made.shown.rows is not None:
             self._accuse(job, testimony, testimony.made.shown.rows)
 
-    def _doubt(self, peer: PeerId) -> None:
+    def _doubt(self, peer: PeerId, neighbour: PeerId | None = None) -> None:
         if peer == self._host.peer or peer in self._host.trust.peers:
             return
         now = self._host.clock()
-        if self.audits.doubted(peer, now):
+        if self.audits.doubted(peer, now, neighbour):
             log.warning("%s does not account for what it computes; it is left alone for a while", peer)
             self._host.distrust(peer, self.audits.until(peer))
 

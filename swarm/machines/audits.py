@@ -5,7 +5,7 @@ also never stops looking.) Pure: times and random numbers are handed in; it know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.core import PeerId
 
@@ -19,7 +19,8 @@ PROVEN = 10
 """Audits passed in a row after which only the usual share remains."""
 
 DOUBTS = 3
-"""Times that a peer would not show its work, or was at odds with its neighbour about it, more often than it passed: then it counts as caught, without proof."""
+"""Times that a peer would not show its work, more often than it passed, or neighbours with whom it was at odds about it (nobody can tell which of the two is
+wrong, but who is at odds with many is): then it counts as caught, without proof."""
 
 BAN, LONGEST = 3600.0, 86400.0
 """Seconds of a first ban, and of the longest: each is twice as long as the last."""
@@ -31,7 +32,9 @@ REMEMBERED = 4096
 @dataclass(slots=True)
 class Record:
     passed: int = 0
-    doubts: int = 0
+    refused: int = 0
+    odds: set[PeerId] = field(default_factory=set)
+    """With whom it is at odds."""
     bans: int = 0
     banned_until: float = 0.0
 
@@ -49,7 +52,7 @@ class Audits:
         record = self._records.get(peer)
         if record is None:
             return max(NEW, self._usual)
-        if record.doubts:
+        if record.refused or record.odds:
             return max(NEW, self._usual)
         new = max(PROVEN - record.passed, 0) / PROVEN
         return max(NEW * new, self._usual)
@@ -60,13 +63,16 @@ class Audits:
 
     def passed(self, peer: PeerId) -> None:
         record = self._of(peer)
-        record.passed, record.doubts = record.passed + 1, max(record.doubts - 1, 0)
+        record.passed, record.refused = record.passed + 1, max(record.refused - 1, 0)
 
-    def doubted(self, peer: PeerId, now: float) -> bool:
-        """It did not show its work, or nobody can tell whether it or its neighbour is wrong. Whether that is enough for a ban."""
+    def doubted(self, peer: PeerId, now: float, neighbour: PeerId | None = None) -> bool:
+        """It did not show its work, or is at odds with a neighbour. Whether that is enough for a ban."""
         record = self._of(peer)
-        record.doubts += 1
-        if record.doubts < DOUBTS:
+        if neighbour is None:
+            record.refused += 1
+        elif neighbour not in self.banned(now):
+            record.odds.add(neighbour)
+        if max(record.refused, len(record.odds)) < DOUBTS:
             return False
         self.caught(peer, now)
         return True
@@ -77,7 +83,10 @@ class Audits:
         if record.banned_until > now:  # several audits of it were under way
             return record.banned_until
         record.bans += 1
-        record.passed = record.doubts = 0
+        record.passed = record.refused = 0
+        record.odds.clear()
+        for other in self._records.values():  # it was not their fault
+            other.odds.discard(peer)
         record.banned_until = now + min(BAN * 2 ** (record.bans - 1), LONGEST)
         return record.banned_until
 

@@ -75,6 +75,20 @@ def test_who_does_not_account_for_its_work_is_banned_unless_it_passes_as_often()
     assert audits.banned(1.0) == {CHEAT}
 
 
+def test_who_is_at_odds_with_many_is_wrong_and_not_each_of_them():
+    audits = Audits()
+    for _ in range(10):  # with one alone nobody can tell
+        assert not audits.doubted(CHEAT, 0.0, "neighbour 0") and not audits.doubted("neighbour 0", 0.0, CHEAT)
+    assert audits.rate("neighbour 0") == NEW
+    for number in range(1, DOUBTS):
+        audits.doubted(f"neighbour {number}", 0.0, CHEAT)
+        audits.doubted(CHEAT, 0.0, f"neighbour {number}")
+    assert audits.banned(1.0) == {CHEAT}
+    assert not audits._records["neighbour 0"].odds, "what a cheat said is not held against them"
+    audits.doubted("neighbour 0", 1.0, CHEAT)
+    assert not audits._records["neighbour 0"].odds
+
+
 def test_made_up_identities_do_not_wash_out_who_is_banned():
     audits = Audits()
     audits.caught(CHEAT, 0.0)

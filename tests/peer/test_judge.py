@@ -36,7 +36,7 @@ class World:
     def __init__(self, witnesses: dict[str, Blob | None], now: float = 0.0) -> None:
         self.witnesses, self.now, self.asked = witnesses, now, []
         self.table = PeerTable()
-        holders = [*witnesses, "accused", "accuser"]
+        holders = dict.fromkeys([*witnesses, "accused", "accuser"])
         self.table.show(PeerView(peer, spans=(SPAN,), revision="r", numerics="float32") for peer in holders)
         clock = lambda: self.now  # noqa: E731
         self.judge = Judge(self, MODEL, COMPONENTS, self.table, lambda data: b"", toy.verify, toy.alike, clock, clock, random.Random(1))
@@ -80,6 +80,11 @@ def test_two_others_convict_and_the_accuser_is_none_of_them():
     assert len(world.asked) == 2 and not {"accuser", "accused"} & set(world.asked)
     world.now = world.judge.audits.until("accused") + 1
     assert not world.banned(), "bans end"
+
+
+def test_the_accuser_is_no_witness():
+    world = World({"a": RIGHT, "accuser": RIGHT})
+    assert not judged(world, accusation(WRONG)) and world.asked == ["a"]
 
 
 def test_our_own_word_is_enough():

@@ -8,11 +8,15 @@ import hashlib
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from swarm.core import HopKey, Span
-from swarm.sim.swarm import Scene, Stage
+from swarm.machines.marks import marks
+from swarm.sim import toy
+from swarm.sim.swarm import Scene, Server, Stage
 from swarm.sim.verdict import faults_of
+from swarm.wire import Blob, Show, Shown, decode_statement, encode
 
 SCENE = Scene(
     peers=0, clients=0, layers=4, answer=(5, 20), prompt=(5, 20), think=(0.0, 0.2), impatience=0.0, skew=0.5, repeats=0.0, loss=0.0, cache_tokens=20_000
@@ -95,6 +99,38 @@ def nobody_moves(monkeypatch):
 def test_a_cheat_is_found_out_and_nobody_else(span, share):
     cheats, banned, turns = found_out(1, now_and_then(share), span)
     assert banned == cheats and turns <= (60 if share == 1.0 else 600)
+
+
+def show_other_work(server: Server) -> None:
+    """It shows other rows than it passed on, and signs that."""
+    room = server.shell.room
+    shown = room._shown
+
+    def lie(sender: str, message: Show) -> Shown:
+        said = shown(sender, message)
+        if said.rows is None:
+            return said
+        rows = Blob(said.rows.dtype, said.rows.width, memoryview(bytes(byte ^ 1 for byte in said.rows.data)))
+        statement = encode(msgspec.structs.replace(decode_statement(said.statement), made=marks(rows)))
+        return msgspec.structs.replace(said, statement=statement, signature=toy.signed(server.peer, statement), rows=rows)
+
+    room._shown = lie
+
+
+def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbours():
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(30.0)
+        liar = servers[0]
+        show_other_work(liar)
+        liar.engine.speed = type(liar.engine.speed)(0.0001, 0.00001)
+        guest = stage.visit()
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 900.0)
+        await asyncio.sleep(60.0)
+        assert guest.client.audits.banned(stage.loop.now) == {liar.peer}
+
+    scene = Scene(**{**SCENE.__dict__, "audit": 0.2})
+    Bare(6, scene).run(script)
 
 
 def test_nobody_honest_is_banned():
