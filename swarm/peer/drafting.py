@@ -186,11 +186,12 @@ class Tempo:
 
 
 def ahead(ring: float, hop: float, step: float, acceptance: float, others: int) -> int:
-    """How many positions may be guessed beyond the last sure one: as many as pay, and no more than this session's share of the steps that the ring has room
-    for, each guess being taken for a step of its own."""
+    """How many positions may be guessed beyond the last sure one: as many as pay, and no more than the ring has room for. Where others share it, no more than
+    this session's share of its steps, each guess being taken for a step of its own."""
     if not 0 < hop <= step < ring:
         return 0
-    return max(int(min(ring / step / (1 + others) - 1, log(ring / hop) / -log(acceptance))), 0)
+    room = ring / step / (1 + others) if others else ring / hop
+    return max(int(min(room - 1, log(ring / hop) / -log(acceptance))), 0)
 
 
 @dataclass(slots=True)

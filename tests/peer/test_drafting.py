@@ -99,7 +99,7 @@ def test_how_far_ahead(ring, hop, acceptance, others, expected):
 
 
 def test_steps_that_others_share_leave_less_room():
-    assert ahead(0.1, 0.005, 0.02, 0.99, 0) == 4 and ahead(0.1, 0.005, 0.02, 0.99, 4) == 0
+    assert [ahead(0.1, 0.005, 0.02, 0.99, others) for others in (0, 1, 4)] == [19, 1, 0]
 
 
 class Clock:
