@@ -8,8 +8,8 @@ READY   = $(VENV)/.ready
 # setuptools warns of every editable installation that a folder called like the package may hide it; what there is to know about that is in the README.
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
-# Tests without a network and on virtual time: two of them at once. The others start processes of their own, and have the cores to themselves.
-PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
+# Tests without a network, on virtual time or on none: two of them at once. The others start processes of their own, and have the cores to themselves.
+PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/model tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
 export OMP_WAIT_POLICY = passive
 
@@ -34,6 +34,8 @@ attacks: setup
 # Guided by atheris where that is installed (pip install atheris), unguided otherwise.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --runs $(RUNS)
+
+# The swarm view in a real browser, where there is a Chromium.
 test-browser: setup
 	$(BIN)/python -m pytest -m browser -rs tests/gateway/test_page.py
 

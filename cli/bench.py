@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, numbers, set_threads, words
+from swarm.cli.asking import CLASSES
 from swarm.cli.driving import Driver
 from swarm.cli.plots import COLUMNS, check_drawing, draw, page, row
 from swarm.cli.process import Stop, leave, reporting, run, set_logging
 from swarm.cli.screen import screen
 from swarm.cli.trials import SHARDINGS, Figures, Load, Recommendation, Setup, best_of, figures_of, first_loads, further_loads, open_rates, recommended, setups
-from swarm.core import ROUNDED_BITS
 from swarm.errors import PromptTooLong, UsageError
 
 if TYPE_CHECKING:
     from swarm.client.aio import Client
 
-DTYPES = ("float32", "bfloat16", "float16")
-FORMATS = (*DTYPES, *(f"{dtype}-{method}" for dtype in DTYPES for method in ROUNDED_BITS))
 
 VERSION = 1
 """Of the JSON file."""
@@ -55,7 +53,7 @@ def parser() -> Parser:
     )
     what.add_argument("--threads", type=numbers(1, 4096), metavar="N,…", help="threads of each peer to try (default: half of the processors, and all)")
     what.add_argument(
-        "--dtypes", type=words(FORMATS), default=(), metavar="FORMAT,…", help=f"formats to try, of {', '.join(FORMATS)} (default: the checkpoint's)"
+        "--dtypes", type=words(CLASSES), default=(), metavar="FORMAT,…", help=f"formats to try, of {', '.join(CLASSES)} (default: the checkpoint's)"
     )
     load = it.add_argument_group("under which load")
     load.add_argument(

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
-from swarm.cli.generate import CLASSES, even_split, start_local
+from swarm.cli.asking import add_asking, asking
+from swarm.cli.generate import even_split, start_local
 from swarm.cli.notices import ASKING, say_once, whom
 from swarm.cli.process import Stop, hold_lifeline, leave, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen, waiting
@@ -41,11 +42,7 @@ def parser() -> Parser:
     whom.add_argument("--model", help="hub id such as Qwen/Qwen3-8B, or a folder with at least configuration and tokenizer (default: the demo model)")
     whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
-    whom.add_argument(
-        "--dtype", choices=CLASSES, metavar="FORMAT", help=f"ask only peers that compute in this format: {', '.join(CLASSES)} (default: the fastest)"
-    )
-    whom.add_argument("--mixed", action="store_true", help="let one chain mix peers that round the weights with others (see swarm-generate --help)")
-    whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
+    add_asking(whom)
     whom.add_argument("--patience", type=number(0, 86400, float), default=10.0, metavar="SECONDS", help="how long to wait for somebody to serve missing layers")
     whom.add_argument(
         "--no-reuse", action="store_true",
@@ -136,9 +133,7 @@ async def _serve(args: Any, settings: Settings, bound: socket.socket, initial_pe
     from swarm.gateway.app import Gateway, build
     from swarm.gateway.serving import listening
 
-    client = aio.Client(
-        _model(args), initial_peers=initial_peers, dtype=args.dtype, mixed=args.mixed, own_ends=args.own_ends, reuse=not args.no_reuse, patience=args.patience
-    )  # fmt: skip
+    client = aio.Client(_model(args), initial_peers=initial_peers, reuse=not args.no_reuse, patience=args.patience, **asking(args))
     async with contextlib.AsyncExitStack() as stack:
         with waiting(screen(sys.stderr), lambda: "joining the swarm"):
             await stack.enter_async_context(client)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
+from swarm.cli.asking import add_asking, asking
 from swarm.cli.notices import ASKING, say_once, whom
 from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
-from swarm.core import ROUNDED_BITS, Sampling, check_layers
+from swarm.core import Sampling, check_layers
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -28,47 +29,14 @@ EXAMPLES = """\
 """
 
 
-DTYPES = ("float32", "bfloat16", "float16")
-CLASSES = (*DTYPES, *(f"{dtype}-{method}" for method in ROUNDED_BITS for dtype in DTYPES))
-
-
 def parser() -> Parser:
     it = Parser("swarm-generate", "Ask a swarm, and show the answer as it comes.", EXAMPLES)
     it.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads it from standard input, without its last line break")
     whom = it.add_argument_group("whom to ask")
     whom.add_argument("--model", help="hub id such as Qwen/Qwen3-8B, or a folder with at least configuration and tokenizer (default: the demo model)")
     whom.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
-    whom.add_argument("--swarm-key", metavar="FILE", help="key of a private swarm, or its invitation for --identity")
-    whom.add_argument("--identity", metavar="FILE", help="key file of this client; made if it is not there (default: somebody new each time)")
     whom.add_argument("--local", type=number(1, 64), metavar="N", help="start N peers of the model on this machine, ask them, and end them")
-    whom.add_argument(
-        "--dtype", choices=CLASSES, metavar="FORMAT",
-        help=f"ask only peers that compute in this format: {', '.join(CLASSES)}; -int8 and -int4 are those that round the weights, who are asked unnamed only "
-        "where nobody else serves all layers (default: the fastest)",
-    )  # fmt: skip
-    whom.add_argument(
-        "--mixed", action="store_true",
-        help="let one chain mix peers that round the weights with others, whoever is fastest: the answer then depends on the route, and where a peer fails "
-        "on the way it may go on with other tokens than it would have had",
-    )  # fmt: skip
-    whom.add_argument("--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)")
-    whom.add_argument("--own-layers", metavar="LAYERS", help="hold these here too, such as 0:2,22:24: layers that touch an end (with --own-ends)")
-    whom.add_argument(
-        "--trust", action="append", metavar="PEER_ID",
-        help="let only this peer, and others that are named so, serve the answer (repeatable; ids as swarm-serve prints them)",
-    )  # fmt: skip
-    whom.add_argument(
-        "--audit", type=number(0, 1, float), default=0.05, metavar="SHARE",
-        help="have this share of what proven peers computed (and more of newcomers) made again by others and compared, 0 for none; shows them some of it",
-    )  # fmt: skip
-    whom.add_argument(
-        "--no-speculate", action="store_true",
-        help="let the first peer guess no tokens ahead. Guesses change no token of the answer; they make it come sooner where peers are far apart",
-    )  # fmt: skip
-    whom.add_argument(
-        "--draft", metavar="MODEL",
-        help="a small model with the same tokens, held here, that guesses what comes next and tells the first peer: of use where that one is near",
-    )  # fmt: skip
+    add_asking(whom)
     how = it.add_argument_group("how to answer")
     how.add_argument(
         "--max-new-tokens", type=number(1, math.inf), metavar="N", help="tokens to generate at most (default: 256, or what the model has room for)"
@@ -243,10 +211,7 @@ async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str,
         """Of the seconds allowed for everything: joining, finding peers, answering."""
         return None if allowed is None else max(allowed - (loop.time() - began), 0.001)
 
-    kind: dict[str, Any] = {"dtype": args.dtype, "mixed": args.mixed, "speculate": not args.no_speculate, "draft": args.draft}
-    whom: dict[str, Any] = {"trust": addresses(args.trust), "own_ends": args.own_ends, "own_layers": args.own_layers, "audit": args.audit}
-    whom |= {"identity": args.identity, "swarm_key": args.swarm_key}
-    client = aio.Client(model, initial_peers=initial_peers, **kind, **whom, timeout=left())
+    client = aio.Client(model, initial_peers=initial_peers, timeout=left(), **asking(args))
     async with contextlib.AsyncExitStack() as stack:
         stage = "joining the swarm"
         with waiting(screen(sys.stderr), lambda: stage):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
+from swarm.cli.asking import add_member, member
 from swarm.cli.notices import whom
 from swarm.cli.picture import pictured, said
 from swarm.cli.process import Stop, leave, reporting, run, set_logging
@@ -42,6 +43,7 @@ def parser() -> Parser:
         "--model", action="append", help="hub id such as Qwen/Qwen3-8B, or a folder with its configuration and tokenizer (repeatable; default: the demo model)"
     )
     whose.add_argument("--initial-peers", action="append", metavar="ADDR", help="multiaddr of any peer of the swarm (repeatable; default: the public list)")
+    add_member(whose)
     whose.add_argument("--timeout", type=number(0.001, 1e9, float), default=60.0, metavar="SECONDS", help="give up joining after so long")
     how = it.add_argument_group("how to show it")
     how.add_argument("--watch", action="store_true", help="go on showing it until Ctrl-C, and what happens meanwhile")
@@ -99,7 +101,7 @@ async def _page(args: Any, model: str, initial_peers: Sequence[str], bound: sock
 
     async with contextlib.AsyncExitStack() as stack:
         with waiting(screen(sys.stderr), lambda: "joining the swarm"):
-            client = await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout))
+            client = await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout, **member(args)))
         lookout = Lookout(lambda: overview(client), client.clock)
         looking = asyncio.create_task(lookout.run(), name="look")
         try:
@@ -120,7 +122,7 @@ async def _show(args: Any, models: Sequence[str], initial_peers: Sequence[str], 
         with waiting(screen(sys.stderr), lambda: "joining the swarm"):
             clients: list[Client] = []
             for model in models:
-                clients.append(await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout)))
+                clients.append(await stack.enter_async_context(aio.Client(model, initial_peers=initial_peers, timeout=args.timeout, **member(args))))
         shown = stack.enter_context(_shown(args))
 
         async def look() -> list[Overview]:
