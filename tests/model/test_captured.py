@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from swarm.core import Span
-from swarm.model.gpu.attention import FIRST, SLAB, GpuAttention, TokenTable
+from swarm.model.gpu.attention import FIRST, SLAB, GpuAttention, TokenTable, fill
 from swarm.model.gpu.captured import SIZES
 from swarm.model.span import Row, SpanModel
 
@@ -214,7 +214,7 @@ def test_numbers_wait_until_the_last_ones_have_left(load, recorders, monkeypatch
     model = adopted(load())
     order: list[str] = []
     monkeypatch.setattr(Recorder, "sent", lambda self: lambda: order.append("left"))
-    monkeypatch.setattr("swarm.model.gpu.captured.fill", lambda *args: order.append("filled"))
+    monkeypatch.setattr("swarm.model.gpu.captured.fill", lambda *args: (order.append("filled"), fill(*args)))
     cache = model.new_cache(0, 7)
     ask(model, [cache], PROMPTS[:1], 2)
     assert order[-2:] == ["left", "filled"]
