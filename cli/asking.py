@@ -34,7 +34,9 @@ def add_asking(group: argparse._ArgumentGroup) -> None:
         "on the way it may go on with other tokens than it would have had",
     )  # fmt: skip
     group.add_argument(
-        "--own-ends", action="store_true", help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)"
+        "--own-ends",
+        action="store_true",
+        help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)",
     )
     group.add_argument("--own-layers", metavar="LAYERS", help="hold these here too, such as 0:2,22:24: layers that touch an end (with --own-ends)")
     group.add_argument(
