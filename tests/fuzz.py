@@ -50,6 +50,8 @@ NOW: Callable[[], float] = lambda: RECORD.time  # noqa: E731  # it stands still,
 SEALED = MSGPackSerializer.dumps(seal(RECORD, ME))
 ROUTE = (Hop(ME.peer_id, 0, 4, ("/ip4/127.0.0.1/tcp/4001",)),)
 ORDER = wire.Order(SESSION, 1, ME.peer_id, "r", "float32", ((0, 0),), 0, 5, 9, Sampling(), ROUTE, prefix=wire.Prefix(SESSION, 3, SESSION))
+ROWS = wire.Blob("float32", 2, memoryview(bytes(16)))
+STATEMENT = wire.Statement(ME.peer_id, ME.peer_id, SESSION, 1, "r", "float32", 0, 3, 0, 2, bytes(16), bytes(16))
 MESSAGES = (
     wire.Hello(1, "swarm"), wire.Ping(1, b"x"), wire.Pong(1), wire.End("bye"), wire.Open(SESSION, 1, 0, wire.encode(ORDER), bytes(64)),
     wire.Step(SESSION, 1, 0, 0, 0, (1, 2), wire.Blob("float32", 2, memoryview(bytes(16))), (3,)), wire.Have(SESSION, 1, 0, 0, 5, True),
@@ -58,6 +60,8 @@ MESSAGES = (
     wire.Prepare(SESSION, 1, 0, wire.encode(ORDER), bytes(64), 1, 2), wire.Poll(1, "c", wire.Claim("claim", 2)), wire.Polled(1, True),
     wire.RouteRequest(1, SESSION, "c", "r", "float32", 9, 4, 5, ((0, 1),), {ME.peer_id: 0.1}, ("x",), ROUTE, {"y": 2.0}), wire.Unrouted(1, "busy"),
     wire.Routed(1, b"advice", bytes(64)), wire.Progress(SESSION, 5, True), wire.Needed("c", 0, 4),
+    wire.Rows(SESSION, 1, 0, 0, 5, ROWS, (7,)), wire.Guess(SESSION, 1, 0, 5, (7, 8)), wire.Show(SESSION, 1, 0, 0, 3, 0, 2),
+    wire.Shown(SESSION, 1, -1, 0, wire.encode(STATEMENT), bytes(64), ROWS), wire.Accuse("c", wire.encode(STATEMENT), bytes(64), (1, 2), ROWS, ROWS),
 )  # fmt: skip
 
 
@@ -160,6 +164,11 @@ DECODERS: dict[str, Decoder] = {
     "message": (wire.decode, [wire.encode(message) for message in MESSAGES]),
     "order": (wire.decode_order, [wire.encode(ORDER)]),
     "advice": (wire.decode_advice, [wire.encode(wire.Advice(1, ME.peer_id, ME.peer_id, 2, ROUTE, 0.1, 0.2))]),
+    "statement": (wire.decode_statement, [wire.encode(STATEMENT)]),
+    "dial back": (wire.decode_dial_back, [wire.encode(wire.DialBack(ME.peer_id, ("/ip4/127.0.0.1/tcp/4001",)))]),
+    "dialled back": (wire.decode_dialled_back, [wire.encode(wire.DialledBack(("",), 1.0, "127.0.0.1"))]),
+    "member": (wire.decode_member, [wire.encode(wire.Member(bytes(32), ME.peer_id, 1.0, 2.0))]),
+    "revocation": (wire.decode_revocation, [wire.encode(wire.Revocation(bytes(32), ME.peer_id, 1.0))]),
     "announcement": (wire.decode_announcement, [wire.encode(RECORD)]),
     "signed": (wire.decode_signed, [seal(RECORD, ME)]),
     "dictionary": (wire.decode_dictionary, [dictionary()]),

@@ -396,7 +396,7 @@ def test_a_peer_improves_what_it_holds_and_says_so(folder, monkeypatch, caplog):
     build(model.recipes())
     with caplog.at_level(logging.INFO):
         asyncio.run(improve(Engine(model)))
-    assert "6 layers run compiled" in caplog.text and model._compiled is not None
+    assert "steps of 6 layers" in caplog.text and model._compiled is not None
 
 
 def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(folder, monkeypatch, caplog):

@@ -44,7 +44,7 @@ def test_a_peer_serves_at_once_and_compiles_meanwhile(tmp_path):
     expected = greedy(folder, PROMPT, 20)
     with swarm.LocalSwarm(str(folder), layers=["0:6"]) as local, swarm.Client(str(folder), initial_peers=local.initial_peers) as client:
         deadline = time.monotonic() + 300
-        while "6 layers run compiled" not in local.peers[0].log_path.read_text():
+        while "steps of 6 layers" not in local.peers[0].log_path.read_text():
             assert client.generate_tokens(PROMPT, max_new_tokens=20, ignore_eos=True) == expected
             assert time.monotonic() < deadline
         assert client.generate_tokens(PROMPT, max_new_tokens=20, ignore_eos=True) == expected
