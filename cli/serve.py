@@ -72,7 +72,7 @@ def with_options(it: Parser) -> Parser:
     what.add_argument(
         "--device", type=device, default="cpu",
         help="where to compute: cpu, mps, cuda:0 (ROCm has that name too), several such as cuda:0,cuda:1, over which layers are shared out by memory, or auto: "
-        "every GPU there is, and without one the CPU. Tested on CPUs, and once on one NVIDIA card",
+        "every GPU there is, and without one the CPU. Tested on CPUs; parts of it, once, on one NVIDIA card",
     )  # fmt: skip
     what.add_argument(
         "--offload", choices=("auto", "yes", "no"), default="auto",
