@@ -20,6 +20,7 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SWARM_CACHE", str(tmp_path_factory.getbasetemp() / "swarm-cache"))
 
 
+@pytest.mark.slow
 def test_compiled_peers_give_the_tokens_of_the_model_and_hand_over_to_eager_ones(model, expected):
     with swarm.LocalSwarm(str(model), layers=["0:3", "3:6"], arguments=["--compile", "wait"]) as local:
         eager = local.add("3:6", arguments=["--compile", "off"])

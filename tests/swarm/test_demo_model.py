@@ -34,7 +34,7 @@ def in_one_process():
     return [say(prompt.text).strip() for prompt in demo.PROMPTS], say(demo.STORY)
 
 
-@pytest.mark.parametrize("layers", SPLITS, ids=lambda layers: f"{len(layers)} peers")
+@pytest.mark.parametrize("layers", [pytest.param(layers, id=f"{len(layers)} peers", marks=() if len(layers) == 3 else pytest.mark.slow) for layers in SPLITS])
 def test_float32_says_the_same_over_any_number_of_peers(layers, in_one_process):
     said, story = answers(layers, "float32")
     assert said == [prompt.answer for prompt in demo.PROMPTS]

@@ -65,7 +65,11 @@ def test_two_neighbours_may_be_killed_at_once(model, local, client, expected):
         assert session.route.reroutes >= 1
 
 
-@pytest.mark.parametrize(("hop", "layers"), [(0, "0:2"), (1, "2:4"), (2, "4:6")], ids=["first", "middle", "last"])
+@pytest.mark.parametrize(
+    ("hop", "layers"),
+    [pytest.param(0, "0:2", marks=pytest.mark.slow), (1, "2:4"), pytest.param(2, "4:6", marks=pytest.mark.slow)],
+    ids=["first", "middle", "last"],
+)
 def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_is_thawed(model, local, client, expected, hop, layers):
     local.add(layers)
     with client.session() as session:

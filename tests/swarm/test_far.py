@@ -41,7 +41,10 @@ def distant():
         yield local
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 5}, {"temperature": 1.0, "seed": 6, "top_p": 0.9, "repetition_penalty": 1.1}])
+DRAWN = {"temperature": 1.0, "seed": 6, "top_p": 0.9, "repetition_penalty": 1.1}
+
+
+@pytest.mark.parametrize("options", [{}, *(pytest.param(options, marks=pytest.mark.slow) for options in ({"temperature": 0.7, "seed": 5}, DRAWN))])
 def test_answers_have_the_same_tokens_with_guesses_and_without(distant, options):
     texts = ["Q: sort the words pear apple fox\nA: apple fox pear\nQ: sort the words pear apple fox\nA:", "Once upon a time"]
     answers = []
