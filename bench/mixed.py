@@ -57,7 +57,7 @@ def main() -> None:
     folder = random_llama()
     figures: dict[str, object] = {}
     with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", "wait"]) as local:
-        with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False) as client:
+        with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False, speculate=False) as client:
             together(client, prompts[:2], [0, 0], 2)
             rates = {}
             for size in args.groups:

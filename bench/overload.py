@@ -63,7 +63,8 @@ def main() -> None:
         model = str(save_llama(Path(folder), hidden=256, layers=LAYERS))
         options = ["--compile", "off", "--cache-tokens", str(args.fit * args.length)]
         with swarm.LocalSwarm(model, split(LAYERS, args.peers), threads=1, arguments=options) as local:
-            clients = [swarm.Client(model, initial_peers=local.initial_peers, reuse=False, patience=args.patience) for _ in range(args.clients)]
+            kind = {"reuse": False, "speculate": False, "patience": args.patience}
+            clients = [swarm.Client(model, initial_peers=local.initial_peers, **kind) for _ in range(args.clients)]
             served(clients, args.fit, 1, args.length)
             for _ in range(args.rounds):
                 best.append(served(clients, args.fit, args.times, args.length)[0])

@@ -32,7 +32,7 @@ def load(folder: str, initial_peers: list[str], sessions: int, prompt: int, seco
                     if time.perf_counter() >= end:
                         break
 
-    with swarm.Client(folder, initial_peers=initial_peers, reuse=False) as client:
+    with swarm.Client(folder, initial_peers=initial_peers, reuse=False, speculate=False) as client:
         threads = [threading.Thread(target=one, args=(seed,)) for seed in range(sessions)]
         for thread in threads:
             thread.start()

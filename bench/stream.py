@@ -115,7 +115,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = random_llama()
     with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
-        with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False) as client:
+        with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False, speculate=False) as client:
             baseline = Baseline(folder, base_dtype(args.dtype), args.threads)
             baseline.generate([PROMPT], 2)
             stream_times(client, PROMPT, 2)
