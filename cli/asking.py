@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from swarm.cli.arguments import addresses, number
-from swarm.core import ROUNDED_BITS
+from swarm.cli.arguments import addresses, check_addresses, number
+from swarm.cli.notices import whom
+from swarm.core import ROUNDED_BITS, check_layers
+from swarm.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
 CLASSES = (*DTYPES, *(f"{dtype}-{method}" for method in ROUNDED_BITS for dtype in DTYPES))
@@ -69,3 +71,25 @@ def asking(args: Any) -> dict[str, Any]:
         "speculate": not args.no_speculate,
         "draft": args.draft,
     }
+
+
+def whom_of(args: Any) -> list[str]:
+    """The initial peers; none for a swarm of one's own (`--local`). Says what can be said of whom an answer may pass before anything is loaded: raises
+    UsageError."""
+    from swarm.compose import check_peer_ids
+
+    given, trust = addresses(args.initial_peers), check_peer_ids(addresses(args.trust))
+    if args.own_layers is not None:
+        check_layers(args.own_layers)
+    if args.own_layers and not args.own_ends:
+        raise UsageError("--own-layers are kept beside embed and head: say --own-ends too, or leave them out")
+    if args.local is None:
+        check_addresses(given)
+        return whom(given, ", or start some on this machine with --local 3")
+    if given:
+        raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
+    if trust:
+        raise UsageError("the peers of --local are your own, so nobody needs to be named with --trust; leave out one of the two")
+    if args.swarm_key is not None:
+        raise UsageError("--local starts a swarm of its own, in which nobody needs a key; leave out --swarm-key")
+    return []

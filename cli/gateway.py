@@ -11,13 +11,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
-from swarm.cli.asking import add_asking, asking
+from swarm.cli.arguments import Parser, addresses, number, set_threads
+from swarm.cli.asking import add_asking, asking, whom_of
 from swarm.cli.generate import even_split, start_local
-from swarm.cli.notices import ASKING, say_once, whom
+from swarm.cli.notices import ASKING, say_once
 from swarm.cli.process import Stop, hold_lifeline, leave, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen, waiting
-from swarm.errors import UsageError
 
 if TYPE_CHECKING:
     from swarm.gateway.app import Settings
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
-    initial_peers = _whom(args)
+    initial_peers = whom_of(args)
     hold_lifeline(args.lifeline_fd)
     set_threads(None)
     shown = screen()
@@ -84,16 +83,6 @@ def _main(argv: Sequence[str] | None) -> int:
     shown.say(f"starting {args.local} peer{'s' if args.local > 1 else ''} on this machine, with layers {', '.join(layers)}")
     with start_local(_model(args), layers, args.dtype) as local:
         return run(lambda stop: _serve(args, settings, bound, local.initial_peers, shown, stop))
-
-
-def _whom(args: Any) -> list[str]:
-    given = addresses(args.initial_peers)
-    if args.local is not None:
-        if given:
-            raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
-        return []
-    check_addresses(given)
-    return whom(given, ", or start some on this machine with --local 3")
 
 
 def _model(args: Any) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.answer import Answer, Beside
-from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_threads
-from swarm.cli.asking import add_asking, asking
-from swarm.cli.notices import ASKING, say_once, whom
+from swarm.cli.arguments import Parser, number, set_threads
+from swarm.cli.asking import add_asking, asking, whom_of
+from swarm.cli.notices import ASKING, say_once
 from swarm.cli.process import leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
-from swarm.core import Sampling, check_layers
+from swarm.core import Sampling
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
     args = parser().read(argv)
     options = _options(args)
     prompt = _prompt(args.prompt)
-    initial_peers = _whom(args)
-    _check_whom(args)
+    initial_peers = whom_of(args)
     set_threads(None)
     answer = Answer()
     set_logging(args.debug, Beside(answer))
@@ -102,31 +101,6 @@ def _prompt(text: str) -> str:
     if not text:
         raise EmptyPrompt
     return text
-
-
-def _whom(args: Any) -> list[str]:
-    given = addresses(args.initial_peers)
-    if args.local is not None:
-        if given:
-            raise UsageError("--local starts a swarm of its own, so it cannot join --initial-peers; leave out one of the two")
-        return []
-    check_addresses(given)
-    return whom(given, ", or start some on this machine with --local 3")
-
-
-def _check_whom(args: Any) -> None:
-    """What can be said of whom the answer may pass, before anything is loaded. Raises UsageError."""
-    from swarm.compose import check_peer_ids
-
-    trust = check_peer_ids(addresses(args.trust))
-    if trust and args.local is not None:
-        raise UsageError("the peers of --local are your own, so nobody needs to be named with --trust; leave out one of the two")
-    if args.swarm_key is not None and args.local is not None:
-        raise UsageError("--local starts a swarm of its own, in which nobody needs a key; leave out --swarm-key")
-    if args.own_layers is not None:
-        check_layers(args.own_layers)
-    if args.own_layers and not args.own_ends:
-        raise UsageError("--own-layers are kept beside embed and head: say --own-ends too, or leave them out")
 
 
 def _demo_model() -> str:

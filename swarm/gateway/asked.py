@@ -7,6 +7,7 @@ name, since a mistyped `temprature` must not go unnoticed.
 from __future__ import annotations
 
 import difflib
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -134,9 +135,9 @@ class Asked(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    @abstractmethod
     def characters(self) -> int:
         """Of its prompts, about."""
-        raise NotImplementedError
 
     @property
     def include_usage(self) -> bool:

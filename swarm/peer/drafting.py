@@ -6,10 +6,12 @@ Knows tokens and times. What a guess means to a session, and what becomes of a w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Protocol
 
 from swarm.core import Sampling
 from swarm.machines.hop import STEP
@@ -41,19 +43,20 @@ INDEX_AT_ONCE = 1024
 """Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
 
 
-class Drafter:
+class Drafter(Protocol):
     """Whoever can say what may follow. Tokens are handed as two lists: what the hop holds, and what is to follow it now. The first `sure` of both are right."""
 
     def opened(self, sampling: Sampling) -> None:
         """The session begins, or goes on, and draws in this way."""
+        return
 
+    @abstractmethod
     def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
         """What kind of guess it has for the next position, None for none. Guesses of a kind are right equally often."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, tokens: Sequence[int], fresh: Sequence[int], most: int) -> list[int]:
         """What it has offered, at most so many."""
-        raise NotImplementedError
 
     def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
         """How many there are to be taken of what it has offered. Who has fewer than are wanted will soon have more."""
@@ -61,9 +64,11 @@ class Drafter:
 
     def missed(self, length: int) -> None:
         """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
+        return
 
     def closed(self) -> None:
         """The session is over."""
+        return
 
 
 class Lookup(Drafter):

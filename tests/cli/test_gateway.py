@@ -23,6 +23,12 @@ def test_nobody_to_ask(capsys):
     assert "cannot read 'x' as a peer address" in said(capsys, gateway.main, "--initial-peers", "x")
 
 
+def test_whom_to_ask_is_read_as_by_every_command_that_asks(capsys):
+    assert "leave out --swarm-key" in said(capsys, gateway.main, "--local", "1", "--swarm-key", "our.key")
+    assert "leave out one of the two" in said(capsys, gateway.main, "--local", "1", "--trust", PEER.rpartition("/")[2])
+    assert "say --own-ends too" in said(capsys, gateway.main, "--initial-peers", PEER, "--own-layers", "0:2")
+
+
 def test_what_cannot_be_is_said_before_anything_is_started(capsys, tmp_path):
     assert "cannot read the keys in /nowhere" in said(capsys, gateway.main, "--initial-peers", PEER, "--api-keys", "/nowhere")
     (tmp_path / "keys").write_text("abc\n")

@@ -169,6 +169,9 @@ def test_where_there_is_no_room_nobody_is_asked():
         def offers(self, tokens, fresh, sure):
             raise AssertionError("asked")
 
+        def take(self, tokens, fresh, most):
+            raise AssertionError("taken")
+
     assert guessing(Asked(), others=19)[0].propose(REPEATS, [], 16, 10) == []
     with pytest.raises(AssertionError, match="asked"):
         guessing(Asked())[0].propose(REPEATS, [], 16, 10)
