@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -57,7 +58,7 @@ async def until(met: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def found_out(seed: int, cheat: Cheat | None, span: Span, seconds: float = 900.0, audit: float = 0.05) -> tuple[list[str], list[str], int]:
+def found_out(seed: int, cheat: Cheat | None, span: Span, seconds: float = 900.0, **scene: object) -> tuple[list[str], list[str], int]:
     """Who cheats, whom the client has banned when the first is, and in how many turns."""
     told: list[tuple[list[str], list[str], int]] = []
 
@@ -80,9 +81,9 @@ def found_out(seed: int, cheat: Cheat | None, span: Span, seconds: float = 900.0
             assert after and not faults_of(after, [], SCENE.components), "answers are still wrong"
             assert not {server.peer for server in stage.hops(guest)} & set(banned), "who is banned still serves"
         assert guest.client.auditor.passed > 0 or banned
+        assert not stage.scene.guesses or sum(oracle.wrong for oracle in stage.oracles) > 20
 
-    scene = Scene(**{**SCENE.__dict__, "audit": audit})
-    Bare(seed, scene).run(script)
+    Bare(seed, replace(SCENE, **{"audit": 0.05, **scene})).run(script)
     return told[0]
 
 
@@ -135,6 +136,12 @@ def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbo
 
 def test_nobody_honest_is_banned():
     _, banned, turns = found_out(2, None, FRONT, audit=1.0)
+    assert not banned and turns > 100
+
+
+def test_nobody_honest_is_banned_for_wrong_guesses():
+    """What was computed for them is taken back at every hop, and so are the marks of it."""
+    _, banned, turns = found_out(2, None, FRONT, seconds=200.0, audit=1.0, guesses=0.5, across=0.2, layer=(0.001, 0.004))
     assert not banned and turns > 100
 
 
