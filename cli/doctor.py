@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, set_threads
 from swarm.cli.findings import FINE, NOTE, TROUBLE, Finding, of_clock, of_compiler, of_disk, of_memory, of_port, of_reach, of_speed, verdict
-from swarm.cli.part import Wish, check_early, fitting
+from swarm.cli.part import check_early, fitting
 from swarm.cli.process import Stop, leave, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.cli.serve import wish_of, with_options
+from swarm.cli.wish import Wish
 from swarm.core import base_dtype
 from swarm.errors import PortInUse, ProtocolError, RemoteError, SwarmError
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, device, number, on_disk, region, region_name, set_threads, short_name, size, upload
 from swarm.cli.notices import NO_PUBLIC_PEERS, SERVING, introduce, say_once
-from swarm.cli.part import Loading, Wish, announced_as_joining, check_early, choose, held, open_checkpoint
+from swarm.cli.part import Loading, announced_as_joining, check_early, choose, held, open_checkpoint
 from swarm.cli.process import Stop, hold_lifeline, make_way, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen
+from swarm.cli.wish import Wish
 from swarm.core import AUTO, ROUNDED_BITS, Span, format_layers, readable, short_id
 from swarm.errors import RemoteError
 

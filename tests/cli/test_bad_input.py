@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from swarm.cli import bootstrap, generate, part, serve
 from swarm.cli.arguments import check_addresses
+from swarm.cli.wish import Wish
 from swarm.core import check_layers
 from swarm.errors import MalformedAddress
 from swarm.net.addresses import dialable, entrance
@@ -89,7 +90,7 @@ def test_what_can_be_said_before_every_byte_is_read_is_said_before(capsys, model
 
 
 def test_layers_that_do_not_fit(capsys, model, monkeypatch):
-    checkpoint = part.open_checkpoint(part.Wish(model, "auto", None, "cpu", 64, None, None, "", ""))
+    checkpoint = part.open_checkpoint(Wish(model, "auto", None, "cpu", 64, None, None, "", ""))
     cost = checkpoint.shape.component_bytes[1] + 64 * checkpoint.shape.kv_bytes_per_token[1]
     monkeypatch.setattr("swarm.model.memory.usable", lambda free, **_: 2 * cost + 64 * checkpoint.shape.row_bytes + 1)
     words = said(capsys, serve.main, model, "--layers", "1:5", "--cache-tokens", "64")

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.cli.part import MEASURED, REMEASURED, Wish, held, open_checkpoint
+from swarm.cli.part import MEASURED, REMEASURED, held, open_checkpoint
 from swarm.cli.screen import PlainScreen
+from swarm.cli.wish import Wish
 from swarm.compose import open_notes
 from swarm.core import Span
 from swarm.host import meters

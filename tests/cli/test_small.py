@@ -24,14 +24,14 @@ import pytest
 
 import swarm
 from swarm.bootstrap import public_peers
-from swarm.cli import generate, part
+from swarm.cli import generate, memory, part
 from swarm.cli.answer import Answer, Beside
 from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
-from swarm.cli.part import Wish
 from swarm.cli.process import reporting, run, tell_ready
 from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving, machine
+from swarm.cli.wish import Wish
 from swarm.client.session import OVERDUE
 from swarm.core import Span
 from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
@@ -509,7 +509,7 @@ def _room_for(checkpoint, layers: int, tokens: int):
 
 def test_auto_takes_what_nobody_serves_and_what_fits(model, monkeypatch):
     checkpoint = part.open_checkpoint(_wish(model))
-    monkeypatch.setattr(part, "_free", lambda wish: {"cpu": _room_for(checkpoint, 2, 64)})
+    monkeypatch.setattr(memory, "free_of", lambda wish: {"cpu": _room_for(checkpoint, 2, 64)})
     wish, nowhere = _wish(model), Nowhere([])
 
     def joining(spans: tuple[Span, ...], peer: str, **changes: object):
@@ -532,7 +532,7 @@ def test_auto_takes_what_nobody_serves_and_what_fits(model, monkeypatch):
 @pytest.mark.parametrize(("region", "chosen"), [("", 0), ("us", 0), ("eu", 3)])
 def test_auto_takes_what_its_own_region_lacks(model, monkeypatch, region, chosen):
     checkpoint = part.open_checkpoint(_wish(model))
-    monkeypatch.setattr(part, "_free", lambda wish: {"cpu": _room_for(checkpoint, 2, 64)})
+    monkeypatch.setattr(memory, "free_of", lambda wish: {"cpu": _room_for(checkpoint, 2, 64)})
 
     def joining(number: int, span: Span, where: str):
         import msgspec
@@ -582,10 +582,10 @@ def test_who_serves_hears_of_every_move_and_of_those_that_are_taken_back():
 def test_a_move_may_take_what_there_was_at_first_or_less_where_others_took_it(model, monkeypatch):
     checkpoint = part.open_checkpoint(_wish(model))
     free = _room_for(checkpoint, 4, 64)
-    monkeypatch.setattr(part, "_free", lambda wish: {"cpu": free})
+    monkeypatch.setattr(memory, "free_of", lambda wish: {"cpu": free})
     monkeypatch.setattr("swarm.model.memory.own_memory", lambda device: 10**6)
     loading = part.Loading(_wish(model), checkpoint, None)
-    first = part._budget(_wish(model), checkpoint)
+    first = memory.budget_of(_wish(model), checkpoint)
     free += 10**9
     assert loading.budget(Span(0, 2)) == first
     free -= 10**9 + 10**6 + 10**5
@@ -597,7 +597,7 @@ def test_a_move_may_take_what_there_was_at_first_or_less_where_others_took_it(mo
 def _on_gpus(monkeypatch, checkpoint, host: float, **layers: float) -> None:
     """GPUs, and a machine, with free memory for so many layers, and half of another."""
     free = {name.replace("_", ":"): _room_for(checkpoint, count, 64) for name, count in layers.items()}
-    monkeypatch.setattr(part, "_free", lambda wish: free)
+    monkeypatch.setattr(memory, "free_of", lambda wish: free)
     monkeypatch.setattr("swarm.model.memory.free_memory", lambda device: _room_for(checkpoint, host, 64))
 
 
@@ -605,41 +605,41 @@ def test_layers_that_a_gpu_cannot_hold_are_streamed_if_they_were_named(model, mo
     checkpoint = part.open_checkpoint(_wish(model))
     middle = (Span(1, 7),)
     _on_gpus(monkeypatch, checkpoint, host=100, cuda_0=5)
-    layout = part._layout(_wish(model, layers="0:6"), checkpoint, middle)
+    layout = memory.layout_of(_wish(model, layers="0:6"), checkpoint, middle)
     assert len(layout.streamed) == 3 and set(layout.on.values()) == {"cuda:0"}
     with pytest.raises(DoesNotFit, match="5 of 6 layers do fit"):
-        part._layout(_wish(model, layers="0:6", offload="no"), checkpoint, middle)
+        memory.layout_of(_wish(model, layers="0:6", offload="no"), checkpoint, middle)
     _on_gpus(monkeypatch, checkpoint, host=1, cuda_0=5)
     with pytest.raises(DoesNotFit, match="5 of 6 layers do fit"):
-        part._layout(_wish(model, layers="0:6"), checkpoint, middle)
+        memory.layout_of(_wish(model, layers="0:6"), checkpoint, middle)
     _on_gpus(monkeypatch, checkpoint, host=1, cuda_0=3, cuda_1=3)
-    layout = part._layout(_wish(model, layers="0:6"), checkpoint, middle)
+    layout = memory.layout_of(_wish(model, layers="0:6"), checkpoint, middle)
     assert [layout.on[i] for i in range(1, 7)] == ["cuda:0"] * 3 + ["cuda:1"] * 3 and not layout.streamed
 
 
 def test_auto_counts_memory_beyond_the_gpus_only_when_told_to(model, monkeypatch):
     checkpoint = part.open_checkpoint(_wish(model))
     _on_gpus(monkeypatch, checkpoint, host=100, cuda_0=4)
-    plain = part._budget(_wish(model), checkpoint)
-    assert plain == part._budget(_wish(model, offload="no"), checkpoint) < sum(part._costs(_wish(model), checkpoint)[1:6])
-    assert part._budget(_wish(model, offload="yes"), checkpoint) >= plain
+    plain = memory.budget_of(_wish(model), checkpoint)
+    assert plain == memory.budget_of(_wish(model, offload="no"), checkpoint) < sum(memory.costs_of(_wish(model), checkpoint)[1:6])
+    assert memory.budget_of(_wish(model, offload="yes"), checkpoint) >= plain
     _on_gpus(monkeypatch, checkpoint, host=100, cuda_0=12)
-    assert part._budget(_wish(model, offload="yes"), checkpoint) > part._budget(_wish(model), checkpoint)
-    monkeypatch.setattr(part, "_free", lambda wish: {"cpu": 10**9})
+    assert memory.budget_of(_wish(model, offload="yes"), checkpoint) > memory.budget_of(_wish(model), checkpoint)
+    monkeypatch.setattr(memory, "free_of", lambda wish: {"cpu": 10**9})
     with pytest.raises(InvalidConfig, match="leave out --offload yes"):
-        part._budget(_wish(model, offload="yes"), checkpoint)
+        memory.budget_of(_wish(model, offload="yes"), checkpoint)
 
 
 def test_memory_that_was_bounded_is_bounded_on_all_devices_together(model, monkeypatch):
     checkpoint = part.open_checkpoint(_wish(model))
     _on_gpus(monkeypatch, checkpoint, host=0, cuda_0=8, cuda_1=4)
-    rooms, _ = part._rooms(_wish(model, max_memory=10**6), checkpoint, journals=0)
+    rooms, _ = memory._rooms(_wish(model, max_memory=10**6), checkpoint, journals=0)
     assert 10**6 - 2 <= sum(rooms.values()) <= 10**6 and rooms["cuda:0"] > 1.5 * rooms["cuda:1"]
 
 
 def test_what_stays_on_disk_costs_auto_no_memory(model):
     checkpoint = part.open_checkpoint(_wish(model))
-    costs, less = (part._costs(_wish(model, on_disk=on_disk), checkpoint) for on_disk in ((), ("embed", "head")))
+    costs, less = (memory.costs_of(_wish(model, on_disk=on_disk), checkpoint) for on_disk in ((), ("embed", "head")))
     assert (less[0], less[-1]) == (0, 0) and less[1:-1] == costs[1:-1] and min(costs[0], costs[-1]) > 0
 
 
@@ -650,10 +650,10 @@ def test_the_cache_is_as_long_as_the_device_with_the_least_room_for_it_allows(mo
 
     def tokens(**layers: float) -> int:
         _on_gpus(monkeypatch, checkpoint, host=0, **layers)
-        devices = tuple(part._free(wish))
+        devices = tuple(memory.free_of(wish))
         on = {i: devices[-1] if i > 2 else devices[0] for i in range(1, 5)}
         loaded = SimpleNamespace(spans=(Span(1, 5),), layout=Layout(devices, on))
-        return part.cache_tokens(wish, SimpleNamespace(checkpoint=checkpoint, model=loaded))
+        return memory.cache_tokens(wish, SimpleNamespace(checkpoint=checkpoint, model=loaded))
 
     wish = _wish(model, cache_tokens=None)
     assert tokens(cuda_0=1, cuda_1=9) < tokens(cuda_0=5, cuda_1=5) / 2
