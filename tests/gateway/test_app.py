@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -101,6 +102,14 @@ def test_log_probabilities_in_both_shapes():
     ]
     streamed = asking(gateway(), CHATS, {**CHAT, "logprobs": True, "stream": True}).events
     assert [one["token"] for chunk in streamed[:-1] for one in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]] == list("hello")
+
+
+def test_where_tokens_begin_is_the_same_in_a_stream_which_holds_some_back():
+    for says, stop in (("abcab", "abd"), ("hé!", None)):
+        body = {**TEXT, "stop": stop, "logprobs": 0}
+        whole = asking(gateway(Client(says)), COMPLETIONS, body).json["choices"][0]["logprobs"]["text_offset"]
+        events = asking(gateway(Client(says)), COMPLETIONS, {**body, "stream": True}).events[:-1]
+        assert [at for chunk in events for at in (chunk["choices"][0]["logprobs"] or {"text_offset": []})["text_offset"]] == whole == list(range(len(whole)))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +278,12 @@ def test_who_comes_when_all_places_are_taken_is_told_to_come_again():
     asyncio.run(main())
 
 
+def test_more_answers_than_ever_run_at_once_are_no_reason_to_come_again():
+    said = asking(gateway(most=2), CHATS, {**CHAT, "n": 3})
+    assert said.status == 400 and "3 answers in one request are too many; 2 are possible" in said.error["message"] and "retry-after" not in said.headers
+    assert asking(gateway(most=2), CHATS, {**CHAT, "n": 2}).status == 200
+
+
 def test_keys_open_what_they_should_and_nothing_opens_without():
     it = gateway(keys=keys("correct horse", "other key 2"))
     for path in ("/v1/models", "/swarm.json", "/metrics"):
@@ -276,6 +291,9 @@ def test_keys_open_what_they_should_and_nothing_opens_without():
         said = asking(it, path, authorization="Bearer wrong")
         assert (said.status, said.error["code"], said.headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer")
         assert asking(it, path, authorization="Bearer other key 2").status == 200
+    latin = gateway(keys=keys("schlüssel"))  # sent in UTF-8, and read by the server as Latin-1
+    for shown, status in (("schlüssel", 200), ("schl?ssel", 401)):
+        assert asking(latin, "/v1/models", authorization=f"Bearer {shown}").status == status
     assert asking(it, CHATS, CHAT).status == 401 and asking(it, CHATS, CHAT, authorization="Bearer correct horse").status == 200
     assert asking(it, "/").status == asking(it, "/health").status == 200
 
@@ -326,6 +344,13 @@ def test_metrics_count_requests_tokens_and_the_swarm():
     assert 'path="other",status="404"' in text and "no/such" not in text
     assert "swarm_gateway_tokens_total 10.0" in text and "swarm_gateway_first_token_seconds_count 2.0" in text
     assert 'swarm_peers{state="online"} 2.0' in text and "swarm_missing_components 1.0" in text and "swarm_thin_components 1.0" in text
+
+
+def test_a_bug_is_counted_as_one():
+    it = gateway(Client("", breaks=ZeroDivisionError("x")))
+    with contextlib.suppress(ZeroDivisionError):  # which the server logs
+        asking(it, CHATS, CHAT)
+    assert b'requests_total{path="/v1/chat/completions",status="500"} 1.0' in it.meters.text() and b'status="499"' not in it.meters.text()
 
 
 def test_the_view_is_served_with_what_it_shows_and_may_load_nothing_else():
