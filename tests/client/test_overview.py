@@ -131,6 +131,13 @@ def test_that_all_have_gone_is_a_hole_and_their_coming_back_fills_it():
     assert told == [(2, "hole"), (4, "hole"), (5, "covered"), (6, "hole"), (7, "covered")]
 
 
+def test_a_class_that_is_gone_has_not_been_covered():
+    chronicle = Chronicle()
+    for at, holes in enumerate(({("r", "a"): "", ("r", "b"): "0:2"}, {("r", "a"): ""}, {("r", "a"): "", ("r", "b"): "1:2"}, {("r", "a"): "", ("r", "b"): ""})):
+        chronicle.see(at, {}, None, holes)
+    assert [(event.time, event.kind) for event in chronicle.events] == [(2, "hole"), (3, "covered")]
+
+
 def test_since_when_somebody_coordinates_is_known_exactly_only_if_it_was_seen_to_begin():
     chronicle = Chronicle()
     one, other = said("a", claim=Claim("claim", 1)), said("b", claim=Claim("claim", 2))

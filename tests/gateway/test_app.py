@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from swarm.client.session import Token
 from swarm.errors import Closed, InvalidConfig, MissingLayers, PeerLost, Refused, SwarmError, TimedOut, UsageError
 from swarm.gateway.access import Keys
 from swarm.gateway.app import build, names
-from tests.gateway.pretend import Client, ask, asking, gateway, keys, seen
+from swarm.gateway.rate import BARS, Rate
+from tests.gateway.pretend import EOS, Client, Session, ask, asking, gateway, keys, seen
 from tests.net.virtual import run
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -83,6 +86,21 @@ def test_several_prompts_and_choices_each_with_a_seed_of_its_own():
     for index in range(3):
         mine = [chunk["choices"][0] for chunk in streamed[:-1] if chunk["choices"][0]["index"] == index]
         assert "".join(choice["delta"].get("content", "") for choice in mine) == "hello" and mine[-1]["finish_reason"] == "stop"
+
+
+class Parrot(Session):
+    async def stream_details(self, ids, **options):
+        for id in ids:
+            await asyncio.sleep(0)
+            yield Token(id)
+        yield Token(EOS, None, "stop")
+
+
+def test_answers_come_in_the_order_of_their_prompts_those_to_one_together():
+    client = Client()
+    client.ready_session = lambda **_: asyncio.sleep(0, Parrot(b"", None, False))
+    said = asking(gateway(client), COMPLETIONS, {**TEXT, "prompt": ["a", "bc"], "n": 2})
+    assert [choice["text"] for choice in said.json["choices"]] == ["a", "a", "bc", "bc"]
 
 
 def test_prompts_may_be_token_ids_and_are_echoed_if_asked():
@@ -243,6 +261,25 @@ def test_a_bug_is_told_without_its_insides(caplog):
     assert "nobody foresaw" in caplog.text
 
 
+def test_the_time_allowed_for_an_answer_counts_from_when_it_was_asked_for():
+    async def main() -> tuple[Client, list]:
+        client, allowed = Client(), []
+        ready = client.ready_session
+
+        async def slow(*, timeout: float | None = None):
+            allowed.append(timeout)
+            await asyncio.sleep(2.0)
+            return await ready()
+
+        client.ready_session = slow
+        await ask(build(gateway(client, timeout=5.0)), CHATS, CHAT)
+        await ask(build(gateway(client)), CHATS, CHAT)
+        return client, allowed
+
+    client, allowed = run(main())
+    assert allowed == [5.0, None] and [session.asked[0][1].get("timeout") for session in client.sessions] == [3.0, None]
+
+
 @pytest.mark.parametrize("body", [CHAT, {**CHAT, "stream": True}, {**CHAT, "n": 3, "stream": True}, {**CHAT, "n": 3}])
 def test_a_client_that_leaves_ends_its_sessions(body):
     async def main() -> list[bool]:
@@ -347,7 +384,8 @@ def test_metrics_count_requests_tokens_and_the_swarm():
 
 
 def test_a_bug_is_counted_as_one():
-    it = gateway(Client("", breaks=ZeroDivisionError("x")))
+    it = gateway(client := Client())
+    client.check_tokens = lambda *_, **options: 1 / 0
     with contextlib.suppress(ZeroDivisionError):  # which the server logs
         asking(it, CHATS, CHAT)
     assert b'requests_total{path="/v1/chat/completions",status="500"} 1.0' in it.meters.text() and b'status="499"' not in it.meters.text()
@@ -360,6 +398,17 @@ def test_the_view_is_served_with_what_it_shows_and_may_load_nothing_else():
     assert asking(it, "/view.js").status == asking(it, "/view.css").status == 200
     said = asking(it, "/swarm.json").json
     assert said["overview"]["covers"][0]["holders"] == [1, 1, 1, 1] and said["gateway"]["chat"] is True and said["gateway"]["model"] == "m"
+    client = Client()
+    client.text = SimpleNamespace(chats=False)
+    assert asking(gateway(client), "/swarm.json").json["gateway"]["chat"] is False, "its chat box must ask for completions"
+
+
+def test_tokens_a_second_are_those_of_the_bars_that_are_over():
+    rate = Rate()
+    for now, tokens in ((0.5, 10), (1.9, 2), (2.1, 4), (4.5, 100)):
+        rate.add(now, tokens)
+    assert rate.recent(4.6)[-2:] == [6.0, 2.0] and len(rate.recent(4.6)) == BARS and rate.total == 116
+    assert rate.recent(8.0)[-4:] == [6.0, 2.0, 50.0, 0.0] and not any(rate.recent(1000.0))
 
 
 def test_pictures_are_shared_by_those_who_look_at_the_same_time():
