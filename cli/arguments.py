@@ -19,6 +19,7 @@ import configargparse
 import yaml
 
 from swarm.cli.configuration import as_yaml, mistaken, name_of, nearest, of_all_commands, variable_of
+from swarm.core import MOST_NAME, printable
 from swarm.errors import InvalidConfig, MalformedAddress
 
 NOTHING = ("", "~", "null")
@@ -46,7 +47,7 @@ class YamlFile(configargparse.ConfigFileParser):
             return {}
         if not isinstance(found, dict):
             raise InvalidConfig(f"{name} holds no settings; write one `key: value` a line, such as `port: 31337`")
-        values = {key: self._value(name, key, value) for key, value in found.items() if value not in NOTHING}
+        values = {key: value for key, value in ((key, self._value(name, key, value)) for key, value in found.items()) if value not in NOTHING}
         self.positionals |= {key: (values.pop(key), name) for key in self._plain() if key in values}
         return values
 
@@ -300,8 +301,8 @@ def on_disk(text: str) -> tuple[str, ...]:
 
 
 def short_name(text: str) -> str:
-    if len(text) > 64 or not text.isprintable():
-        raise argparse.ArgumentTypeError("a name is one line of at most 64 characters")
+    if printable(text, MOST_NAME) != text:
+        raise argparse.ArgumentTypeError(f"a name is one line of at most {MOST_NAME} characters")
     return text
 
 

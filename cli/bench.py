@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,14 @@ from swarm.cli.arguments import Parser, addresses, check_addresses, number, numb
 from swarm.cli.asking import CLASSES
 from swarm.cli.driving import Driver
 from swarm.cli.plots import COLUMNS, check_drawing, draw, page, row
-from swarm.cli.process import Stop, leave, reporting, run, set_logging
+from swarm.cli.process import Stop, reporting, run, set_logging
 from swarm.cli.screen import screen
 from swarm.cli.trials import SHARDINGS, Figures, Load, Recommendation, Setup, best_of, figures_of, first_loads, further_loads, open_rates, recommended, setups
 from swarm.errors import PromptTooLong, UsageError
 
 if TYPE_CHECKING:
     from swarm.client.aio import Client
+    from swarm.model.checkpoint import Checkpoint
 
 
 VERSION = 1
@@ -77,10 +79,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    status = reporting("swarm-bench", argv, _main)
-    if argv is None:  # a process of our own
-        leave(status)
-    return status
+    return reporting("swarm-bench", argv, _main, leave_at_once=True)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -95,9 +94,12 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _folder(name: str) -> Path:
+    """Raises UsageError where nothing can be written, before anything is measured for minutes."""
     folder = Path(name).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(f"cannot write to {name} ({error.strerror}); name another folder with --out") from error
     return folder
@@ -108,11 +110,11 @@ async def _bench(args: Any, folder: Path, stop: Stop) -> int:
 
     model = args.model or swarm.demo_model()
     initial_peers = addresses(args.initial_peers)
-    planned = [Setup("", ())] if initial_peers else await asyncio.to_thread(_setups, args, model)
+    planned, flags = ([Setup("", ())], ()) if initial_peers else await asyncio.to_thread(_planned, args, model)
     loads = first_loads(args.concurrency, args.prompts, args.tokens)
     further = len(set(args.prompts)) - 1 + (len(set(args.rates)) if args.rates else OPEN_RATES)
     with _progress(len(planned) * len(loads) + further) as step:
-        bench = Bench(args, model, initial_peers, step)
+        bench = Bench(args, model, initial_peers, flags, step)
         for setup in planned:
             await bench.under(setup, lambda: loads)
         best = best_of(bench.measured)
@@ -125,7 +127,8 @@ async def _bench(args: Any, folder: Path, stop: Stop) -> int:
     return 0 if found is not None else 1
 
 
-def _setups(args: Any, model: str) -> list[Setup]:
+def _planned(args: Any, model: str) -> tuple[list[Setup], Sequence[str]]:
+    """The set-ups to try, and the flags of all their peers."""
     from swarm.model.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(model)
@@ -137,14 +140,24 @@ def _setups(args: Any, model: str) -> list[Setup]:
     found = setups(checkpoint.shape.layers, args.peers, args.sharding, threads, args.dtypes)
     if not found:
         raise UsageError(f"this model has {checkpoint.shape.layers} layers, so at most as many peers can share them; name fewer --peers")
-    return found
+    return found, _as_in_the_long_run(checkpoint)
+
+
+def _as_in_the_long_run(checkpoint: Checkpoint) -> Sequence[str]:
+    """Peers compile layers that are worth it while they serve. Here they do so before: else the first set-up would be measured beside a compiler, and only the
+    later ones with what came of it. Layers that are not worth it, `--compile wait` would compile all the same."""
+    from swarm.model.compiled import WORTH
+    from swarm.model.memory import ITEM_SIZE
+
+    layers = checkpoint.shape.component_bytes[1:-1]
+    return ("--compile", "wait") if layers and max(layers) >= WORTH * ITEM_SIZE.get(checkpoint.dtype, 4) else ()
 
 
 class Bench:
     """What has been `measured` so far. `step` hears what is done now, and how many of the planned measurements are over."""
 
-    def __init__(self, args: Any, model: str, initial_peers: Sequence[str], step: Callable[[str, int], None]) -> None:
-        self._args, self._model, self._initial_peers, self._step = args, model, initial_peers, step
+    def __init__(self, args: Any, model: str, initial_peers: Sequence[str], flags: Sequence[str], step: Callable[[str, int], None]) -> None:
+        self._args, self._model, self._initial_peers, self._flags, self._step = args, model, initial_peers, flags, step
         self.measured: list[Figures] = []
 
     async def under(self, setup: Setup, loads: Callable[[], Sequence[Load]]) -> None:
@@ -171,7 +184,7 @@ class Bench:
     def _start(self, setup: Setup) -> Any:
         from swarm.local import LocalSwarm
 
-        return LocalSwarm(self._model, setup.layers, dtype=setup.dtype or None, threads=setup.threads)
+        return LocalSwarm(self._model, setup.layers, dtype=setup.dtype or None, threads=setup.threads, arguments=self._flags)
 
 
 @contextlib.contextmanager
@@ -197,8 +210,7 @@ def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], fou
         if found is not None and len(found.files) > 1:
             opening += f"# One of {len(found.files)} peers of one swarm: begin with swarm-bootstrap, and give each of them its address with --initial-peers.\n"
         files[f"peer-{at}.yaml"] = opening + yaml.safe_dump(dict(settings), sort_keys=False, width=10**6)
-    for stale in folder.glob("peer-*.yaml"):
-        stale.unlink()
+    _forget_earlier(folder)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     whole = {
@@ -212,6 +224,13 @@ def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], fou
     (folder / "figures.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     plots = [] if args.no_plots else draw(measured, folder)
     (folder / "report.html").write_text(page(Path(model).name, machine, measured, found, files, plots), encoding="utf-8")
+
+
+def _forget_earlier(folder: Path) -> None:
+    """What an earlier measurement recommended, and nothing that somebody else wrote."""
+    for path in folder.glob("peer-*.yaml"):
+        if path.read_bytes().startswith(f"# {path.name}, for: swarm-serve".encode()):
+            path.unlink()
 
 
 def _machine() -> Mapping[str, Any]:

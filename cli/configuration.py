@@ -36,7 +36,7 @@ def as_yaml(prog: str, actions: Iterable[argparse.Action], args: argparse.Namesp
         elif SECRET.search(key) and not os.path.exists(str(value)):
             lines.append(f"# {key}: (set, not shown)  # {origin(action)}")
         else:
-            lines.append(_with_comment(yaml.safe_dump({key: _plain(value)}, allow_unicode=True, width=10**6), origin(action)))
+            lines.append(_with_comment(_setting(key, _plain(value)), origin(action)))
     return "\n".join(lines)
 
 
@@ -88,6 +88,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [str(each) for each in value]
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _setting(key: str, value: Any) -> str:
+    """Each value on one line, so that a comment behind the first does not come to stand within a text."""
+    several = value if isinstance(value, list) else [value]
+    if all(not isinstance(each, str) or each.isprintable() for each in several):
+        return yaml.safe_dump({key: value}, allow_unicode=True, width=10**6)
+    quoted = [yaml.safe_dump(each, default_style='"', width=10**6).rstrip("\n") for each in several]
+    return "\n".join([f"{key}:", *(f"- {each}" for each in quoted)]) if isinstance(value, list) else f"{key}: {quoted[0]}"
 
 
 def _with_comment(text: str, comment: str) -> str:

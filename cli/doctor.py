@@ -15,7 +15,7 @@ from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, set_threads
 from swarm.cli.findings import FINE, NOTE, TROUBLE, Finding, of_clock, of_compiler, of_disk, of_memory, of_port, of_reach, of_speed, verdict
 from swarm.cli.part import check_early, fitting
-from swarm.cli.process import Stop, leave, reporting, run, set_logging
+from swarm.cli.process import Stop, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.cli.serve import wish_of, with_options
 from swarm.cli.wish import Wish
@@ -45,10 +45,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    status = reporting("swarm-doctor", argv, _main)
-    if argv is None:  # a process of our own
-        leave(status)
-    return status
+    return reporting("swarm-doctor", argv, _main, leave_at_once=True)
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -67,7 +67,7 @@ class Driver:
                             break
         except (SwarmError, TimeoutError):
             complete = False
-        return Request(asked, tuple(came), complete)
+        return Request(asked, tuple(came), complete, complete and len(came) < load.tokens)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator:

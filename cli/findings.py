@@ -56,7 +56,7 @@ def of_reach(reach: Reach, port: int) -> list[Finding]:
     where = seen[0] if seen else "this machine's outer address"
     forward = (
         f"forward TCP port {port or 'PORT'} of your router to this machine, open it in the firewall, and serve with --port {port or 'PORT'} "
-        f"--announce /ip4/{where}/tcp/{port or 'PORT'}"
+        f"--announce /ip{6 if ':' in where else 4}/{where if seen else 'YOUR-ADDRESS'}/tcp/{port or 'PORT'}"
     )
     if reach.relayed:
         return [*found, Finding("reached", TROUBLE, f"others reach this machine only by a relay ({reach.relayed}), and swarm-serve asks for none yet", forward)]

@@ -15,7 +15,7 @@ from swarm.cli.arguments import Parser, addresses, number, set_threads
 from swarm.cli.asking import add_asking, asking, whom_of
 from swarm.cli.generate import even_split, start_local
 from swarm.cli.notices import ASKING, say_once
-from swarm.cli.process import Stop, hold_lifeline, leave, reporting, run, set_logging, tell_ready
+from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen, waiting
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    status = reporting("swarm-gateway", argv, _main)
-    if argv is None:  # a process of our own
-        leave(status)
-    return status
+    return reporting("swarm-gateway", argv, _main, leave_at_once=True)
 
 
 def _main(argv: Sequence[str] | None) -> int:

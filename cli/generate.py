@@ -14,7 +14,7 @@ from swarm.cli.answer import Answer, Beside
 from swarm.cli.arguments import Parser, number, set_threads
 from swarm.cli.asking import add_asking, asking, whom_of
 from swarm.cli.notices import ASKING, say_once
-from swarm.cli.process import leave, reporting, run, set_logging
+from swarm.cli.process import reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
 from swarm.core import Sampling
@@ -56,10 +56,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    status = reporting("swarm-generate", argv, _main)
-    if argv is None:  # a process of our own
-        leave(status)
-    return status
+    return reporting("swarm-generate", argv, _main, leave_at_once=True)
 
 
 def _main(argv: Sequence[str] | None) -> int:

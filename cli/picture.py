@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import short_id
+from swarm.core import printable, short_id
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +50,7 @@ def _model(seen: Overview, width: int) -> list[RenderableType]:
         parts += [Text(), _peers(seen)]
     leader = seen.coordinator
     parts.append(Text(f"coordinator: {short_id(leader.peer)}, term {leader.term}" if leader is not None else "coordinator: none", style="dim"))
-    parts += [Text(f"passed over: {short_id(peer)} ({why})", style="yellow") for peer, why in sorted(seen.problems.items())]
+    parts += [Text(printable(f"passed over: {short_id(peer)} ({why})"), style="yellow") for peer, why in sorted(seen.problems.items())]
     return parts
 
 
@@ -62,7 +62,7 @@ def _map(cover: CoverOverview, seen: Overview, width: int) -> RenderableType:
     """How many peers serve each component now: a digit each, + for ten or more, … where somebody is loading what nobody serves, × where nobody is."""
     from rich.text import Text
 
-    line = Text(f"{cover.numerics}, revision {cover.revision[:8]}: who serves embed, layers 0 to {seen.layers - 1}, head\n", style="dim")
+    line = Text(f"{printable(cover.numerics)}, revision {printable(cover.revision[:8])}: who serves embed, layers 0 to {seen.layers - 1}, head\n", style="dim")
     room = max(width - MARGIN, 10)
     for at, (holders, coming) in enumerate(zip(cover.holders, cover.coming, strict=True)):
         if at and at % room == 0:
@@ -84,19 +84,21 @@ def _shade(holders: int) -> str:
 
 def _peers(seen: Overview) -> RenderableType:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("peer", "layers", "state", "format"):
         table.add_column(name, overflow="fold")
-    for name in ("ms/layer", "answers", "free cache", "away", "heard"):
+    for name in ("ms/layer", "sessions", "free cache", "away", "heard"):
         table.add_column(name, justify="right")
     table.add_column("region")
     for peer in seen.peers:
-        table.add_row(*_row(peer, seen), style=None if peer.serves else "yellow" if peer.state == "joining" else "red")
+        table.add_row(*(Text(printable(cell)) for cell in _row(peer, seen)), style=None if peer.serves else "yellow" if peer.state == "joining" else "red")
     return table
 
 
 def _row(peer: PeerOverview, seen: Overview) -> list[str]:
+    """Much of it is what strangers say of themselves: text, never rich's markup."""
     name = f"{short_id(peer.peer)}{f' {peer.name}' if peer.name else ''}{' (coordinates)' if peer.office == 'coordinator' else ''}"
     free = f"{peer.free_tokens / peer.cache_tokens:.0%} of {peer.cache_tokens:,}" if peer.cache_tokens else "–"
     away = "–" if peer.rtt is None else f"{peer.rtt:.0f} ms"

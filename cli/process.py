@@ -113,8 +113,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def reporting(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
-    """Run `command`, and say what went wrong in one sentence. The exit status: 2 for what the caller can mend, 1 for other failures, 130 for Ctrl-C."""
+def reporting(prog: str, argv: Any, command: Callable[[Any], int], *, leave_at_once: bool = False) -> int:
+    """Run `command`, and say what went wrong in one sentence. The exit status: 2 for what the caller can mend, 1 for other failures, 130 for Ctrl-C. With
+    `leave_at_once`, a process of our own (nobody handed `argv` in) ends here."""
+    status = _reported(prog, argv, command)
+    if leave_at_once and argv is None:
+        leave(status)
+    return status
+
+
+def _reported(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv) or os.environ.get("SWARM_DEBUG", "").lower() in ("1", "true", "yes")
     with contextlib.suppress(OSError, ValueError):  # no file to write to
         faulthandler.enable()  # code of others that crashes says at least where

@@ -16,7 +16,7 @@ from swarm.cli.arguments import Parser, addresses, check_addresses, number, set_
 from swarm.cli.asking import add_member, member
 from swarm.cli.notices import whom
 from swarm.cli.picture import pictured, said
-from swarm.cli.process import Stop, leave, reporting, run, set_logging
+from swarm.cli.process import Stop, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.errors import UsageError
 
@@ -58,10 +58,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    status = reporting("swarm-status", argv, _main)
-    if argv is None:  # a process of our own
-        leave(status)
-    return status
+    return reporting("swarm-status", argv, _main, leave_at_once=True)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -132,9 +129,10 @@ async def _show(args: Any, models: Sequence[str], initial_peers: Sequence[str], 
 
         seen = await look()
         if args.watch:
-            asked = asyncio.create_task(stop.asked(), name="asked")
+            asked = asyncio.create_task(stop.asked(*(client.failed for client in clients)), name="asked")
             while not (await asyncio.wait({asked}, timeout=args.every))[0]:
                 seen = await look()
+            asked.result()  # a network below that has ended would show the last look for ever
         return 0 if all(each.served for each in seen) else 1
 
 

@@ -53,16 +53,19 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer: when it was asked for, when each token came, in seconds since the measurement began, and whether it came to its end."""
+    """One answer: when it was asked for, when each token came, in seconds since the measurement began, and whether nothing went wrong with it. One that was
+    `cut` would have had more tokens, but the measurement was over."""
 
     asked: float
     tokens: tuple[float, ...]
     complete: bool = True
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one measurement. Times in milliseconds: to the first token, and between two tokens, at the percentiles named by PERCENTILES."""
+    """Of one measurement; `answers` are those that came to their end. Times in milliseconds: to the first token, and between two tokens, at the percentiles
+    named by PERCENTILES."""
 
     setup: Setup
     load: Load
@@ -126,7 +129,8 @@ def figures_of(setup: Setup, load: Load, requests: Sequence[Request], seconds: f
     firsts = [1000 * (request.tokens[0] - request.asked) for request in requests if request.tokens]
     made = sum(when <= seconds for request in requests for when in request.tokens)
     failed = sum(not request.complete for request in requests)
-    return Figures(setup, load, made / seconds, len(requests) - failed, failed, percentiles(firsts), percentiles(gaps))
+    ended = sum(request.complete and not request.cut for request in requests)
+    return Figures(setup, load, made / seconds, ended, failed, percentiles(firsts), percentiles(gaps))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ into="$here/.venv" source="$here" gpu=no extras="" dry=no
 say() { printf '%s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 2; }
 do_it() { if [ "$dry" = yes ]; then say "would run: $*"; else "$@"; fi; }
+pip() { do_it env PYTHONWARNINGS='ignore:Editable installation' "$into/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -63,26 +64,21 @@ command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || command -v c
 
 say "setting up $into with $python: about $([ "$gpu" = yes ] && echo 5 || echo 2) GB, and a few minutes"
 [ -x "$into/bin/python" ] || do_it "$python" -m venv "$into"
-pip="$into/bin/python -m pip --quiet --disable-pip-version-check"
-constraints=""
-[ -f "$here/constraints.txt" ] && constraints="--constraint $here/constraints.txt"
+constraints="$here/constraints.txt"
+[ -f "$constraints" ] || constraints=""
+installed() { pip install ${constraints:+--constraint "$constraints"} "$@"; }
 
 # torch first and alone: of whatever asks for it later, pip finds that it is there. PyPI's package for Linux on x86-64 brings CUDA; the CPU build is elsewhere.
 if [ "$gpu" = no ] && [ "$system-$machine" = Linux-x86_64 ]; then
     index=${SWARM_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-    # shellcheck disable=SC2086  # options and words on purpose
-    do_it $pip install $constraints --index-url "$index" torch ||
-        { say "torch's CPU build cannot be had from $index; taking what pip finds"; do_it $pip install $constraints torch; }
+    installed --index-url "$index" torch || { say "torch's CPU build cannot be had from $index; taking what pip finds"; installed torch; }
 else
-    # shellcheck disable=SC2086
-    do_it $pip install $constraints torch
+    installed torch
 fi
 
-what="$source${extras:+[$extras]}"
 editable=""
 [ -d "$source" ] && editable=--editable
-# shellcheck disable=SC2086
-do_it env PYTHONWARNINGS='ignore:Editable installation' $pip install $constraints $editable "$what"
+installed ${editable:+"$editable"} "$source${extras:+[$extras]}"
 
 # --- does it work? ------------------------------------------------------------------------------------------------------------------------------------------
 

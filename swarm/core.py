@@ -273,6 +273,16 @@ def short_id(peer: PeerId) -> str:
     return f"{peer[:8]}…{peer[-6:]}"
 
 
+MOST_NAME = 64
+"""Characters of what a peer calls itself, and of where it says it is."""
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """What a stranger says of itself, as it may be shown: one line of at most `most` characters, without any that move a terminal's cursor, change its title or
+    turn the direction of writing."""
+    return "".join(letter for letter in text if letter.isprintable())[:most]
+
+
 def texts(given: Iterable[str] | str, what: str) -> tuple[str, ...]:
     """One text or several, as a caller may give them. `what` they are opens the sentence of the UsageError about anything else."""
     several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)

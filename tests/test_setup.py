@@ -43,6 +43,26 @@ def test_the_set_up_says_what_it_would_do_and_takes_the_cpu_build_of_torch_first
     assert "https://example.org/simple" in setup("--dry-run", "--into", str(tmp_path / "venv"), SWARM_TORCH_INDEX="https://example.org/simple").stdout
 
 
+def test_folders_with_blanks_are_one_word(tmp_path):
+    """Programs that only note how they were called stand for Python."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done >> "$NOTED"\n')
+    python.chmod(0o755)
+    (into := tmp_path / "my venv" / "bin").mkdir(parents=True)
+    for name in ("python", "swarm-serve"):
+        (into / name).symlink_to(python)
+    (wheel := tmp_path / "a wheel.whl").touch()
+    said = setup("--into", str(into.parent), "--from", str(wheel), PYTHON=str(python), NOTED=str(tmp_path / "noted"))
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "noted").read_text().splitlines().count(str(wheel)) == 1
+
+
+def test_what_units_run_is_not_a_link_into_somebodys_home():
+    """They see no home directories, and of a folder the set-up makes a link to it."""
+    commands = re.findall(r"^sudo sh scripts/setup.sh .*$", (ROOT / "docs" / "setup.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands and all(shlex.split(line)[shlex.split(line).index("--from") + 1].endswith(".whl") for line in commands)
+
+
 def fake(folder: Path, **programs: str) -> str:
     """A PATH on which these programs say what they are told to, and nothing else is but what the script itself needs."""
     folder.mkdir()

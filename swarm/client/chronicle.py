@@ -38,6 +38,8 @@ class Chronicle:
         self._peers: Seen | None = None
         self._leader: tuple[PeerId, int] | None = None
         self._holes: Mapping[tuple[str, str], str] = {}
+        self._deserted = False
+        """Whether all who were seen to serve had gone at the last look."""
         self._repairs: dict[str, int] = {}
         self.since: tuple[float, bool] = (0.0, False)
         """From when on the one who coordinates now was seen to, and whether it was seen to begin."""
@@ -94,6 +96,13 @@ class Chronicle:
                 self._tell(now, "left", f"{short_id(peer)}, layers {layers}, is leaving", peer)
 
     def _tell_holes(self, now: float, holes: Mapping[tuple[str, str], str]) -> None:
+        if self._holes and not holes:
+            self._tell(now, "hole", "every layer is served by nobody: all who served have gone")
+            self._deserted = True
+        elif holes and self._deserted:
+            self._deserted = False
+            if not all(holes.values()):
+                self._tell(now, "covered", "every layer is served again")
         for kind in sorted({*self._holes, *holes}):
             was, missing, which = self._holes.get(kind, ""), holes.get(kind, ""), f" ({kind[1]})" if len(holes) > 1 else ""
             if missing and missing != was:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from swarm.client.chronicle import Chronicle, Event
 from swarm.client.report import HopReport
-from swarm.core import ROUNDED_BITS, ModelShape, PeerId, Span, base_dtype, format_layers, missing_spans, readable, rounding, whole
+from swarm.core import MOST_NAME, ROUNDED_BITS, ModelShape, PeerId, Span, base_dtype, format_layers, missing_spans, printable, readable, rounding, whole
 from swarm.machines.election import Candidacy, height
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, Announcement
@@ -226,7 +226,7 @@ def _peer(record: Announcement, shape: ModelShape, wall: float, silent: bool, rt
     leads = coordinator is not None and coordinator.peer == record.peer
     return PeerOverview(
         record.peer,
-        record.name,
+        printable(record.name, MOST_NAME),
         "silent" if silent else record.state,
         format_layers(view.spans, shape.layers),
         tuple((span.start, span.stop) for span in view.spans),
@@ -240,7 +240,7 @@ def _peer(record: Announcement, shape: ModelShape, wall: float, silent: bool, rt
         record.free_tokens,
         record.share,
         record.upload,
-        record.region,
+        printable(record.region, MOST_NAME),
         {peer: 1000 * seconds for peer, seconds in sorted(record.rtts.items())},
         max(wall - record.time, 0.0),
         "coordinator" if leads else "candidate" if record.claim is not None and record.claim.role != "released" else "",

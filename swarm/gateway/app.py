@@ -88,8 +88,8 @@ class Gateway:
                 404, f"there is no model {asked.model[:200]!r} here; this gateway serves {self.settings.name}", code="model_not_found", param="model"
             )
         prompts = self._prompts(asked) if asked.characters < LONG else await asyncio.to_thread(self._prompts, asked)
-        if len(prompts) * asked.choices > MOST_PROMPTS:
-            raise ApiError(400, f"{len(prompts) * asked.choices} answers in one request are too many; {MOST_PROMPTS} are possible", param="n")
+        if len(prompts) * asked.choices > (most := min(MOST_PROMPTS, self.settings.most)):  # not 429: it would be told to come again for ever
+            raise ApiError(400, f"{len(prompts) * asked.choices} answers in one request are too many; {most} are possible", param="n")
         questions = [self._question(asked, ids, at * asked.choices + choice, choice) for at, ids in enumerate(prompts) for choice in range(asked.choices)]
         for question in questions[:: asked.choices]:
             check(self.client, question)
@@ -360,6 +360,9 @@ class _Counting:
 
         try:
             await self._app(scope, receive, counted)
+        except Exception:  # for which the server around us has a 500, unless an answer has begun
+            status = 500 if status == CLIENT_GONE else status
+            raise
         finally:
             self._meters.requests.labels(_template(scope), str(status)).inc()
 

@@ -36,7 +36,7 @@ class Style:
     include_usage: bool = False
     echoes: Mapping[int, str] = field(default_factory=dict)
     _lengths: dict[int, int] = field(default_factory=dict)
-    """Characters of each answer so far."""
+    """Characters of each answer's tokens so far, shown or held back."""
 
     def whole(self, wholes: Sequence[Whole], usage: Usage) -> dict[str, Any]:
         kind = "chat.completion" if self.is_chat else "text_completion"
@@ -46,18 +46,14 @@ class Style:
         """What comes before the first token: in a chat, who speaks."""
         if self.is_chat:
             return [self._chunk({"index": at, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}) for at in range(count)]
-        return [
-            self._chunk({"index": at, "text": text, "logprobs": None, "finish_reason": None})
-            for at, text in sorted(self.echoes.items())
-            if self._grow(at, text)
-        ]
+        return [self._chunk({"index": at, "text": text, "logprobs": None, "finish_reason": None}) for at, text in sorted(self.echoes.items()) if text]
 
     def chunk(self, piece: Piece) -> dict[str, Any] | None:
         """None for a piece that says nothing."""
         if not (piece.text or piece.drawn or piece.finish or piece.route):
             return None
         before = self._lengths.get(piece.index, 0)
-        self._grow(piece.index, piece.text)
+        self._lengths[piece.index] = before + sum(len(one.token.text) for one in piece.drawn)
         logprobs = self._logprobs(piece.drawn, before) if self.logprobs and piece.drawn else None
         said: dict[str, Any] = {"delta": {"content": piece.text} if piece.text else {}} if self.is_chat else {"text": piece.text}
         return self._chunk({"index": piece.index, **said, "logprobs": logprobs, "finish_reason": piece.finish}, piece.route)
@@ -78,10 +74,6 @@ class Style:
         if route is not None:
             choice["route"] = route_json(route)
         return {**self._head(self._chunks), "choices": [choice], **({"usage": None} if self.include_usage else {})}
-
-    def _grow(self, index: int, text: str) -> bool:
-        self._lengths[index] = self._lengths.get(index, 0) + len(text)
-        return bool(text)
 
     def _choice(self, index: int, whole: Whole) -> dict[str, Any]:
         echo = self.echoes.get(index, "")

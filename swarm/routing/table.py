@@ -53,7 +53,7 @@ class PeerView:
         if spans[-1].stop > components:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {components}")
         if is_mixed(record.numerics):  # or clients that allow no mixing would take it for a class
-            raise ProtocolError(f"{record.peer} announces to compute in {record.numerics}, which only chains can be")
+            raise ProtocolError(f"{record.peer} announces to compute in {record.numerics!r}, which only chains can be")
         return cls(
             record.peer, record.addrs, spans, max(record.decode, FASTEST), record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
             record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,

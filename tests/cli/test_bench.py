@@ -7,6 +7,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -29,7 +30,7 @@ from swarm.cli.trials import (
     setups,
     split,
 )  # fmt: skip
-from swarm.errors import PeerLost
+from swarm.errors import PeerLost, UsageError
 from tests.cli.test_bad_input import said
 from tests.net.virtual import run
 
@@ -57,7 +58,7 @@ def test_loads_are_planned_from_what_is_asked_and_what_was_found():
 
 
 def test_figures_count_what_came_in_time_and_what_failed():
-    requests = [Request(0.0, (0.5, 0.6, 0.8)), Request(1.0, (1.25, 9.0)), Request(1.5, (), complete=False)]
+    requests = [Request(0.0, (0.5, 0.6, 0.8)), Request(1.0, (1.25, 9.0)), Request(1.5, (), complete=False), Request(2.0, (), cut=True)]
     found = figures_of(ONE, Load(16, 32, 2), requests, 2.0)
     assert (found.tokens_per_second, found.answers, found.failed) == (2.0, 2, 1)
     assert found.first == {"p50": 250.0, "p95": 500.0, "p99": 500.0} and round(found.between["p50"]) == 200 and found.between["p99"] == 7750.0
@@ -129,6 +130,7 @@ def test_a_closed_loop_keeps_so_many_running_and_ends_in_time():
     requests = run(Driver(client).measure(Load(7, 10, streams=3), 2.0))
     found = figures_of(ONE, Load(7, 10, 3), requests, 2.0)
     assert client.most == 3 and all(request.complete for request in requests)
+    assert sum(request.cut for request in requests) == 3 and found.answers == sum(len(request.tokens) == 10 for request in requests) == len(requests) - 3
     assert round(found.first["p50"]) == 100 and round(found.between["p95"]) == 50
     assert 50 <= found.tokens_per_second <= 60 and max(request.tokens[-1] for request in requests if request.tokens) <= 2.06
     assert len(set(client.prompts)) == len(client.prompts) and {len(prompt) for prompt in client.prompts} == {7}
@@ -179,6 +181,31 @@ def test_a_machine_without_matplotlib_is_told_before_anything_is_measured(monkey
 def test_bad_input(capsys, tmp_path, given, words):
     out = [] if "--out" in given else ["--out", str(tmp_path)]
     assert words in said(capsys, bench.main, *given, *out)
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_anything_is_measured():
+    with pytest.raises(UsageError, match="cannot write to /proc"):
+        bench._folder("/proc")
+
+
+def test_what_somebody_else_wrote_is_left_alone(tmp_path, monkeypatch):
+    class Args(SimpleNamespace):
+        no_plots = True
+
+    measured = [figures(TWO, 100)]
+    (tmp_path / "peer-home.yaml").write_text("model: mine\n")
+    bench._write(tmp_path, Args(), "m", measured, recommended(measured, "m"))
+    assert sorted(path.name for path in tmp_path.glob("*.yaml")) == ["peer-1.yaml", "peer-2.yaml", "peer-home.yaml"]
+    bench._write(tmp_path, Args(), "m", measured, recommended([figures(ONE, 100)], "m"))
+    assert sorted(path.name for path in tmp_path.glob("*.yaml")) == ["peer-1.yaml", "peer-home.yaml"], "of the measurement before, nothing is left"
+
+
+@pytest.mark.parametrize(("numbers", "flags"), [(2**20, ("--compile", "wait")), (2**19, ())])
+def test_peers_are_measured_as_they_are_once_their_layers_are_compiled(monkeypatch, numbers, flags):
+    checkpoint = SimpleNamespace(shape=SimpleNamespace(component_bytes=(9 * 2**20, 2 * numbers, 2 * numbers, 9 * 2**20)), dtype="bfloat16")
+    assert bench._as_in_the_long_run(checkpoint) == flags
+    monkeypatch.setattr("swarm.local.LocalSwarm", lambda *_, **options: options["arguments"])
+    assert bench.Bench(None, "m", (), flags, print)._start(ONE) == flags
 
 
 def test_the_whole_over_real_peers(capsys, tmp_path, model):

@@ -87,6 +87,13 @@ def test_what_has_no_flag_comes_from_the_command_line_then_the_environment_then_
         serve.parser().read([])
 
 
+@pytest.mark.parametrize("prompt", ["Q: sort 7 3 9 1\nA:", "tab\there", "# no comment", 'it\'s "said"\n\n', "ü\u2028\x85\U0001f600\n"])
+def test_a_text_of_several_lines_is_printed_so_that_it_is_read_again(prompt, capsys, tmp_path):
+    (tmp_path / "ask.yaml").write_text(printed(generate.parser(), [prompt, "--stop", prompt], capsys), encoding="utf-8")
+    again = generate.parser().read(["--config", str(tmp_path / "ask.yaml")])
+    assert (again.prompt, again.stop) == (prompt, [prompt])
+
+
 def test_secrets_are_not_shown_but_files_that_hold_them_are(capsys, tmp_path):
     def command() -> Parser:
         it = Parser("swarm-example", "An example.", "none")
@@ -117,6 +124,12 @@ def test_an_unknown_option_names_the_nearest(given, words):
 def test_an_unknown_key_of_a_file_names_the_nearest(tmp_path, key, nearest):
     (tmp_path / "bad.yaml").write_text(f"{key}: 3\n")
     with pytest.raises(InvalidConfig, match=rf"bad.yaml sets '{key}', which is no setting of this command; did you mean {nearest}\?"):
+        serve.parser().read(["m", "--config", str(tmp_path / "bad.yaml")])
+
+
+def test_an_unknown_key_without_a_value_is_refused_as_well(tmp_path):
+    (tmp_path / "bad.yaml").write_text("prot:\nlayers:\n")
+    with pytest.raises(InvalidConfig, match=r"'prot'.* did you mean port\?"):
         serve.parser().read(["m", "--config", str(tmp_path / "bad.yaml")])
 
 

@@ -38,6 +38,13 @@ def test_not_reached_says_which_port_to_forward_and_what_to_announce():
     assert "forward TCP port 31338" in found.do and f"--port 31338 --announce {HERE}" in found.do
 
 
+def test_what_to_announce_is_an_address_of_its_kind():
+    there = one(of_reach(Reach((), (answer(("/ip6/2001:db8::5/tcp/31338", "no answer in time"), seen_at="2001:db8::5"),), ""), 31338), "reached")
+    assert "--announce /ip6/2001:db8::5/tcp/31338" in there.do
+    nowhere = one(of_reach(Reach((), (answer(seen_at=""),), ""), 31338), "reached")
+    assert "--announce /ip4/YOUR-ADDRESS/tcp/31338" in nowhere.do
+
+
 def test_reached_by_a_relay_alone_is_said_so():
     found = one(of_reach(Reach((HERE,), (answer((HERE, "refused")),), "/ip4/198.51.100.1/tcp/31337/p2p/first/p2p-circuit"), 0), "reached")
     assert found.level == TROUBLE and "only by a relay" in found.what and "forward TCP port PORT" in found.do

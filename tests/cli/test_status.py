@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from swarm.cli.picture import pictured, said
 from swarm.client.overview import overview_of
 from swarm.compose import Contribution, contributions
 from swarm.core import readable
+from swarm.errors import SwarmError
 from swarm.host.notes import FileNotes
 from swarm.peer.past import PEER
 from tests.cli.test_bad_input import NOBODY
@@ -45,6 +47,14 @@ def test_a_peer_is_told_with_its_place_its_pace_and_its_room():
     (line,) = [line for line in drawn(seen, width=160).splitlines() if "ada" in line]
     for word in ("12D3KooW…", "0:4", "online, slowed to 50%", "bfloat16", "10.00", " 3 ", "80% of 500", "12 ms", "3 s ago", "eu"):
         assert word in line, word
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]ada[/red]", "[link=http://evil.example]ada[/link]", ":smile: \x1b]0;evil\x07", "\u202eada", "n" * 500])
+def test_what_strangers_say_of_themselves_is_text_and_moves_no_cursor(name):
+    record = announced(ME, name=name, region="eu\x1b[2J", numerics="\x1b[31mfloat32", state="on\x1b[1A")
+    shown = drawn(overview_of(SHAPE, [record], NOW, problems={ME[:-1] + "M": "\x1b[2Jnonsense"}), width=400)
+    assert "".join(letter for letter in name if letter.isprintable())[:64] in shown and "n" * 65 not in shown
+    assert all(letter.isprintable() for letter in shown.replace("\n", ""))
 
 
 def test_a_large_model_is_drawn_within_the_width():
@@ -101,6 +111,29 @@ def test_a_swarm_that_loses_a_layer(capsys, command, model, tmp_path, monkeypatc
         watched, _, trouble = watching.end()
         assert watched == 1 and "Traceback" not in trouble and "bug" not in trouble, trouble
         assert status.main([*whose, "--json"]) == 1
+
+
+def test_whoever_watches_is_told_when_the_network_below_has_ended(monkeypatch, capsys):
+    class Client:
+        def __init__(self, *_: object, **options: object) -> None:
+            self.failed = asyncio.get_running_loop().create_future()
+            self.failed.set_result(SwarmError("our own libp2p daemon ended"))
+
+        async def __aenter__(self) -> Client:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    looks = iter(range(3))
+
+    async def look(client: Client):
+        next(looks)  # and no more of them
+        return overview_of(SHAPE, [announced("a")], NOW)
+
+    monkeypatch.setattr("swarm.aio.Client", Client)
+    monkeypatch.setattr("swarm.client.overview.overview", look)
+    assert "our own libp2p daemon ended" in refused(capsys, status.main, "--initial-peers", NOBODY, "--watch", "--every", "0.5", "--json", status=1)
 
 
 @pytest.mark.parametrize("given", [["--every", "0"], ["--timeout", "0"], ["--model"]])

@@ -91,6 +91,12 @@ def test_what_is_shown_does_not_hang_on_the_order_of_reading_and_is_json():
     assert back["peers"][0]["rtts"] == {"b": 10.0, "c": 2.0} and back["peers"][0]["age"] == 3.0 and back["covers"][0]["holders"] == [2, 2, 2, 2, 2, 2]
 
 
+def test_names_are_one_short_line_and_classes_are_told_apart_by_what_was_said():
+    seen = overview_of(SHAPE, [said("a", name="x" * 500, region="e\x1bu"), said("b", numerics="bfloat16\x1b")], NOW)
+    assert (seen.peers[0].name, seen.peers[0].region) == ("x" * 64, "eu")
+    assert [cover.holders[0] for cover in seen.covers] == [1, 1], "who only looks as if it were of a class is not counted in it"
+
+
 def events(chronicle: Chronicle) -> list[tuple[str, str]]:
     return [(event.kind, event.peer) for event in chronicle.events]
 
@@ -115,6 +121,21 @@ def test_a_history_tells_who_came_died_moved_and_left_and_that_a_hole_was_filled
         [("silent", "d"), ("left", "b"), ("joined", "e")],
         [("left", "b")],
     ]
+
+
+def test_that_all_have_gone_is_a_hole_and_their_coming_back_fills_it():
+    chronicle = Chronicle()
+    for at, records in enumerate(([], [said("a")], [], [], [said("b", (0, 3))], [said("b", (0, 3)), said("c", (3, 6))], [], [said("a")])):
+        with_history(overview_of(SHAPE, records, NOW + at), chronicle)
+    told = [(event.time - NOW, event.kind) for event in chronicle.events if event.kind in ("hole", "covered")]
+    assert told == [(2, "hole"), (4, "hole"), (5, "covered"), (6, "hole"), (7, "covered")]
+
+
+def test_a_class_that_is_gone_has_not_been_covered():
+    chronicle = Chronicle()
+    for at, holes in enumerate(({("r", "a"): "", ("r", "b"): "0:2"}, {("r", "a"): ""}, {("r", "a"): "", ("r", "b"): "1:2"}, {("r", "a"): "", ("r", "b"): ""})):
+        chronicle.see(at, {}, None, holes)
+    assert [(event.time, event.kind) for event in chronicle.events] == [(2, "hole"), (3, "covered")]
 
 
 def test_since_when_somebody_coordinates_is_known_exactly_only_if_it_was_seen_to_begin():

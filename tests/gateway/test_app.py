@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from swarm.client.session import Token
 from swarm.errors import Closed, InvalidConfig, MissingLayers, PeerLost, Refused, SwarmError, TimedOut, UsageError
 from swarm.gateway.access import Keys
 from swarm.gateway.app import build, names
-from tests.gateway.pretend import Client, ask, asking, gateway, keys, seen
+from swarm.gateway.rate import BARS, Rate
+from tests.gateway.pretend import EOS, Client, Session, ask, asking, gateway, keys, seen
 from tests.net.virtual import run
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -84,6 +88,21 @@ def test_several_prompts_and_choices_each_with_a_seed_of_its_own():
         assert "".join(choice["delta"].get("content", "") for choice in mine) == "hello" and mine[-1]["finish_reason"] == "stop"
 
 
+class Parrot(Session):
+    async def stream_details(self, ids, **options):
+        for id in ids:
+            await asyncio.sleep(0)
+            yield Token(id)
+        yield Token(EOS, None, "stop")
+
+
+def test_answers_come_in_the_order_of_their_prompts_those_to_one_together():
+    client = Client()
+    client.ready_session = lambda **_: asyncio.sleep(0, Parrot(b"", None, False))
+    said = asking(gateway(client), COMPLETIONS, {**TEXT, "prompt": ["a", "bc"], "n": 2})
+    assert [choice["text"] for choice in said.json["choices"]] == ["a", "a", "bc", "bc"]
+
+
 def test_prompts_may_be_token_ids_and_are_echoed_if_asked():
     assert asking(gateway(), COMPLETIONS, {**TEXT, "prompt": [105, 106], "echo": True}).json["choices"][0]["text"] == "hihello"
     said = asking(gateway(), COMPLETIONS, {**TEXT, "prompt": [[105], [106]], "echo": True, "stream": True})
@@ -101,6 +120,14 @@ def test_log_probabilities_in_both_shapes():
     ]
     streamed = asking(gateway(), CHATS, {**CHAT, "logprobs": True, "stream": True}).events
     assert [one["token"] for chunk in streamed[:-1] for one in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]] == list("hello")
+
+
+def test_where_tokens_begin_is_the_same_in_a_stream_which_holds_some_back():
+    for says, stop in (("abcab", "abd"), ("hé!", None)):
+        body = {**TEXT, "stop": stop, "logprobs": 0}
+        whole = asking(gateway(Client(says)), COMPLETIONS, body).json["choices"][0]["logprobs"]["text_offset"]
+        events = asking(gateway(Client(says)), COMPLETIONS, {**body, "stream": True}).events[:-1]
+        assert [at for chunk in events for at in (chunk["choices"][0]["logprobs"] or {"text_offset": []})["text_offset"]] == whole == list(range(len(whole)))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +261,25 @@ def test_a_bug_is_told_without_its_insides(caplog):
     assert "nobody foresaw" in caplog.text
 
 
+def test_the_time_allowed_for_an_answer_counts_from_when_it_was_asked_for():
+    async def main() -> tuple[Client, list]:
+        client, allowed = Client(), []
+        ready = client.ready_session
+
+        async def slow(*, timeout: float | None = None):
+            allowed.append(timeout)
+            await asyncio.sleep(2.0)
+            return await ready()
+
+        client.ready_session = slow
+        await ask(build(gateway(client, timeout=5.0)), CHATS, CHAT)
+        await ask(build(gateway(client)), CHATS, CHAT)
+        return client, allowed
+
+    client, allowed = run(main())
+    assert allowed == [5.0, None] and [session.asked[0][1].get("timeout") for session in client.sessions] == [3.0, None]
+
+
 @pytest.mark.parametrize("body", [CHAT, {**CHAT, "stream": True}, {**CHAT, "n": 3, "stream": True}, {**CHAT, "n": 3}])
 def test_a_client_that_leaves_ends_its_sessions(body):
     async def main() -> list[bool]:
@@ -269,6 +315,12 @@ def test_who_comes_when_all_places_are_taken_is_told_to_come_again():
     asyncio.run(main())
 
 
+def test_more_answers_than_ever_run_at_once_are_no_reason_to_come_again():
+    said = asking(gateway(most=2), CHATS, {**CHAT, "n": 3})
+    assert said.status == 400 and "3 answers in one request are too many; 2 are possible" in said.error["message"] and "retry-after" not in said.headers
+    assert asking(gateway(most=2), CHATS, {**CHAT, "n": 2}).status == 200
+
+
 def test_keys_open_what_they_should_and_nothing_opens_without():
     it = gateway(keys=keys("correct horse", "other key 2"))
     for path in ("/v1/models", "/swarm.json", "/metrics"):
@@ -276,6 +328,9 @@ def test_keys_open_what_they_should_and_nothing_opens_without():
         said = asking(it, path, authorization="Bearer wrong")
         assert (said.status, said.error["code"], said.headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer")
         assert asking(it, path, authorization="Bearer other key 2").status == 200
+    latin = gateway(keys=keys("schlüssel"))  # sent in UTF-8, and read by the server as Latin-1
+    for shown, status in (("schlüssel", 200), ("schl?ssel", 401)):
+        assert asking(latin, "/v1/models", authorization=f"Bearer {shown}").status == status
     assert asking(it, CHATS, CHAT).status == 401 and asking(it, CHATS, CHAT, authorization="Bearer correct horse").status == 200
     assert asking(it, "/").status == asking(it, "/health").status == 200
 
@@ -328,6 +383,14 @@ def test_metrics_count_requests_tokens_and_the_swarm():
     assert 'swarm_peers{state="online"} 2.0' in text and "swarm_missing_components 1.0" in text and "swarm_thin_components 1.0" in text
 
 
+def test_a_bug_is_counted_as_one():
+    it = gateway(client := Client())
+    client.check_tokens = lambda *_, **options: 1 / 0
+    with contextlib.suppress(ZeroDivisionError):  # which the server logs
+        asking(it, CHATS, CHAT)
+    assert b'requests_total{path="/v1/chat/completions",status="500"} 1.0' in it.meters.text() and b'status="499"' not in it.meters.text()
+
+
 def test_the_view_is_served_with_what_it_shows_and_may_load_nothing_else():
     it = gateway()
     page = asking(it, "/")
@@ -335,6 +398,17 @@ def test_the_view_is_served_with_what_it_shows_and_may_load_nothing_else():
     assert asking(it, "/view.js").status == asking(it, "/view.css").status == 200
     said = asking(it, "/swarm.json").json
     assert said["overview"]["covers"][0]["holders"] == [1, 1, 1, 1] and said["gateway"]["chat"] is True and said["gateway"]["model"] == "m"
+    client = Client()
+    client.text = SimpleNamespace(chats=False)
+    assert asking(gateway(client), "/swarm.json").json["gateway"]["chat"] is False, "its chat box must ask for completions"
+
+
+def test_tokens_a_second_are_those_of_the_bars_that_are_over():
+    rate = Rate()
+    for now, tokens in ((0.5, 10), (1.9, 2), (2.1, 4), (4.5, 100)):
+        rate.add(now, tokens)
+    assert rate.recent(4.6)[-2:] == [6.0, 2.0] and len(rate.recent(4.6)) == BARS and rate.total == 116
+    assert rate.recent(8.0)[-4:] == [6.0, 2.0, 50.0, 0.0] and not any(rate.recent(1000.0))
 
 
 def test_pictures_are_shared_by_those_who_look_at_the_same_time():

@@ -73,6 +73,23 @@ def test_a_request_that_runs_is_let_finish_when_the_gateway_leaves_and_no_new_on
     assert said.startswith(b"HTTP/1.1 200") and b"hello" in said and refused
 
 
+def test_a_picture_is_shown_again_for_a_moment_and_then_another_is_taken():
+    async def main() -> list[int]:
+        now, looks = [0.0], []
+
+        async def look():
+            looks.append(len(looks))
+            return seen((0, 4))
+
+        lookout, taken = Lookout(look, lambda: now[0]), []
+        for now[0] in (0.0, 1.4, 1.6, 3.0):
+            await lookout.now()
+            taken.append(len(looks))
+        return taken
+
+    assert asyncio.run(main()) == [1, 1, 2, 2]
+
+
 def test_a_look_that_failed_does_not_end_the_lookout():
     async def main() -> int:
         looks = 0

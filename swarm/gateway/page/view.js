@@ -45,13 +45,18 @@ async function look() {
   try {
     const answer = await fetch("swarm.json", { headers: headers(), cache: "no-store", signal: AbortSignal.timeout(15000) });
     at("key-form").hidden = answer.status !== 401;
-    if (answer.status === 401) return tell("This gateway asks for a key.", "");
+    if (answer.status === 401) return tell(key ? "The gateway does not know this key." : "This gateway asks for a key.", key ? "hole" : "");
     if (!answer.ok) throw new Error(`it says ${answer.status}`);
     latest = await answer.json();
     heardAt = Date.now();
+  } catch (error) {
+    return tell(`The gateway does not answer (${error.message}); trying again. What is below is old.`, "hole");
+  }
+  try {
     draw();
   } catch (error) {
-    tell(`The gateway does not answer (${error.message}); trying again. What is below is old.`, "hole");
+    console.error(error);
+    tell(`This page cannot show what the gateway says (${error.message}); what it says is at swarm.json.`, "hole");
   }
 }
 
