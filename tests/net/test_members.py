@@ -163,6 +163,37 @@ def test_members_are_linked_and_strangers_are_not_whoever_of_the_two_minds(key):
         assert bool(at_two.messages) == linked and (two in at_one.lost) != linked
 
 
+def test_whoever_is_revoked_while_a_second_stream_waits_is_not_let_in_over_that(key):
+    async def main() -> bool:
+        network = Network(0, longest=0.01)
+        (one, _), _ = await pools(network)
+        guest, clock = PEERS[2], Clock()
+        ours = members(key, one.peer, clock)
+        one._world = dataclasses.replace(one._world, members=ours)
+        first, second = [await Stranger.meet(network, one.peer, guest) for _ in range(2)]
+        first.say(members(key, guest).hello())
+        await asyncio.sleep(0.1)
+        second.say(members(key, guest).hello())
+        await asyncio.sleep(0.1)
+        assert one._pairs[guest].link is not None and one._pairs[guest]._held
+        ours.learn([key.revoke(guest, NOW + 1)])
+        for peer in ours.expelled():
+            one.expel(peer)
+        await asyncio.sleep(0.1)
+        return guest in one._pairs and one._pairs[guest].link is not None
+
+    assert not run(main())
+
+
+def test_a_full_list_of_the_revoked_still_hears_of_those_on_it(key, monkeypatch):
+    monkeypatch.setattr("swarm.net.members.MOST_REVOKED", 1)
+    alice = members(key, ALICE.peer_id)
+    alice.learn([key.revoke(BOB.peer_id, NOW - 1), key.revoke(EVE.peer_id, NOW)])
+    alice.admit(BOB.peer_id, members(key, BOB.peer_id).hello())
+    alice.learn([key.revoke(BOB.peer_id, NOW + 1)])
+    assert alice.expelled() == [BOB.peer_id]
+
+
 def test_a_stranger_learns_nothing_before_it_is_sent_away(key):
     async def main() -> bytes:
         network = Network(0, longest=0.01)
