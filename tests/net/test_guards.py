@@ -28,6 +28,7 @@ from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
 from swarm.net.guards.protocol import MAX_ASKED, MAX_CLOCKS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
+from swarm.net.joining import Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
 from tests.net.helpers import announcement
 
@@ -382,3 +383,35 @@ def test_who_is_pinged_tells_the_time():
         assert len(protocol.ahead) == MAX_CLOCKS and all(76 < ahead < 78 for ahead in protocol.ahead.values())
 
     asyncio.run(main())
+
+
+def test_nobody_becomes_a_clock_by_having_himself_pinged_or_by_crowding_the_routing_table():
+    async def main():
+        protocol = await guarded()
+
+        async def answer(*_: object, **__: object):
+            return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(20)), dht_time=time.time() + 77)
+
+        protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer)
+        request = dht_pb2.PingRequest(peer=dht_pb2.NodeInfo(node_id=bytes(20)), validate=True)
+        for _ in range(20):
+            assert (await protocol.rpc_ping(request, Context())).available
+        table, asked = protocol.routing_table, []
+        table.add_or_update_node = lambda place, peer: (asked.append(peer), (place, peer))[1] if not asked else None  # no room: the oldest is looked for
+        await protocol.update_routing_table(None, Context().remote_id)
+        while protocol._tasks:
+            await asyncio.wait(set(protocol._tasks))
+        assert asked and not protocol.ahead
+
+    asyncio.run(main())
+
+
+def test_who_began_a_swarm_does_not_take_its_time_from_the_first_to_come():
+    def offset(entrances: tuple[object, ...], *ahead: float) -> float:
+        clock = SwarmClock()
+        node = SimpleNamespace(protocol=SimpleNamespace(ahead=dict(enumerate(ahead))))
+        Membership(node, None, entrances, (), clock)
+        return clock.offset
+
+    assert offset((), 3600.0) == 0.0 and offset((), 3600.0, 3601.0) == 3600.0, "but from most of them"
+    assert offset(("somebody",), 3600.0) == 3600.0 and offset(("somebody",), 3600.0, 0.5) == 0.0
