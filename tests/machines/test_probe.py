@@ -12,6 +12,7 @@ from swarm.core import Hop, HopKey, Sampling, Span
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Draw
 from swarm.machines.evidence import charge, stated
+from swarm.machines.hop import SHOWN
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.marks import marks, token_marks
 from swarm.machines.probe import Probe, Work
@@ -171,6 +172,15 @@ def test_it_shows_nobody_else_and_nothing_it_has_not_computed():
 def test_no_more_is_shown_at_once_than_can_be_read_while_others_wait(monkeypatch):
     monkeypatch.setattr("swarm.machines.hop.MOST_SHOWN_BYTES", 8)
     assert shown(1, 3).rows is not None and shown(3, 3).statement and not shown(0, 3).statement
+
+
+def test_it_is_shown_only_so_often():
+    peer, about = Peer(Span(0, 3)), Show(S, 1, 0, 0, 3, 1, 3)
+    run(peer, Probe(S, "me", Work(Hop("b", 0, 3), "r", "float32", COMPONENTS, (4, 5, 6))))
+    peer.out.clear()
+    for _ in range(SHOWN + 3):
+        peer.room.receive("me", about)
+    assert [bool(message.statement) for _, message in peer.out] == [True] * SHOWN + [False] * 3
 
 
 def test_what_was_taken_back_is_not_stated():

@@ -25,7 +25,7 @@ from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_CLOCKS, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
@@ -249,6 +249,44 @@ def test_one_peer_brings_few_records_and_asks_little_and_others_are_served():
         told = [(await protocol.rpc_find(ask, greedy)).results[0].type for _ in range(int(2 * CALLS))]
         assert told.count(dht_pb2.FOUND_DICTIONARY) < CALLS
         assert (await protocol.rpc_find(ask, patient)).results[0].type == dht_pb2.FOUND_DICTIONARY
+
+    asyncio.run(main())
+
+
+def test_who_asks_for_much_has_asked_often():
+    """A call that brings or takes a megabyte is as good as many."""
+
+    async def main():
+        protocol, taker, bringer, pinger = await guarded(), Context(), Context(), Context()
+        key, later = key_bytes(Identity.ephemeral().peer_id), time.time() + 20
+        for number in range(2 * FEW):
+            protocol.storage.store_subkey(DHTID.from_bytes(key), f"peer{number}", bytes(wire.MAX_VALUE), later)
+        ask = dht_pb2.FindRequest(keys=[key])
+        told = [(await protocol.rpc_find(ask, taker)).results[0].type for _ in range(50)]
+        assert told.count(dht_pb2.FOUND_DICTIONARY) < 20
+        heavy = dht_pb2.StoreRequest(keys=[key], subkeys=[protocol.IS_REGULAR_VALUE], values=[bytes(2**21)], expiration_time=[later], in_cache=[True])
+        for _ in range(50):
+            await protocol.rpc_store(heavy, bringer)
+        mine = packed(Identity.ephemeral())
+        assert not any((await protocol.rpc_store(request_of(mine), bringer)).store_ok) and any((await protocol.rpc_store(request_of(mine), Context())).store_ok)
+        asked = []
+        protocol.get_stub = lambda peer: asked.append(peer)
+        for _ in range(int(2 * CALLS)):
+            await protocol.rpc_ping(dht_pb2.PingRequest(peer=dht_pb2.NodeInfo(node_id=bytes(20)), validate=True), pinger)
+        assert CALLS <= len(asked) < 1.5 * CALLS
+
+    asyncio.run(main())
+
+
+def test_of_a_reply_of_bad_records_few_are_looked_at():
+    async def main():
+        protocol, looked = await guarded(), []
+        bad, good = GuardedDictionary(time.time), packed(Identity.ephemeral())
+        for number in range(5 * MAX_BAD):
+            bad.store(f"peer{number}", b"\xc1", time.time() + 20)
+        protocol._validate_record = lambda *record: looked.append(record) or False
+        result = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(bad))
+        assert protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
 
     asyncio.run(main())
 

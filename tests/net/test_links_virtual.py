@@ -270,7 +270,7 @@ def test_a_flood_of_pings_ends_the_link():
         (one, at_one), _ = await pools(network)
         stranger = await Stranger.meet(network, one.peer)
         stranger.say(HELLO, *[wire.Ping(1)] * 1000)
-        await at_one.until(lambda seen: seen.lost)
+        assert await at_one.until(lambda seen: seen.lost) < 1.0, "long before its silence would end it"
 
     run(main())
 
@@ -403,6 +403,7 @@ def test_a_link_that_serves_nobody_makes_room_for_a_newcomer(monkeypatch):
         pinging = asyncio.ensure_future(ping())
         await asyncio.sleep(RESTING / 2)
         early = await Stranger.meet(network, one.peer, MORE[2])
+        early.say(HELLO)
         assert await early.answer() == b""
         await asyncio.sleep(RESTING)
         late = await Stranger.meet(network, one.peer, MORE[2])

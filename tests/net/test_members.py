@@ -6,16 +6,21 @@ import asyncio
 import dataclasses
 import os
 import stat
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord
+from hivemind.utils.serializer import MSGPackSerializer
 
 from swarm import wire
 from swarm.errors import BadSwarmKey, ProtocolError
+from swarm.net.directory import DhtDirectory
 from swarm.net.frames import one_frame
 from swarm.net.identity import Identity
 from swarm.net.members import AHEAD, DAY, TOLD, Members, SwarmKey, add_revocation, write_invitation
-from swarm.net.records import Guard, check, seal
+from swarm.net.records import BadRecords, Guard, check, key_of, seal, shard_of
 from tests.net.helpers import Collector, announcement, step
 from tests.net.test_links_virtual import PEERS, Network, Stranger, pools
 from tests.net.virtual import run
@@ -217,4 +222,15 @@ def test_the_directory_takes_records_of_members_alone(key):
     check(BOB.peer_id, seal(record, BOB), now + 20, now)
     with pytest.raises(ProtocolError, match="shows no membership"):
         check(BOB.peer_id, seal(record, BOB), now + 20, now, alice)
-    assert Guard(clock=clock, members=alice)._members is alice
+    key_bytes = DHTID.generate(source=key_of(record.config_hash, shard_of(BOB.peer_id))).to_bytes()
+    for said, good in ((member, True), (record, False)):
+        value = seal(said, BOB)
+        stored = DHTRecord(key_bytes, MSGPackSerializer.dumps(BOB.peer_id), MSGPackSerializer.dumps(value), now + 20)
+        assert Guard(clock=clock, members=alice).validate(stored) == good
+
+        async def searched(key: str, value: bytes = value) -> dict:
+            return {BOB.peer_id: (value, now + 20)} if key == key_of(record.config_hash, shard_of(BOB.peer_id)) else {}
+
+        directory = DhtDirectory(None, ALICE, SimpleNamespace(alone=False), BadRecords(), clock=clock, members=alice)
+        directory._search = searched
+        assert [found.peer for found in asyncio.run(directory.read(record.config_hash))] == ([BOB.peer_id] if good else [])
