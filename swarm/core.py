@@ -63,6 +63,10 @@ class Span:
         return self.start <= other.start and other.stop <= self.stop
 
 
+MOST_ADDRS, LONGEST_ADDR = 16, 256
+"""Addresses of a hop, and characters of one: a way by a relay over TCP has some 150."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One peer's part of one chain: any sub-span of what it holds. `addrs` are multiaddrs at which the peer may be dialled. `version` is that of the peer's
@@ -75,8 +79,8 @@ class Hop:
     version: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.addrs) > 16 or any(len(addr) > 256 for addr in self.addrs):
-            raise ValueError("a hop has at most 16 addresses, of 256 characters")
+        if len(self.addrs) > MOST_ADDRS or any(len(addr) > LONGEST_ADDR for addr in self.addrs):
+            raise ValueError(f"a hop has at most {MOST_ADDRS} addresses, of {LONGEST_ADDR} characters")
 
     @property
     def span(self) -> Span:

@@ -20,6 +20,7 @@ from swarm.core import Hop, PeerId, Sampling, SessionId, base_dtype
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
+from swarm.machines.marks import MOST_SHOWN_BYTES
 from swarm.machines.probe import Probe, Work, hide
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement
@@ -32,14 +33,17 @@ ANSWER = 15.0
 AGAIN = 60.0
 """Seconds for another peer to make it again, behind whatever else it computes."""
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = MOST_SHOWN_BYTES
 """Of activations that one audit fetches of a hop: it looks at the beginning of a session, as far as that reaches."""
 
 LOOKED_AT = 64
 """Positions whose outputs are compared; of those before, only the inputs are needed."""
 
 AT_ONCE = 2
-"""Audits under way. More are left out: they are samples."""
+"""Audits whose hops are still to show what they made. More are left out: they are samples."""
+
+UNDER_WAY = 8
+"""The same, with those whose work others are making again. Each holds up to MOST_BYTES, and peers that never answer hold it up for minutes."""
 
 REFEREES = 3
 """Peers asked to make a piece of work again, at most: the second says who is right where the first disagrees."""
@@ -120,7 +124,7 @@ class Auditor:
 
     def turn(self, job: Job) -> None:
         """A turn is over: perhaps look at some of it."""
-        if len(self._hearings) >= AT_ONCE or job.session in self._hearings:
+        if len(self._hearings) >= AT_ONCE or len(self._tasks) >= UNDER_WAY or job.session in self._hearings:
             return
         out = self._host.trust.peers | {self._host.peer}
         chosen = self.audits.choose([hop.peer for hop in job.route], self._dice.random)

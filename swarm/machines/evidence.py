@@ -35,7 +35,9 @@ def charge(accusation: Accuse, verify: Verify) -> Statement:
     """What an accusation says that somebody said: a whole piece of work, begun and finished in its own words. Raises ProtocolError for anything else, as which
     nobody need lift a finger."""
     statement = stated(accusation, decode_statement(accusation.statement).peer, verify)
-    if statement.received != received(accusation.tokens, accusation.hidden) or (accusation.hidden is None) != (statement.first == 0):
+    if len(accusation.tokens) != statement.stop or (accusation.hidden is None) != (statement.first == 0):
+        raise ProtocolError("what it is said to have received is not all that it speaks of")
+    if statement.received != received(accusation.tokens, accusation.hidden):
         raise ProtocolError("what it is said to have received is not what it says")
     if len(accusation.rows) != statement.stop - statement.start or not len(accusation.rows):
         raise ProtocolError("the rows are not those of the positions that were stated")

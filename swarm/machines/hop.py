@@ -24,7 +24,7 @@ from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, longest
 from swarm.machines.branch import Branch
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
 from swarm.machines.journal import Journal
-from swarm.machines.marks import marks, token_marks
+from swarm.machines.marks import MOST_SHOWN_BYTES, marks, token_marks
 from swarm.machines.routes import dismissed
 from swarm.wire import LOGITS, LOOP, MARK, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
 
@@ -384,10 +384,12 @@ class HopSession:
         return [Forget("lease ran out")] if now >= self.lease_ends else []
 
     def show(self, start: int, stop: int) -> tuple[bytes, Blob | None] | None:
-        """The marks of what was received for positions [0, stop), and what was made of [start, stop): none at the head. None where it is not here, or was shown
-        often enough."""
+        """The marks of what was received for positions [0, stop), and what was made of [start, stop): none at the head. None where it is not here, is too
+        much at once, or was shown often enough."""
         makes = start < stop and not self.is_last
-        if not start <= stop <= self.computed or (makes and start < self._journal.start) or self._shown == SHOWN:
+        if not start <= stop <= self.computed or self._shown == SHOWN:
+            return None
+        if makes and (start < self._journal.start or (stop - start) * self._journal.row_bytes > MOST_SHOWN_BYTES):
             return None
         self._shown += 1
         received = token_marks(self.tokens[:stop]) if self.is_first else bytes(self._marks[: MARK * stop])
@@ -613,7 +615,6 @@ class HopSession:
         while self._pending and self._pending[-1].start >= keep:
             self._pending.pop()
         del self.tokens[keep:], self._marks[MARK * keep :]
-        del self.tokens[keep:]
         self._sure = min(self._sure, keep)
         self._longest = longest_after_cut(self._longest, keep)
         self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)

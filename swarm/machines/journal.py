@@ -20,7 +20,8 @@ class Journal:
         self._width = 0
 
     @property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
+        """Of one row; 0 where there are none."""
         return len(self._data) // (self.stop - self.start) if self.stop > self.start else 0
 
     def append(self, rows: Blob) -> None:
@@ -36,7 +37,7 @@ class Journal:
         """A copy of rows [start, stop), which must all be there."""
         if not self.start <= start < stop <= self.stop:
             raise IndexError(f"rows [{start}, {stop}) of a journal that holds [{self.start}, {self.stop})")
-        size = self._row_bytes
+        size = self.row_bytes
         return Blob(self._dtype, self._width, memoryview(bytes(self._data[(start - self.start) * size : (stop - self.start) * size])))
 
     def prefix(self, length: int) -> Journal:
@@ -44,7 +45,7 @@ class Journal:
         twin = Journal(self._budget)
         twin.start, twin.stop = self.start, max(min(self.stop, length), self.start)
         twin._dtype, twin._width = self._dtype, self._width
-        size = (twin.stop - twin.start) * self._row_bytes
+        size = (twin.stop - twin.start) * self.row_bytes
         if size > COPIED or self.start > length or twin.stop < length:
             twin.start = twin.stop = length
         else:
@@ -53,7 +54,7 @@ class Journal:
 
     def truncate(self, length: int) -> None:
         """Forget rows from `length` on; whatever follows is appended there."""
-        size = self._row_bytes
+        size = self.row_bytes
         if length < self.stop:
             keep = max(length - self.start, 0)
             del self._data[keep * size :]

@@ -7,6 +7,9 @@ from hashlib import blake2b
 
 from swarm.wire import MARK, Blob
 
+MOST_SHOWN_BYTES = 16 * 2**20
+"""Bytes of rows that a hop shows at once: a small frame asks for them, and they are copied, marked and queued while everybody waits."""
+
 
 def marks(rows: Blob) -> bytes:
     """MARK bytes for each row, one after the other."""

@@ -110,10 +110,14 @@ class Probe:
         return sends
 
     def _take(self, message: Step) -> list[Send]:
-        if message.start != self._received or message.hidden is None:
+        rows = message.hidden
+        if message.start != self._received or rows is None or not 0 < len(rows) <= len(self.work.tokens) - self._received:
             return []
-        self._parts.append(message.hidden)
-        self._received += len(message.hidden)
+        if self._parts and (rows.dtype, rows.width) != (self._parts[0].dtype, self._parts[0].width):  # no honest peer changes that half-way
+            self.over, self.failure = True, "nonsense"
+            return []
+        self._parts.append(rows)
+        self._received += len(rows)
         self.over = self._received >= len(self.work.tokens)
         return [self._have(self._received)]
 

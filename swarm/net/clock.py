@@ -3,7 +3,8 @@
 Records live 25 s by their owner's clock. Where that is an hour off, plain hivemind refuses its stores, or keeps for an hour what is long gone. So whoever joins
 asks those through whom he enters what time it is (a ping tells), goes on asking a few, and speaks and judges in the swarm's time.
 
-The median counts, so that one liar among three moves nobody. Who enters through liars alone has their time, and their swarm.
+The median counts, so that one liar among three moves nobody. Who enters through liars alone has their time, and their swarm. Whoever began a swarm, and so
+entered through nobody, is itself one of those whom it asks.
 """
 
 from __future__ import annotations
@@ -28,5 +29,5 @@ class SwarmClock:
         """By how many seconds others are ahead of this machine's own clock."""
         others = list(ahead)
         if others:
-            median = statistics.median(others)
+            median = min(statistics.median_low(others), statistics.median_high(others), key=abs)  # of two in the middle, whom we need believe least
             self.offset = median if abs(median) > TRUSTED else 0.0

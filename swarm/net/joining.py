@@ -65,7 +65,9 @@ class Membership:
         self._read_clocks()
 
     def _read_clocks(self) -> None:
-        self._clock.correct(self._node.protocol.ahead.values())
+        """Who began a swarm is one voice of its own: or the first to come would say what time it is."""
+        ours = () if self._entrances else (0.0,)
+        self._clock.correct((*ours, *self._node.protocol.ahead.values()))
 
     async def _knock(self, place: Entrance) -> None:
         peer = PeerID.from_base58(place.peer)

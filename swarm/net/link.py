@@ -267,6 +267,7 @@ class Link:
             pause -= nap
             while self.outbox.controls:
                 self.stream.writer.write(self.outbox.take(1))
+                self._spoke = asyncio.get_running_loop().time()  # it is we who are slow: whether the other side reads is seen once there is more to send
 
     async def _watch(self) -> Ending:
         """Keep the other side from thinking us dead, and notice when it is."""
@@ -293,7 +294,7 @@ class Link:
             elif now - self._spoke >= timing.heartbeat and not self.outbox.controls:
                 self.outbox.put(CONTROL, wire.encode(wire.Ping(HEARTBEAT)))
                 self.wake.set()
-            if now - self._busy > timing.idle and not self.outbox:
+            if now - self._busy > timing.idle and not self.held:  # what is on its way would be sent again from its beginning, and again
                 self.finish(IDLE)
 
     def touch(self) -> None:

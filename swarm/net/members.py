@@ -171,7 +171,8 @@ class Members:
                 log.info("a revocation is passed over: %s", error)
                 continue
             before, _ = self._revoked.get(revocation.peer, (-1.0, b""))
-            if revocation.swarm == self.public and revocation.time > before and len(self._revoked) < MOST_REVOKED:
+            room = revocation.peer in self._revoked or len(self._revoked) < MOST_REVOKED
+            if revocation.swarm == self.public and revocation.time > before and room:
                 self._revoked[revocation.peer] = revocation.time, data
 
     def refresh(self) -> None:

@@ -183,6 +183,7 @@ class Pair:
                 stream.say(wire.End(STRANGER))
                 raise
             await self._take_turn(stream)
+            self._admit_again(hello)
             stream.say(self._hello())
             await self._serve(stream)
         except (Refused, ProtocolError, OSError) as error:
@@ -203,6 +204,14 @@ class Pair:
                 self._world.members.admit(self.peer, hello)
             except ProtocolError as error:
                 raise Refused(f"no member of this swarm: {error}") from error
+
+    def _admit_again(self, hello: wire.Hello) -> None:
+        """A member may be put out while its stream waits for its turn: that its old link ended is what let this one through. Raises Refused."""
+        try:
+            self._admit(hello)
+        except Refused:
+            self.lose("no member of this swarm any more")
+            raise
 
     async def _take_turn(self, stream: Stream) -> None:
         """Wait until this stream may become the link; no other can become it before our caller's next await. Raises Refused if its dialler gives it up."""

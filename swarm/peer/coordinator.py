@@ -319,4 +319,12 @@ class Coordinator:
         if self._tasks is None:
             life.close()
         else:
-            self._tasks.create_task(life, name=name)
+            self._tasks.create_task(_alone(life, name), name=name)
+
+
+async def _alone(life: Coroutine[Any, Any, None], name: str) -> None:
+    """The door to what strangers ask and announce. Broad on purpose: a bug there over one of them must not end the peer, which serves others meanwhile."""
+    try:
+        await life
+    except Exception:
+        log.exception("a bug in an office of the coordinator: %s", name)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarm.core import PeerId, Span, is_mixed, merge_spans, mixed
+from swarm.core import LONGEST_ADDR, PeerId, Span, is_mixed, merge_spans, mixed
 from swarm.errors import ProtocolError
 from swarm.wire import Announcement
 
 FASTEST = 1e-6
 """Seconds for a layer's step below which an announced speed is not believed: who announces to take no time could not be found out, nor be divided by."""
+
+LIGHTEST = 1e-3
+"""Layers' worth of a head, below which what is announced is not believed: what is divided among spans by their weight has to come to something."""
+
+NARROWEST = 1.0
+"""Bytes per second of a line, likewise: what a position takes to pass must stay a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class PeerView:
     @classmethod
     def of(cls, record: Announcement, components: int) -> PeerView:
         """Of a model of so many components, whatever the record says of it. Raises ProtocolError for spans that the model does not have; ranges of single
-        fields were checked when the record was decoded."""
+        fields were checked when the record was decoded. Addresses that no route can name are left out."""
         if record.components != components:
             raise ProtocolError(f"{record.peer} announces a model of {record.components} components where there are {components}")
         try:
@@ -54,10 +60,12 @@ class PeerView:
             raise ProtocolError(f"{record.peer} announces component {spans[-1].stop - 1} of a model of {components}")
         if is_mixed(record.numerics):  # or clients that allow no mixing would take it for a class
             raise ProtocolError(f"{record.peer} announces to compute in {record.numerics!r}, which only chains can be")
+        addrs = tuple(addr for addr in record.addrs if len(addr) <= LONGEST_ADDR)
+        upload = max(record.upload, NARROWEST) if record.upload else 0.0
         return cls(
-            record.peer, record.addrs, spans, max(record.decode, FASTEST), record.prefill, record.head_weight, record.cache_tokens, record.free_tokens,
-            record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version, record.sessions, record.busy,
-            record.upload, record.draft,
+            record.peer, addrs, spans, max(record.decode, FASTEST), record.prefill, max(record.head_weight, LIGHTEST), record.cache_tokens,
+            record.free_tokens, record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version,
+            record.sessions, record.busy, upload, record.draft,
         )  # fmt: skip
 
     @property

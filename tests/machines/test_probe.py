@@ -12,6 +12,7 @@ from swarm.core import Hop, HopKey, Sampling, Span
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Draw
 from swarm.machines.evidence import charge, stated
+from swarm.machines.hop import SHOWN
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.marks import marks, token_marks
 from swarm.machines.probe import Probe, Work
@@ -123,6 +124,17 @@ def test_strangers_do_not_speak_for_it():
     assert probe.receive("b", Step(S, 1, 2, 0, 5, (0,), rows(3.0))) == [] and probe.rows is None
 
 
+def test_who_changes_the_shape_of_its_rows_half_way_has_failed():
+    wide, narrow = Blob("float32", 2, memoryview(bytes(8))), rows(1.0)
+    probe = Probe(S, "me", Work(Hop("b", 2, 4), "r", "float32", COMPONENTS, (1, 2), rows(1.0, 2.0)))
+    probe.receive("b", Step(S, 1, 2, 0, 0, (1,), wide))
+    assert not probe.over
+    probe.receive("b", Step(S, 1, 2, 0, 1, (2,), narrow))
+    assert probe.over and probe.failure and len(probe.rows) == 1
+    greedy = Probe(S, "me", Work(Hop("b", 2, 4), "r", "float32", COMPONENTS, (1, 2), rows(1.0, 2.0)))
+    assert greedy.receive("b", Step(S, 1, 2, 0, 0, (1, 2, 3), rows(1.0, 2.0, 3.0))) == [] and greedy.rows is None, "more than it was asked for"
+
+
 # --- what a hop says of its work -------------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +169,20 @@ def test_it_shows_nobody_else_and_nothing_it_has_not_computed():
             stated(nothing, "b", verify)
 
 
+def test_no_more_is_shown_at_once_than_can_be_read_while_others_wait(monkeypatch):
+    monkeypatch.setattr("swarm.machines.hop.MOST_SHOWN_BYTES", 8)
+    assert shown(1, 3).rows is not None and shown(3, 3).statement and not shown(0, 3).statement
+
+
+def test_it_is_shown_only_so_often():
+    peer, about = Peer(Span(0, 3)), Show(S, 1, 0, 0, 3, 1, 3)
+    run(peer, Probe(S, "me", Work(Hop("b", 0, 3), "r", "float32", COMPONENTS, (4, 5, 6))))
+    peer.out.clear()
+    for _ in range(SHOWN + 3):
+        peer.room.receive("me", about)
+    assert [bool(message.statement) for _, message in peer.out] == [True] * SHOWN + [False] * 3
+
+
 def test_what_was_taken_back_is_not_stated():
     from tests.machines.test_hop import opened
     from tests.machines.test_hop import run as compute
@@ -188,6 +214,8 @@ def test_an_accusation_must_be_whole_and_in_its_own_words():
         {"hidden": rows(1.0, 2.0, 3.5)},  # it would have made something else of that
         {"hidden": rows(1.0, 2.0)},
         {"hidden": None},
+        {"tokens": (0, 0)},  # whoever made it again would wait for the rest
+        {"tokens": (0,) * 5000},
         {"rows": rows(4.0, 6.5)},
         {"rows": rows(4.0)},
         {"signature": b""},

@@ -138,3 +138,12 @@ def test_a_huge_feature_does_not_hide_the_others():
     wrong_H = row_H.clone()
     wrong_H[0, 4:] = torch.randn(60, generator=torch.Generator().manual_seed(2))
     assert not alike(to_blob(wrong_H), to_blob(row_H), 8)
+
+
+def test_nor_do_the_others_hide_it():
+    """Whoever changes nothing but such features changes the answer all the same."""
+    row_H = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    row_H[0, 3] = 5000.0
+    wrong_H = row_H.clone()
+    wrong_H[0, 3] = 500.0
+    assert not alike(to_blob(wrong_H), to_blob(row_H), 8)

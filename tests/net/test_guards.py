@@ -25,9 +25,10 @@ from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_CLOCKS, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
+from swarm.net.joining import Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
 from tests.net.helpers import announcement
 
@@ -252,6 +253,45 @@ def test_one_peer_brings_few_records_and_asks_little_and_others_are_served():
     asyncio.run(main())
 
 
+def test_who_asks_for_much_has_asked_often(monkeypatch):
+    """A call that brings or takes a megabyte is as good as many. (No time passes, so nothing is refilled.)"""
+    monkeypatch.setattr("swarm.net.guards.protocol.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time))
+
+    async def main():
+        protocol, taker, bringer, pinger = await guarded(), Context(), Context(), Context()
+        key, later = DHTID(3).to_bytes(), time.time() + 20
+        for number in range(2 * FEW):
+            protocol.storage.store_subkey(DHTID.from_bytes(key), f"peer{number}", bytes(wire.MAX_VALUE), later)
+        ask = dht_pb2.FindRequest(keys=[key])
+        told = [(await protocol.rpc_find(ask, taker)).results[0].type for _ in range(50)]
+        assert told.count(dht_pb2.FOUND_DICTIONARY) < 20
+        heavy = dht_pb2.StoreRequest(keys=[key], subkeys=[protocol.IS_REGULAR_VALUE], values=[bytes(2**21)], expiration_time=[later], in_cache=[True])
+        for _ in range(50):
+            await protocol.rpc_store(heavy, bringer)
+        mine = packed(Identity.ephemeral())
+        assert not any((await protocol.rpc_store(request_of(mine), bringer)).store_ok) and any((await protocol.rpc_store(request_of(mine), Context())).store_ok)
+        asked = []
+        protocol.get_stub = lambda peer: asked.append(peer)
+        for _ in range(int(2 * CALLS)):
+            await protocol.rpc_ping(dht_pb2.PingRequest(peer=dht_pb2.NodeInfo(node_id=bytes(20)), validate=True), pinger)
+        assert len(asked) == CALLS
+
+    asyncio.run(main())
+
+
+def test_of_a_reply_of_bad_records_few_are_looked_at():
+    async def main():
+        protocol, looked = await guarded(), []
+        bad, good = GuardedDictionary(time.time), packed(Identity.ephemeral())
+        for number in range(5 * MAX_BAD):
+            bad.store(f"peer{number}", b"\xc1", time.time() + 20)
+        protocol._validate_record = lambda *record: looked.append(record) or False
+        result = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(bad))
+        assert protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
+
+    asyncio.run(main())
+
+
 def test_nobody_chooses_a_place():
     """In requests, in pings, in replies: forged node ids lead nowhere."""
 
@@ -382,3 +422,35 @@ def test_who_is_pinged_tells_the_time():
         assert len(protocol.ahead) == MAX_CLOCKS and all(76 < ahead < 78 for ahead in protocol.ahead.values())
 
     asyncio.run(main())
+
+
+def test_nobody_becomes_a_clock_by_having_himself_pinged_or_by_crowding_the_routing_table():
+    async def main():
+        protocol = await guarded()
+
+        async def answer(*_: object, **__: object):
+            return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(20)), dht_time=time.time() + 77)
+
+        protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer)
+        request = dht_pb2.PingRequest(peer=dht_pb2.NodeInfo(node_id=bytes(20)), validate=True)
+        for _ in range(20):
+            assert (await protocol.rpc_ping(request, Context())).available
+        table, asked = protocol.routing_table, []
+        table.add_or_update_node = lambda place, peer: (asked.append(peer), (place, peer))[1] if not asked else None  # no room: the oldest is looked for
+        await protocol.update_routing_table(None, Context().remote_id)
+        while protocol._tasks:
+            await asyncio.wait(set(protocol._tasks))
+        assert asked and not protocol.ahead
+
+    asyncio.run(main())
+
+
+def test_who_began_a_swarm_does_not_take_its_time_from_the_first_to_come():
+    def offset(entrances: tuple[object, ...], *ahead: float) -> float:
+        clock = SwarmClock()
+        node = SimpleNamespace(protocol=SimpleNamespace(ahead=dict(enumerate(ahead))))
+        Membership(node, None, entrances, (), clock)
+        return clock.offset
+
+    assert offset((), 3600.0) == 0.0 and offset((), 3600.0, 3601.0) == 3600.0, "but from most of them"
+    assert offset(("somebody",), 3600.0) == 3600.0 and offset(("somebody",), 3600.0, 0.5) == 0.0

@@ -14,6 +14,7 @@ from swarm.net.identity import Identity
 from swarm.net.link import BUFFER, SLOWEST, STUCK, Timing
 from swarm.net.links import PROTOCOL, RESTING, WAGON, LinkPool
 from swarm.net.pair import MAX_OUTBOX, MAX_STREAMS
+from swarm.net.uplink import Uplink
 from tests.net.helpers import Collector, step
 from tests.net.virtual import FakeP2P, Network, run
 
@@ -269,7 +270,7 @@ def test_a_flood_of_pings_ends_the_link():
         (one, at_one), _ = await pools(network)
         stranger = await Stranger.meet(network, one.peer)
         stranger.say(HELLO, *[wire.Ping(1)] * 1000)
-        await at_one.until(lambda seen: seen.lost)
+        assert await at_one.until(lambda seen: seen.lost) < 1.0, "long before its silence would end it"
 
     run(main())
 
@@ -316,13 +317,14 @@ def test_who_holds_a_place_with_a_message_that_never_ends_loses_it(payload, paus
     run(main())
 
 
-def test_a_slow_line_may_take_its_time_for_a_large_message():
+@pytest.mark.parametrize("size", [2**20, 3 * 2**20], ids=["", "for longer than an idle link lives"])
+def test_a_slow_line_may_take_its_time_for_a_large_message(size):
     async def main() -> None:
         network = Network(0, longest=0.01)
         network.rate = 4 * SLOWEST
         (one, at_one), (two, at_two) = await pools(network)
-        one.send(two.peer, step(0, size=2**20))
-        await at_two.until(lambda seen: seen.messages, within=200)
+        one.send(two.peer, step(0, size=size))
+        await at_two.until(lambda seen: seen.messages, within=300)
         assert at_one.lost == at_two.lost == []
 
     run(main())
@@ -342,6 +344,22 @@ def test_who_reads_nothing_is_given_up_long_before_its_queue_is_full():
         one.send(two.peer, step(1, size=2**20))
         took = await at_one.until(lambda seen: seen.lost, within=60)
         assert took < STUCK + 2
+
+    run(main())
+
+
+def test_a_line_that_we_ration_ourselves_is_no_peer_that_reads_nothing():
+    """All links share `--max-upload`, so one of them may have to wait long for its turn."""
+
+    async def main() -> None:
+        network = Network(0, longest=0.01)
+        one, two = LinkPool(FakeP2P(network, PEERS[0]), uplink=Uplink(WRITE / (1.2 * STUCK))), LinkPool(FakeP2P(network, PEERS[1]))
+        at_one, at_two = Collector(one), Collector(two)
+        for pool in (one, two):
+            await pool.stand_on(pool._p2p)
+        one.send(two.peer, step(0, size=2 * WRITE))
+        await at_two.until(lambda seen: seen.messages, within=4 * STUCK)
+        assert at_one.lost == at_two.lost == []
 
     run(main())
 
@@ -385,6 +403,7 @@ def test_a_link_that_serves_nobody_makes_room_for_a_newcomer(monkeypatch):
         pinging = asyncio.ensure_future(ping())
         await asyncio.sleep(RESTING / 2)
         early = await Stranger.meet(network, one.peer, MORE[2])
+        early.say(HELLO)
         assert await early.answer() == b""
         await asyncio.sleep(RESTING)
         late = await Stranger.meet(network, one.peer, MORE[2])

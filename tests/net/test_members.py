@@ -6,16 +6,21 @@ import asyncio
 import dataclasses
 import os
 import stat
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord
+from hivemind.utils.serializer import MSGPackSerializer
 
 from swarm import wire
 from swarm.errors import BadSwarmKey, ProtocolError
+from swarm.net.directory import DhtDirectory
 from swarm.net.frames import one_frame
 from swarm.net.identity import Identity
 from swarm.net.members import AHEAD, DAY, TOLD, Members, SwarmKey, add_revocation, write_invitation
-from swarm.net.records import Guard, check, seal
+from swarm.net.records import BadRecords, Guard, check, key_of, seal, shard_of
 from tests.net.helpers import Collector, announcement, step
 from tests.net.test_links_virtual import PEERS, Network, Stranger, pools
 from tests.net.virtual import run
@@ -163,6 +168,37 @@ def test_members_are_linked_and_strangers_are_not_whoever_of_the_two_minds(key):
         assert bool(at_two.messages) == linked and (two in at_one.lost) != linked
 
 
+def test_whoever_is_revoked_while_a_second_stream_waits_is_not_let_in_over_that(key):
+    async def main() -> bool:
+        network = Network(0, longest=0.01)
+        (one, _), _ = await pools(network)
+        guest, clock = PEERS[2], Clock()
+        ours = members(key, one.peer, clock)
+        one._world = dataclasses.replace(one._world, members=ours)
+        first, second = [await Stranger.meet(network, one.peer, guest) for _ in range(2)]
+        first.say(members(key, guest).hello())
+        await asyncio.sleep(0.1)
+        second.say(members(key, guest).hello())
+        await asyncio.sleep(0.1)
+        assert one._pairs[guest].link is not None and one._pairs[guest]._held
+        ours.learn([key.revoke(guest, NOW + 1)])
+        for peer in ours.expelled():
+            one.expel(peer)
+        await asyncio.sleep(0.1)
+        return guest in one._pairs and one._pairs[guest].link is not None
+
+    assert not run(main())
+
+
+def test_a_full_list_of_the_revoked_still_hears_of_those_on_it(key, monkeypatch):
+    monkeypatch.setattr("swarm.net.members.MOST_REVOKED", 1)
+    alice = members(key, ALICE.peer_id)
+    alice.learn([key.revoke(BOB.peer_id, NOW - 1), key.revoke(EVE.peer_id, NOW)])
+    alice.admit(BOB.peer_id, members(key, BOB.peer_id).hello())
+    alice.learn([key.revoke(BOB.peer_id, NOW + 1)])
+    assert alice.expelled() == [BOB.peer_id]
+
+
 def test_a_stranger_learns_nothing_before_it_is_sent_away(key):
     async def main() -> bytes:
         network = Network(0, longest=0.01)
@@ -186,4 +222,15 @@ def test_the_directory_takes_records_of_members_alone(key):
     check(BOB.peer_id, seal(record, BOB), now + 20, now)
     with pytest.raises(ProtocolError, match="shows no membership"):
         check(BOB.peer_id, seal(record, BOB), now + 20, now, alice)
-    assert Guard(clock=clock, members=alice)._members is alice
+    key_bytes = DHTID.generate(source=key_of(record.config_hash, shard_of(BOB.peer_id))).to_bytes()
+    for said, good in ((member, True), (record, False)):
+        value = seal(said, BOB)
+        stored = DHTRecord(key_bytes, MSGPackSerializer.dumps(BOB.peer_id), MSGPackSerializer.dumps(value), now + 20)
+        assert Guard(clock=clock, members=alice).validate(stored) == good
+
+        async def searched(key: str, value: bytes = value) -> dict:
+            return {BOB.peer_id: (value, now + 20)} if key == key_of(record.config_hash, shard_of(BOB.peer_id)) else {}
+
+        directory = DhtDirectory(None, ALICE, SimpleNamespace(alone=False), BadRecords(), clock=clock, members=alice)
+        directory._search = searched
+        assert [found.peer for found in asyncio.run(directory.read(record.config_hash))] == ([BOB.peer_id] if good else [])

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.core import Hop
 from swarm.peer.coordinator import PLACED_EACH, WAITING_EACH, WINDOW, Coordinator
-from swarm.wire import Announcement, Claim, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
+from swarm.wire import Accuse, Announcement, Blob, Claim, Needed, Poll, Polled, Progress, Routed, RouteRequest, Unrouted, decode_advice
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 
@@ -393,3 +393,24 @@ def test_it_plans_with_what_the_client_measured_and_with_what_it_carries():
     assert planning(("p", middle), ("q", middle), rtts={"q": 0.5, "p": 0.001}, **ends)[0][1] == "p"
     halves = [("p", dict(spans=((0, 2),), upload=1e4)), ("q", dict(spans=((0, 2),), decode=0.011)), ("r", dict(spans=((2, 4),)))]
     assert planning(*halves)[0][0] == "p" and planning(*halves, row_bytes=2**20)[0][0] == "q"
+
+
+def test_a_bug_over_what_one_stranger_says_does_not_end_the_peer(caplog):
+    class Broken:
+        def takes(self, sender, message):
+            return True
+
+        async def look_into(self, sender, message):
+            raise ValueError("nobody thought of this")
+
+    async def main() -> None:
+        world = World()
+        (task,) = await living(world, "a")
+        await asyncio.sleep(1)
+        world.members["a"].judge = Broken()
+        world.members["a"].receive("stranger", Accuse(MODEL, b"", b"", (), None, Blob("float32", 1, memoryview(b""))))
+        await asyncio.sleep(1)
+        assert not task.done() and "nobody thought of this" in caplog.text
+        task.cancel()
+
+    run(main())

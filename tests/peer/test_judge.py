@@ -127,3 +127,17 @@ def test_accusations_are_looked_into_one_a_minute_of_each_and_few_at_once():
         assert world.judge.takes("c", told)
 
     run(main())
+
+
+def test_a_witness_that_makes_no_sense_ends_nothing():
+    """Its rows do not fit together: it is passed over as one that is lost, and the next is asked."""
+
+    class Odd(World):
+        def send(self, peer: str, message: Message) -> None:
+            if not isinstance(message, Step) or peer == "b":
+                return super().send(peer, message)
+            self._say(peer, Step(message.session, 1, 2, 0, 0, (0,), Blob("float32", 2, memoryview(bytes(8)))))
+            self._say(peer, Step(message.session, 1, 2, 0, 1, (0, 0), rows(1.0, 2.0)))
+
+    world = Odd({"a": RIGHT, "b": RIGHT, "c": RIGHT, "d": RIGHT})
+    assert not judged(world, accusation(RIGHT)) and "b" in world.asked

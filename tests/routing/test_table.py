@@ -1,11 +1,16 @@
+from dataclasses import replace
+from math import isfinite
+
 import msgspec
 import pytest
 
 from swarm import wire
 from swarm.core import Span
 from swarm.errors import ProtocolError
-from swarm.routing import PeerView
-from swarm.routing.table import FASTEST
+from swarm.routing import PeerView, Request
+from swarm.routing.placement import choose_spans
+from swarm.routing.plan import plan
+from swarm.routing.table import FASTEST, LIGHTEST, NARROWEST
 
 
 def announcement(**changes) -> wire.Announcement:
@@ -37,3 +42,15 @@ def test_how_many_components_there_are_is_not_for_others_to_say(components):
 
 def test_nobody_takes_no_time_at_all():
     assert PeerView.of(announcement(decode=0.0), 10).decode == FASTEST
+
+
+def test_what_no_route_can_name_or_reckon_with_is_not_taken_over():
+    """One stranger that announces such things would else end the planning of everybody else."""
+    odd = announcement(addrs=("/dns4/" + "x" * 300 + "/tcp/1", "/ip4/1.2.3.4/tcp/1"), spans=((9, 10),), head_weight=0.0, upload=5e-324)
+    honest = PeerView("q", (), (Span(0, 10),), revision="rev", numerics="float32")
+    view = PeerView.of(odd, 10)
+    assert view.addrs == ("/ip4/1.2.3.4/tcp/1",) and view.head_weight == LIGHTEST and view.upload == NARROWEST
+    few = [replace(honest, spans=(Span(0, 9),)), view]
+    assert isfinite(plan(few, Request(10, row_bytes=2**24)).seconds_per_token)
+    assert choose_spans(few, 10, (1,) * 10, 3, 0.01)
+    assert PeerView.of(announcement(upload=0.0), 10).upload == 0.0, "which says that nobody knows"

@@ -97,7 +97,7 @@ class GuardedProtocol(DHTProtocol):
         response = dht_pb2.PingResponse(peer=self.node_info, dht_time=self.clock(), available=False)
         if request.peer.node_id and self._may_call(context.remote_id):
             if request.validate:
-                response.available = await self.call_ping(context.remote_id) is not None
+                response.available = (await self._ping(context.remote_id))[0]
             self._met(context.remote_id, response.available or not request.validate)
         return response
 
@@ -159,16 +159,24 @@ class GuardedProtocol(DHTProtocol):
 
     async def call_ping(self, peer: PeerID, validate: bool = False, strict: bool = True) -> DHTID | None:
         """Where the peer is, and what its clock says. Whether it can reach us is not asked, nor is anybody kept out whose clock is wrong."""
-        begin = time.time()
-        response = await self._ask(peer, lambda stub: stub.rpc_ping(dht_pb2.PingRequest(peer=self.node_info), timeout=self.wait_timeout))
-        responded = response is not None and bool(response.peer.node_id)
-        if response is not None and 0 < response.dht_time < math.inf:
+        responded, ahead = await self._ping(peer)
+        if ahead is not None:
             self.ahead.pop(peer, None)
-            self.ahead[peer] = response.dht_time - (begin + time.time()) / 2
+            self.ahead[peer] = ahead
             if len(self.ahead) > MAX_CLOCKS:
                 self.ahead.popitem(last=False)
         self._met(peer, responded)
         return place_of(peer) if responded else None
+
+    async def _ping(self, peer: PeerID) -> tuple[bool, float | None]:
+        """Whether it answers, and by how much its clock is ahead. That is nobody's time yet: whom others have us ping, and who waits for a place in the routing
+        table, would else choose what time it is here by coming with many names."""
+        begin = time.time()
+        response = await self._ask(peer, lambda stub: stub.rpc_ping(dht_pb2.PingRequest(peer=self.node_info), timeout=self.wait_timeout))
+        if response is None:
+            return False, None
+        said = 0 < response.dht_time < math.inf
+        return bool(response.peer.node_id), response.dht_time - (begin + time.time()) / 2 if said else None
 
     async def call_find(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
         keys = list(keys)
@@ -225,7 +233,10 @@ class GuardedProtocol(DHTProtocol):
             return
         silent = table.add_or_update_node(place, peer_id)
         if silent is not None:  # no room: if the one that was heard of last does not answer, it makes some
-            self._spawn(self.call_ping(silent[1]))
+            self._spawn(self._look_for(silent[1]))
+
+    async def _look_for(self, peer: PeerID) -> None:
+        self._met(peer, (await self._ping(peer))[0])
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)
