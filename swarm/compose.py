@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.core import ModelShape, PeerId, Span, base_dtype, check_layers, is_mixed, is_rounded, merge_spans, parse_layers
 from swarm.errors import InvalidConfig, NotAModel, UsageError
 from swarm.peer.hops import HopRoom
-from swarm.ports import Directory, Links, Meters, Notes
+from swarm.ports import Directory, Guise, Links, Meters, Notes
 from swarm.wire import Blob
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class Connection:
     """A future that is done when the network below us is gone for good."""
     wall: Callable[[], float] = time.time
     """The swarm's time."""
+    guise: Callable[[], AbstractAsyncContextManager[Guise]] | None = None
+    """Another name for a while, where one is let in."""
 
 
 @contextlib.asynccontextmanager
@@ -116,6 +118,7 @@ async def connect(
     from swarm.net.identity import Identity, verify
     from swarm.net.members import Members
     from swarm.net.node import Node
+    from swarm.net.passing import passing
 
     with Identity.claimed(identity) if identity else contextlib.nullcontext(Identity.ephemeral()) as me:
         node = await Node.start(
@@ -132,7 +135,8 @@ async def connect(
             memory=cache_folder() / "peers",
         )
         try:
-            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed, node.clock)
+            guise = passing if swarm_key is None else None
+            yield Connection(node.links, node.directory, tuple(node.addrs), me.sign, verify, node.failed, node.clock, guise)
         finally:
             await node.close()
 
@@ -396,13 +400,14 @@ def serving_peer(
         connection.directory,
         engine,
         held,
-        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts, "" if draft is None else draft.name),
+        About(shape.name, shape.config_hash, connection.addrs, name, region, max_upload, lasts, "" if draft is None else draft.name, shape.vocab),
         clock=time.monotonic,
         wall=connection.wall,
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
         attest=connection.sign,
         alike=alike,
+        guise=connection.guise,
         loader=loader,
         improve=partial(improve, engine) if compiles else None,
         seed=secrets.randbits(64),

@@ -42,6 +42,14 @@ class Links(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Guise:
+    """An identity for a few minutes: its links, and its signature. Nobody can tell by its name whose it is."""
+
+    links: Links
+    sign: Callable[[bytes], bytes]
+
+
 class Directory(Protocol):
     """The DHT, seen as a table of signed announcements."""
 

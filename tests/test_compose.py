@@ -63,10 +63,10 @@ def test_own_ends_whose_farewell_was_lost_go_when_their_lease_does(tmp_path, mon
 
 
 def test_who_is_never_to_coordinate_stands_for_nothing():
-    shape = SimpleNamespace(name="toy", config_hash="c0ffee")
+    shape = SimpleNamespace(name="toy", config_hash="c0ffee", vocab=256)
     held = Holding(object(), Offer("rev", "float32", 4, (Span(0, 4),), 100), 0.01, 0.001, 1.0, 100)
     links = SimpleNamespace(peer="me", subscribe=lambda receive, lost: None)
-    connection = SimpleNamespace(links=links, directory=None, addrs=("addr",), verify=verify, sign=lambda data: b"", wall=time.time)
+    connection = SimpleNamespace(links=links, directory=None, addrs=("addr",), verify=verify, sign=lambda data: b"", wall=time.time, guise=None)
 
     async def main() -> list[bool]:
         return [serving_peer(connection, shape, held, coordinate=willing).coordinator is not None for willing in (True, False)]

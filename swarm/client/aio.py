@@ -246,6 +246,8 @@ class Client:
         if self._closed:
             return
         self._closed = True
+        if self.auditor is not None:  # sessions wait for it to end
+            await self.auditor.close()
         for machine in self.earlier.close():
             for effect in machine.close():
                 if isinstance(effect, Send):

@@ -8,11 +8,11 @@ is handed in.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from swarm.client.planner import Surroundings
@@ -50,8 +50,8 @@ REFEREES = 3
 
 MOST_LOGPROBS = 20
 
-FAREWELL = 2.0
-"""Seconds for which a session that leaves nothing behind is kept, for its hops to show what they made."""
+HEARING = 40.0
+"""Seconds for which a session is kept open that its caller has closed, for its hops to show what they made: a few answers, the slowest of them."""
 
 Alike = Callable[[Blob, Blob, int], bool]
 """Whether two blobs can both be what so many components make of the same."""
@@ -106,6 +106,15 @@ class Testimony:
     stop: int
 
 
+@dataclass(slots=True)
+class Hearing:
+    """A session whose hops are still to show what they made. They hold the positions below `kept`, by our own orders; `ends` is what waits for it."""
+
+    route: tuple[Hop, ...]
+    kept: float = math.inf
+    ends: list[Callable[[], None]] = field(default_factory=list)
+
+
 class Unclear(Exception):
     """An audit that came to nothing, and why."""
 
@@ -119,8 +128,7 @@ class Auditor:
         self._waiting: dict[tuple[SessionId, int, PeerId], asyncio.Future[Shown]] = {}
         self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._hearings: dict[SessionId, asyncio.Event] = {}
-        """Sessions whose hops are still to show what they made."""
+        self._hearings: dict[SessionId, Hearing] = {}
 
     def turn(self, job: Job) -> None:
         """A turn is over: perhaps look at some of it."""
@@ -130,7 +138,7 @@ class Auditor:
         chosen = self.audits.choose([hop.peer for hop in job.route], self._dice.random)
         numbers = [at for at in chosen if job.route[at].peer not in out and self._referees(job, job.route[at])]
         if numbers:
-            self._hearings[job.session] = asyncio.Event()
+            self._hearings[job.session] = Hearing(job.route)
             self._spawn(self._audit_each(job, numbers))
 
     def receive(self, sender: PeerId, message: Message) -> bool:
@@ -163,13 +171,21 @@ class Auditor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for session in list(self._hearings):  # of tasks that had not begun
+            self._heard(session)
 
-    async def heard(self, session: SessionId) -> None:
-        """Until its hops have shown what they made, if they are asked."""
+    def after_hearing(self, session: SessionId, end: Callable[[], None]) -> None:
+        """Call `end` once its hops have shown what they made; now, if nobody asks them. Else a hop that obeyed would seem to refuse."""
+        if (hearing := self._hearings.get(session)) is None:
+            end()
+        else:
+            hearing.ends.append(end)
+
+    def reopened(self, session: SessionId, route: Sequence[Hop], kept: int) -> None:
+        """The session goes on over a route, and hops were told to keep what they hold below `kept`."""
         if (hearing := self._hearings.get(session)) is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FAREWELL):
-                    await hearing.wait()
+            same = [(hop.peer, hop.span) for hop in route] == [(hop.peer, hop.span) for hop in hearing.route]
+            hearing.kept = min(hearing.kept, kept if same else 0)
 
     async def settled(self) -> None:
         """Until no audit is under way."""
@@ -180,13 +196,22 @@ class Auditor:
 
     async def _audit_each(self, job: Job, numbers: Sequence[int]) -> None:
         """One hop after the other: first all testimonies, while they are there, then what others make of it."""
+        heard: list[tuple[int, Testimony]] = []
         try:
-            heard = [(number, await self._hear(job, number)) for number in numbers]
+            async with asyncio.timeout(HEARING):
+                for number in numbers:
+                    if (testimony := await self._hear(job, number)) is not None:
+                        heard.append((number, testimony))
+        except TimeoutError:
+            log.info("an audit of a session took too long")
         finally:
-            self._hearings.pop(job.session).set()
+            self._heard(job.session)
         for number, testimony in heard:
-            if testimony is not None:
-                await self._try(job, number, testimony)
+            await self._try(job, number, testimony)
+
+    def _heard(self, session: SessionId) -> None:
+        for end in self._hearings.pop(session).ends:
+            end()
 
     async def _hear(self, job: Job, number: int) -> Testimony | None:
         try:
@@ -265,10 +290,15 @@ class Auditor:
             if (statement.revision, statement.numerics) != (job.revision, job.numerics) or (shown.rows is None) != (start == stop):
                 raise ProtocolError("it does not show what was asked for")
         except ProtocolError as error:
-            if doubts and job.clean:
+            if doubts and job.clean and self._must_hold(job.session, stop):
                 self._doubt(hop.peer)
             raise Unclear(f"{hop.peer} shows nothing that could be checked: {error}") from error
         return Made(shown, statement)
+
+    def _must_hold(self, session: SessionId, stop: int) -> bool:
+        """Whether hops still hold these positions, for all that we have told them since."""
+        hearing = self._hearings.get(session)
+        return hearing is not None and stop <= hearing.kept
 
     # --- verdicts -----------------------------------------------------------------------------------------------------------------------------------------
 

@@ -572,6 +572,8 @@ class Chain:
         self._answers = False
         hops = self._dialled(route)
         self._do(self._machine.open(hops, term, chunk_size(route, len(self._machine.history))))
+        if self._network.auditor is not None:
+            self._network.auditor.reopened(self._session, hops, self._machine.kept)
 
     def _dialled(self, route: Route) -> list[Hop]:
         """With the addresses at which our own ends can be reached."""

@@ -80,11 +80,6 @@ class Earlier:
         gone, self._ended = self._ended[:-MOST], self._ended[-MOST:]
         return True, [ended.machine for ended in gone]
 
-    @property
-    def keeps(self) -> bool:
-        """Whether sessions rest when they end."""
-        return not self._closed
-
     def forsake(self, peer: PeerId) -> list[ClientSession]:
         """Nobody begins as what passed this peer any more: those whose hops are to hear of it."""
         gone = [ended for ended in self._ended if ended.route is not None and any(hop.peer == peer for hop in ended.route.hops)]

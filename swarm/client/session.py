@@ -325,11 +325,14 @@ class Session:
             if self._driver is not None:
                 self._driver.cancel()
                 self.abort(Closed("this session was closed; open another"))
-            auditor, host = self._host.auditor, self._host
-            if auditor is not None and (host.own or not host.earlier.keeps):  # otherwise its hops can show what they made while it rests
-                await auditor.heard(self.id)
-            self._chain.close()
-            self._host.forget(self.id)
+            if self._host.auditor is not None:
+                self._host.auditor.after_hearing(self.id, self._end)
+            else:
+                self._end()
+
+    def _end(self) -> None:
+        self._chain.close()
+        self._host.forget(self.id)
 
     # --- what the client's shell hands on ---------------------------------------------------------------------------------------------------------------------
 

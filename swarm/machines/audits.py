@@ -77,6 +77,11 @@ class Audits:
         self.caught(peer, now)
         return True
 
+    def unsure(self, peer: PeerId) -> None:
+        """Somebody makes something else of its work, and nobody can say who is right: it is looked at as a newcomer is, until it passes."""
+        record = self._of(peer)
+        record.refused = max(record.refused, 1)
+
     def caught(self, peer: PeerId, now: float) -> float:
         """Until when it is banned; then it begins as a newcomer."""
         record = self._of(peer)
@@ -100,6 +105,11 @@ class Audits:
     def proven(self, peer: PeerId) -> int:
         """How many audits it has passed since it was last caught."""
         return self._records[peer].passed if peer in self._records else 0
+
+    def is_new(self, peer: PeerId) -> bool:
+        """Whether it is looked at more often than usual."""
+        record = self._records.get(peer)
+        return record is None or record.passed < PROVEN or bool(record.refused or record.odds)
 
     def _of(self, peer: PeerId) -> Record:
         if peer not in self._records and len(self._records) >= REMEMBERED:

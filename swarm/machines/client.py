@@ -137,6 +137,11 @@ class ClientSession:
         """Whether every position was computed once, under one chain."""
         return self._highest == 1 and self._prefix is None
 
+    @property
+    def kept(self) -> int:
+        """Positions that the last order let hops keep."""
+        return self._starts[-1][1] if self._starts else 0
+
     def distrust(self) -> None:
         """What the hops hold is worth nothing: with the next chain they compute everything again, from the tokens."""
         self._valid, self._prefix = 0, None

@@ -29,7 +29,7 @@ from swarm.machines.routes import dismissed
 from swarm.wire import LOGITS, LOOP, MARK, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
 
 SHOWN = 16
-"""How often a hop shows its client what it made, in all: a small frame asks for a large one."""
+"""How often a hop shows its client what it made, in one chain: a small frame asks for a large one."""
 
 STEP = 8
 """Positions of a step of the ring at most: more, and a peer's engine would take it for a prompt. What is guessed further ahead follows in steps of its own."""
@@ -226,7 +226,7 @@ class HopSession:
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
         self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
-        self._resent = 0
+        self._resent = self._shown = 0
         self._deserted = False
         effects: list[Effect] = self._truncate(keep)
         self._drawn, self._astray = None, False

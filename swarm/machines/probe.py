@@ -30,6 +30,8 @@ class Work:
     hidden: Blob | None = None
     sampling: Sampling = field(default_factory=Sampling)
     emit_from: int = 0
+    room: int = 0
+    """Positions of an answer that seems to be wanted."""
 
     @property
     def is_first(self) -> bool:
@@ -50,9 +52,10 @@ class Probe:
         before = () if work.is_first else (Hop(me, 0, work.hop.start),)
         behind = () if work.is_last else (Hop(me, work.hop.stop, work.components),)
         self.to = len(before)
-        length = len(work.tokens)
+        length, route = len(work.tokens), (*before, work.hop, *behind)
+        until = length + work.room if work.room else 0
         self._order = Order(
-            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, 0, length + 1, work.sampling, (*before, work.hop, *behind),
+            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, route,
             expires=expires,
         )  # fmt: skip
         self._sent = self._acked = self._received = 0

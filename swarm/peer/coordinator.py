@@ -16,6 +16,7 @@ from typing import Any
 from swarm.core import PeerId, SessionId, Span
 from swarm.errors import MissingLayers, RemoteError
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
+from swarm.peer.inspector import Inspector
 from swarm.peer.judge import Judge
 from swarm.ports import Directory, Links
 from swarm.routing.atlas import Class
@@ -68,9 +69,11 @@ class Coordinator:
         wall: Callable[[], float],
         think: Think = asyncio.to_thread,
         judge: Callable[[PeerTable], Judge] | None = None,
+        inspector: Callable[[Judge], Inspector] | None = None,
     ) -> None:
         self.table = PeerTable()
         self.judge = None if judge is None else judge(self.table)
+        self.inspector = None if self.judge is None or inspector is None else inspector(self.judge)
         self.claim = Claim("candidate", 0, score)
         self._links, self._directory, self._model, self._components = links, directory, config_hash, components
         self._announce, self._sequence, self._heard, self._sign = announce, sequence, heard, sign
@@ -102,6 +105,8 @@ class Coordinator:
         """Take part until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            if self.inspector is not None:
+                tasks.create_task(self.inspector.run(lambda: self.leads), name="inspections")
             try:
                 while True:
                     self._wake.clear()

@@ -6,28 +6,22 @@ Does not know which network it is on, nor tensors: how rows are compared is hand
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections.abc import Callable
 
-import msgspec
-
-from swarm.core import Hop, PeerId, SessionId, Span
+from swarm.core import Hop, PeerId, Span
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
-from swarm.machines.effects import Send
 from swarm.machines.evidence import Verify, charge
-from swarm.machines.probe import Probe, Work
+from swarm.machines.probe import Work
+from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import ORDER_LIFETIME, Accuse, Blob, Message, Open, SessionMessage, Statement
+from swarm.wire import Accuse, Blob, Message, Statement
 
 log = logging.getLogger(__name__)
-
-AGAIN = 60.0
-"""Seconds for a peer to make a piece of work again."""
 
 CASES = 2
 """Accusations looked into at once. Each holds some megabytes and has others compute; whoever has more of them can wait for the next."""
@@ -59,9 +53,10 @@ class Judge:
         dice: random.Random,
     ) -> None:
         self.audits = Audits()
-        self._links, self._model, self._components, self._table = links, model, components, table
-        self._sign, self._verify, self._alike, self._clock, self._wall, self._dice = sign, verify, alike, clock, wall, dice
-        self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
+        self.table = table
+        self.errands = Errands(links, sign, wall, dice)
+        self._links, self._model, self._components = links, model, components
+        self._verify, self._alike, self._clock, self._dice = verify, alike, clock, dice
         self._heard: dict[PeerId, float] = {}
         self._cases = 0
 
@@ -76,36 +71,21 @@ class Judge:
         self._heard[sender] = now
         return True
 
-    def receive(self, sender: PeerId, message: Message) -> bool:
-        """Whether it was about work that is made again for us."""
-        if not isinstance(message, SessionMessage) or message.session not in self._probes:
-            return False
-        probe, over = self._probes[message.session]
-        if not probe.is_for_me(message):
-            return False
-        self._send(probe.receive(sender, message))
-        if probe.over:
-            over.set()
-        return True
-
-    def lost(self, peer: PeerId) -> None:
-        for probe, over in self._probes.values():
-            probe.lost(peer)
-            if probe.over:
-                over.set()
-
     async def look_into(self, accuser: PeerId, accusation: Accuse) -> None:
         self._cases += 1
         try:
             statement = charge(accusation, self._verify)
             if await self._is_wrong(accuser, accusation, statement):
-                until = self.audits.caught(statement.peer, self._clock())
-                self._table.ban(statement.peer, until)
-                log.warning("%s computes something else than others do; planning without it for a while", statement.peer)
+                self.convict(statement.peer)
         except ProtocolError as error:
             log.info("an accusation by %s is passed over: %s", accuser, error)
         finally:
             self._cases -= 1
+
+    def convict(self, peer: PeerId) -> None:
+        """Others make something else of the same work than it does."""
+        self.table.ban(peer, self.audits.caught(peer, self._clock()))
+        log.warning("%s computes something else than others do; planning without it for a while", peer)
 
     # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -124,11 +104,11 @@ class Judge:
 
     def _witnesses(self, accuser: PeerId, statement: Statement) -> list[PeerView]:
         """Who could make it again; we first, if we can, and the others by lot: the accuser has no say in it."""
-        views, me = self._table.views, self._links.peer
+        views, me = self.table.views, self._links.peer
         accused, span = views.get(statement.peer), Span(statement.first, statement.behind)
         if accused is None or accused.revision != statement.revision:
             return []
-        out = self._table.shunned(self._clock()) | {accuser, statement.peer}
+        out = self.table.shunned(self._clock()) | {accuser, statement.peer}
         able = [view for peer, view in sorted(views.items()) if view.kind == accused.kind and view.state == "online" and view.holds(span) and peer not in out]
         self._dice.shuffle(able)
         return sorted(able, key=lambda view: view.peer != me)
@@ -136,26 +116,4 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden)
-        session = self._dice.randbytes(16)
-        probe, over = Probe(session, self._links.peer, work, self._wall() + ORDER_LIFETIME), asyncio.Event()
-        self._probes[session] = probe, over
-        try:
-            if view.peer != self._links.peer:
-                self._links.learn(view.peer, view.addrs)
-            self._send(probe.begin())
-            async with asyncio.timeout(AGAIN):
-                await over.wait()
-        except TimeoutError:
-            return None
-        finally:
-            del self._probes[session]
-            self._send(probe.end())
-        return None if probe.failure else probe.rows
-
-    def _send(self, effects: list[Send]) -> None:
-        for effect in effects:
-            message = effect.message
-            if isinstance(message, Open):
-                message = msgspec.structs.replace(message, signature=self._sign(message.order))
-            self._links.send(effect.peer, message)
+        return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden))

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,12 +25,13 @@ from swarm.peer.coordinator import Coordinator, Think
 from swarm.peer.drafting import Drafter
 from swarm.peer.holding import Holding, Loader, ServingEngine
 from swarm.peer.hops import HopRoom
+from swarm.peer.inspector import Inspector
 from swarm.peer.judge import Judge
 from swarm.peer.monitor import Monitor
 from swarm.peer.moving import Mover
 from swarm.peer.pace import Pace
 from swarm.peer.past import KEEP_EVERY, Past
-from swarm.ports import Directory, Links, Meters, Notes, Readings
+from swarm.ports import Directory, Guise, Links, Meters, Notes, Readings
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from swarm.wire import RENEW_EVERY, VERSION, Announcement, Blob, Message, Needed
@@ -82,6 +84,8 @@ class About:
     """Whether it will be the same peer after a restart."""
     draft: str = ""
     """The model that guesses ahead where it is a first hop."""
+    vocab: int = 0
+    """Token ids of the model; 0 where nobody knows, and then nothing can be made up for others to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +136,14 @@ class Peer:
         notes: Notes | None = None,
         attest: Callable[[bytes], bytes] | None = None,
         alike: Callable[[Blob, Blob, int], bool] | None = None,
+        guise: Callable[[], AbstractAsyncContextManager[Guise]] | None = None,
         drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
         something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
         remembers what it measured. With `attest` it signs what it made, for the clients it was made for; with `alike`, which compares such work, it
-        looks into accusations when it coordinates. `drafters` as in `HopRoom`."""
+        looks into accusations when it coordinates, and has others' work made again, under a `guise` if it has any. `drafters` as in `HopRoom`."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
         self._clock, self._wall, self._random, self._changed = clock, wall, random.Random(seed), changed
@@ -157,7 +162,8 @@ class Peer:
         self._past = None if notes is None else Past(notes, links.peer if about.lasts else None, clock)
         self._taken = asyncio.Event()
         self._take(holding)
-        self.coordinator = None if sign is None else self._candidate(sign, think, None if alike is None else self._judge(sign, verify, alike))
+        self._guise = guise
+        self.coordinator = None if sign is None else self._candidate(sign, think, verify, alike)
         self._mover = None if loader is None else Mover(self, loader, holding.offer.components, clock=clock, think=think, dice=self._random)
         self._moving: asyncio.Task[None] | None = None
         self._improve = improve
@@ -176,7 +182,13 @@ class Peer:
         dice = random.Random(self._seed + 1)
         return lambda table: Judge(self._links, about.config_hash, components, table, sign, verify, alike, clock, wall, dice)
 
-    def _candidate(self, sign: Callable[[bytes], bytes], think: Think, judge: Callable[[PeerTable], Judge] | None) -> Coordinator:
+    def _inspector(self, alike: Callable[[Blob, Blob, int], bool]) -> Callable[[Judge], Inspector] | None:
+        if not self._about.vocab:
+            return None
+        components, vocab, dice = self.room.offer.components, self._about.vocab, random.Random(self._seed + 2)
+        return lambda judge: Inspector(judge, components, vocab, alike, self._clock, self._wall, dice, self._guise)
+
+    def _candidate(self, sign: Callable[[bytes], bytes], think: Think, verify: Verify, alike: Callable[[Blob, Blob, int], bool] | None) -> Coordinator:
         return Coordinator(
             self._links,
             self._directory,
@@ -190,7 +202,8 @@ class Peer:
             clock=self._clock,
             wall=self._wall,
             think=think,
-            judge=judge,
+            judge=None if alike is None else self._judge(sign, verify, alike),
+            inspector=None if alike is None else self._inspector(alike),
         )
 
     @property
@@ -386,10 +399,10 @@ class Peer:
     def _lost(self, peer: PeerId) -> None:
         self.room.lost(peer)
         if self.coordinator is not None and self.coordinator.judge is not None:
-            self.coordinator.judge.lost(peer)
+            self.coordinator.judge.errands.lost(peer)
 
     def _receive(self, sender: PeerId, message: Message) -> None:
-        if self.coordinator is not None and self.coordinator.judge is not None and self.coordinator.judge.receive(sender, message):
+        if self.coordinator is not None and self.coordinator.judge is not None and self.coordinator.judge.errands.receive(sender, message):
             return
         self.room.receive(sender, message)
         if self.coordinator is not None:

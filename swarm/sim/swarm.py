@@ -7,11 +7,12 @@ the model's own answer, and every process against what it must have given back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from swarm.errors import RemoteError, SwarmError
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import About, Peer
+from swarm.ports import Guise
 from swarm.routing.placement import choose_spans
 from swarm.routing.table import PeerView
 from swarm.sim import toy
@@ -76,6 +78,8 @@ class Scene:
     """Whether clients let one chain mix them."""
     audit: float = 0.0
     """The share of hops that clients audit."""
+    inspects: bool = False
+    """Whether coordinators have work made again."""
     guesses: float = 0.0
     """How often those who guess at first hops are right; 0 for nobody who does."""
 
@@ -145,6 +149,7 @@ class Stage:
         self._note, self._digest = note, hashlib.blake2b(digest_size=16)
         self._tasks: set[asyncio.Task[None]] = set()
         self._engines: list[toy.Engine] = []
+        self._guises = 0
         self.oracles: list[toy.Oracle] = []
         """Who guessed, in every session."""
 
@@ -379,7 +384,7 @@ class Stage:
         numerics = self.scene.numerics[list(self.servers).index(server.peer) % len(self.scene.numerics)]
         offer = Offer(toy.REVISION, numerics, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
         held = Holding(server.engine.speed, offer, layer * 1.05 / boast, layer / 20 / boast, 1.0, self.scene.cache_tokens)
-        about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",))
+        about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), vocab=toy.VOCAB if self.scene.inspects else 0)
         server.shell = Peer(
             server.links,
             directory,
@@ -392,6 +397,7 @@ class Stage:
             sign=lambda data: toy.signed(server.peer, data),
             attest=lambda data: toy.signed(server.peer, data),
             alike=toy.alike,
+            guise=lambda: self._guise(server),
             think=_at_once,
             loader=Loader(held, self.scene, self.random),
             seed=self.random.getrandbits(32),
@@ -405,6 +411,20 @@ class Stage:
         except* RemoteError:
             self._useless(server)
             self.note(f"{server.peer} could not join: nobody took its first announcement")
+
+    @contextlib.asynccontextmanager
+    async def _guise(self, server: Server) -> AsyncIterator[Guise]:
+        """Somebody of whom nobody knows whose process it is. None once the script is over: what is ordered then would outlast the stage."""
+        if self.over:
+            raise RemoteError("the script is over")
+        self._guises += 1
+        peer = f"guise{self._guises:03}"
+        self._places[peer] = self._places[server.peer]
+        links = self.network.attach(peer, server.process)
+        try:
+            yield Guise(links, lambda data: toy.signed(peer, data))
+        finally:
+            await links.close()
 
     def _drafters(self, ready: Callable[[], None]) -> Sequence[toy.Oracle]:
         if not self.scene.guesses:

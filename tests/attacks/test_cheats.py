@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ TOKENS = 24
 
 PROMISED = {"tenth": 600}
 """Hops within which the others are caught as well: 60."""
+
+FOUND = 600.0
+"""Seconds in which a coordinator should have looked at a newcomer several times."""
 
 SLOW = pytest.mark.slow
 
@@ -71,3 +76,22 @@ def test_nobody_honest_is_caught_though_every_hop_is_audited(model, local):
             client._loop.call(auditor.settled())
         assert auditor.passed >= 12 and not auditor.caught and not auditor.audits._records.keys() & auditor.audits.banned(0.0)
         assert all(not (record.bans or record.refused or record.odds) for record in auditor.audits._records.values())
+
+
+def test_a_cheat_that_no_client_audits_is_found_by_the_coordinator(model, local, monkeypatch, capsys):
+    """Nobody asks anything at all."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CHEAT", "noise")
+    cheat = local._spawn(LocalPeer, "tests.attacks.cheating_peer", local._serve("0:3"))
+    try:
+        local._wait(cheat)
+        began, found = time.monotonic(), set()
+        while not found and time.monotonic() - began < FOUND:
+            time.sleep(1)
+            logs = "".join(path.read_text(errors="replace") for path in local.folder.glob("*.log"))
+            found = set(re.findall(r"(\w+) computes something else than others do; planning without it", logs))
+        assert found == {cheat.peer_id}
+        with capsys.disabled():
+            print(f"\ncheat noise, asked by nobody: planned without after {time.monotonic() - began:.0f} s")
+    finally:
+        cheat.kill()

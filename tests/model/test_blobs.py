@@ -63,9 +63,23 @@ def test_width_and_rows_are_checked():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_numbers_that_no_model_has_are_refused(dtype):
     rows_nH = torch.ones(2, 3, dtype=dtype)
-    for number in (-2e8, 2e8):
+    for number in (-2e8, 2e8, 1e30):
         rows_nH[1, 2] = number
-        with pytest.raises(ProtocolError, match="larger than any"):
+        with pytest.raises(ProtocolError, match="longer than any"):
             from_blob(to_blob(rows_nH.clone()), "cpu", dtype)
     rows_nH[1, 2] = 1e5
     assert from_blob(to_blob(rows_nH), "cpu", dtype)[1, 2] > 9e4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_too_long_as_a_whole_or_not_at_all(dtype):
+    """No single number says so. Others are as large as a few features of real models for their first token, and as all of one whose embedding is scaled."""
+    long_nH = torch.ones(3, 4096, dtype=dtype)
+    long_nH[1] = 5e6
+    with pytest.raises(ProtocolError, match="longer than any"):
+        from_blob(to_blob(long_nH), "cpu", dtype)
+    real_nH = torch.randn(3, 4096).to(dtype)
+    real_nH[0, [7, 1415]] = torch.tensor([-8e5, 2e4], dtype=dtype)
+    real_nH[1] *= 2e4
+    real_nH[2] = 0
+    assert torch.equal(from_blob(to_blob(real_nH), "cpu", dtype), real_nH)

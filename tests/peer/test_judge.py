@@ -51,10 +51,10 @@ class World:
         elif isinstance(message, Step) and (made := self.witnesses[peer]) is not None:
             self._say(peer, Step(message.session, 1, 2, 0, 0, (0, 0, 0), made))
         elif isinstance(message, Step):
-            self.judge.lost(peer)
+            self.judge.errands.lost(peer)
 
     def _say(self, peer: str, message: Message) -> None:
-        asyncio.get_running_loop().call_soon(self.judge.receive, peer, message)
+        asyncio.get_running_loop().call_soon(self.judge.errands.receive, peer, message)
 
     def banned(self) -> frozenset[str]:
         return self.table.shunned(self.now)

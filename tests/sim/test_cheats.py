@@ -12,6 +12,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from swarm.client.chat import Prompt
 from swarm.core import HopKey, Span
 from swarm.machines.marks import marks
 from swarm.sim import toy
@@ -134,15 +135,47 @@ def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbo
     Bare(6, scene).run(script)
 
 
-def test_nobody_honest_is_banned():
+@pytest.fixture
+def doubts(monkeypatch):
+    """Who was doubted, ban or not."""
+    seen: list[str] = []
+    monkeypatch.setattr("swarm.machines.audits.Audits.doubted", lambda audits, peer, *more: seen.append(peer) or False)
+    return seen
+
+
+def test_nobody_honest_is_banned_or_doubted(doubts):
+    """Also in conversations too short to rest, which are over before their hops have shown anything."""
     _, banned, turns = found_out(2, None, FRONT, audit=1.0)
-    assert not banned and turns > 100
+    assert not banned and not doubts and turns > 100
 
 
-def test_nobody_honest_is_banned_for_wrong_guesses():
+def test_nobody_honest_is_banned_or_doubted_for_wrong_guesses(doubts):
     """What was computed for them is taken back at every hop, and so are the marks of it."""
     _, banned, turns = found_out(2, None, FRONT, seconds=200.0, audit=1.0, guesses=0.5, across=0.2, layer=(0.001, 0.004))
-    assert not banned and turns > 100
+    assert not banned and not doubts and turns > 100
+
+
+def test_what_a_client_has_told_a_hop_to_forget_is_not_held_against_it(doubts):
+    """Its next turn goes on from an earlier position while it still asks what the first one made of later ones."""
+
+    async def script(stage: Stage) -> None:
+        for one in 4 * (FRONT, BACK):
+            stage.join(one)
+        await asyncio.sleep(30.0)
+        guest = stage.visit()
+        assert await until(lambda: guest.client is not None, 10.0)
+        auditor, asked = guest.client.auditor, 0
+        for _ in range(30):
+            async with await guest.client.ready_session() as session:
+                async for _ in session.stream_tokens(range(1, 20), max_new_tokens=10, ignore_eos=True):
+                    pass
+                asked += bool(auditor._hearings)
+                async for _ in session._turn(Prompt([7], 2), session._sampling(ignore_eos=True), 5, None):
+                    pass
+        assert asked > 20 and auditor.unclear > 10
+
+    Bare(3, replace(SCENE, audit=1.0, across=0.5)).run(script)
+    assert not doubts
 
 
 def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it():
