@@ -439,10 +439,10 @@ class Parrot:
         self.heard.append(("missed", length))
 
 
-def guessing(*guesses: int, until: int = 100, limit: int = 100) -> tuple[HopSession, Parrot]:
+def guessing(*guesses: int, until: int = 100, limit: int = 100, limits: HopLimits = HopLimits()) -> tuple[HopSession, Parrot]:
     """A first hop that has fed a prompt of three positions."""
     parrot = Parrot(*guesses)
-    hop = HopSession(S, guesser=parrot)
+    hop = HopSession(S, limits, guesser=parrot)
     hop.open(*order(0, until=until, limit=limit), now=0)
     hop.have("b", Have(S, 1, 0, 0, 0, True))
     run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
@@ -491,6 +491,16 @@ def test_a_guesser_that_knows_more_is_asked_again():
     parrot.guesses = [5]
     (effect,) = first.more()
     assert effect.tokens == (5,) and parrot.asked[-1] == ([1, 2, 3, 4], [], 4, 95)
+
+
+def test_a_first_hop_that_must_compute_again_feeds_itself_guesses_and_all():
+    """From its client it would get no guesses, and make others: two tokens at a position, of one draft."""
+    first, _ = guessing(5, 6, limits=HopLimits(journal_bytes=8))
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    effects = first.have("b", Have(S, 1, 0, 0, 1, True))
+    assert effects[0] == Truncate(1) and not sent(effects, Have) and first.tokens == [1, 2, 3, 4, 5, 6] and first.epoch == (1, 0)
+    assert [effect.tokens for effect in effects[1:]] == [(2, 3, 4, 5, 6)]
+    assert {step.sure for step in sent(run(first, effects), Step)} == {4}
 
 
 def test_after_an_open_nothing_is_guessed_before_tokens_come_home_again():
