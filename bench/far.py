@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import swarm
@@ -180,14 +180,20 @@ def draft(args: Any, hops: int, trip: float) -> Figures:
 
 
 def lookup(args: Any, hops: int, trip: float) -> Figures:
-    repeats, fresh = [], []
+    repeats, fresh, speeds = [], [], []
     with World(args, hops, Distance(trip / 2)) as world:
         for at in range(args.rounds):
             off, on, *_ = world.pair(world.encode(REPEATING * 4), args.tokens)
             repeats.append(off / on)
+            speeds.append(1 / on)
             off, on, *_ = world.pair(world.encode(STORIES[at % len(STORIES)]), args.tokens, temperature=1.5, seed=at)
             fresh.append(off / on)
-    return {"lookup / plain, text that repeats": median(repeats), "lookup / plain, text without repeats": median(fresh), "least of these": min(fresh)}
+    return {
+        "lookup on text that repeats, tok/s": median(speeds),
+        "lookup / plain, text that repeats": median(repeats),
+        "lookup / plain, text without repeats": median(fresh),
+        "least of these": min(fresh),
+    }
 
 
 def same(args: Any, hops: int, trip: float) -> Figures:
@@ -211,12 +217,11 @@ def same(args: Any, hops: int, trip: float) -> Figures:
 
 
 def together(acts: list[Callable[[], Any]]) -> float:
-    threads = [threading.Thread(target=act) for act in acts]
+    """Seconds until all are done. Raises what one of them raises: an answer that failed is none that was quick."""
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(acts)) as threads:
+        for one in [threads.submit(act) for act in acts]:
+            one.result()
     return time.perf_counter() - began
 
 
@@ -249,7 +254,7 @@ def client(args: Any, hops: int, trip: float) -> Figures:
 def upload(args: Any, hops: int, trip: float) -> Figures:
     """Seconds to the first token of a long prompt over slow lines, against the larger of sending and computing it."""
     found: Figures = {}
-    prompt = [(31 * at + 7) % 200 for at in range(args.prompt)]
+    prompt: list[int] = []
 
     def first(world: World) -> float:
         began = time.perf_counter()
@@ -259,6 +264,7 @@ def upload(args: Any, hops: int, trip: float) -> Figures:
         raise AssertionError("no token")
 
     with World(args, hops, Distance(trip / 2)) as world:
+        prompt += [(31 * at + 7) % 200 for at in range(min(args.prompt, world.shape.max_length - 1))]  # of the demo model, 1023
         computing = min(first(world) for _ in range(2))
         size = len(prompt) * world.shape.hidden * (4 if args.dtype == "float32" else 2)
     for rate in (100, 10):
@@ -287,6 +293,9 @@ def kill(args: Any, hops: int, trip: float) -> Figures:
 
 
 KINDS = {kind.__name__: kind for kind in (plain, draft, lookup, same, sessions, client, upload, kill)}
+
+WITHOUT_DRAFT = {"plain", "lookup", "upload"}
+"""Those that a model without a draft model can be asked for."""
 
 
 def plot(path: str, rows: list[Figures]) -> None:
@@ -317,17 +326,22 @@ def main() -> None:
     parser.add_argument("--model", choices=("demo", "random"), default="demo")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--prompt", type=int, default=2048, help="tokens of the prompt of `upload`")
+    parser.add_argument("--prompt", type=int, default=2048, help="tokens of the prompt of `upload`, as far as the model takes so many")
     parser.add_argument("--prompts", type=int, default=200, help="of `same`, at each of three temperatures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", choices=("wait", "off"), default="off")
     parser.add_argument("--plot", metavar="FILE", help="draw tokens/s over the round trip into this PNG; needs matplotlib")
     args = parser.parse_args()
+    kinds = args.what.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        parser.error(f"there is no {unknown[0]}; --what takes some of {', '.join(KINDS)}")
+    if args.model == "random" and not WITHOUT_DRAFT.issuperset(kinds):
+        parser.error(f"the draft model has the tokens of the demo model; with --model random, --what takes some of {', '.join(sorted(WITHOUT_DRAFT))}")
     rows = []
     for hops in map(int, args.hops.split(",")):
         for trip in map(float, args.trips.split(",")):
             row: Figures = {"hops": hops, "round trip, ms": trip}
-            for what in args.what.split(","):
+            for what in kinds:
                 row |= (found := KINDS[what](args, hops, trip / 1e3))
                 show(f"far: {what}, {args.model}, {hops} hops, round trip {trip:g} ms", found, args.json)
             rows.append(row)

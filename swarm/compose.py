@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from swarm.peer.pace import Fit
     from swarm.peer.server import Peer
 
+DRAFT_CACHE = 2 * 2**30
+"""Bytes of what a draft model may keep of all the sessions it guesses for, in its own numbers; slabs that have just doubled take up to twice that."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
@@ -290,12 +293,13 @@ def open_draft(model: str, checkpoint: Checkpoint, *, token: str | None = None) 
         raise InvalidConfig(
             f"the draft model {model} has other tokens than {checkpoint.name}, so its guesses would mean nothing; choose a smaller model of the same family"
         )
-    return DraftModel(SpanModel.load(draft, [Span(0, draft.shape.components)]), draft.shape.name)
+    most = DRAFT_CACHE // max(sum(draft.shape.kv_bytes_per_token), 1)
+    return DraftModel(SpanModel.load(draft, [Span(0, draft.shape.components)]), draft.shape.name, most=most, clock=time.monotonic)
 
 
 def drafters_of(draft: DraftModel | None) -> Callable[[Callable[[], None]], Sequence[Drafter]]:
     """What a hop room asks for whenever a session begins."""
-    return lambda ready: () if draft is None or (line := draft.line(ready)) is None else (line,)
+    return lambda ready: () if draft is None else (draft.line(ready),)
 
 
 def meters(device: str) -> Meters:

@@ -199,7 +199,7 @@ class Chain:
         is_first = not self.history
         self._machine.begin(ids, sampling, max_new)
         self._begins(is_first)
-        self._whisper.begin(sampling)
+        self._whisper.begin(keep, sampling)
 
     def begin_reading(self, keep: int, ids: Sequence[int], first: int, goal: int, reply: str) -> None:
         """The same, of a turn that draws nothing: `follow` gives rows of the positions from `first` on (`wire.REPLIES`)."""

@@ -21,14 +21,17 @@ class Line(Protocol):
 
     def opened(self, sampling: Sampling) -> None: ...
 
+    def missed(self, length: int) -> None:
+        """Only so many tokens of the history still stand."""
+
     def ahead_of(self, history: Sequence[int]) -> list[int]:
         """What may follow, as far as it is known already; it goes on with that."""
 
     def closed(self) -> None: ...
 
 
-MakeLine = Callable[[Callable[[], None]], Line | None]
-"""With whom to tell when there is more. None where too many are guessed for."""
+MakeLine = Callable[[Callable[[], None]], Line]
+"""With whom to tell when there is more."""
 
 
 class Whisper:
@@ -39,11 +42,12 @@ class Whisper:
         self._line: Line | None = None
         self._told: tuple[int, int, tuple[int, ...]] = (0, 0, ())
 
-    def begin(self, sampling: Sampling) -> None:
-        """A turn begins."""
+    def begin(self, keep: int, sampling: Sampling) -> None:
+        """A turn begins, after the first `keep` tokens of the history."""
         if self._line is None and self._make is not None:
             self._line = self._make(self.more)
         if self._line is not None:
+            self._line.missed(keep)
             self._line.opened(sampling)
 
     def more(self) -> None:

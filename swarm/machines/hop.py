@@ -199,11 +199,6 @@ class HopSession:
         return self._branch is not None and self._branch.addressed(chain, to)
 
     @property
-    def _end(self) -> int:
-        """Positions from here on are not taken: they are beyond what is reserved, or nobody can have drawn them yet."""
-        return min(self.accepted + self.limits.window, self.order.limit)
-
-    @property
     def _prev(self) -> tuple[PeerId, int]:
         return self.order.sender(self.index), self.index - 1
 
@@ -307,10 +302,14 @@ class HopSession:
         """At the first hop: the head's tokens come home, go on to the client, and start the next step if the client's credit allows."""
         if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
             return []
+        if message.start + len(message.tokens) > self.accepted + 1:  # nobody can have drawn that yet, nor can we answer for it
+            return []
         self._renew(now)
         self._flows = True
         effects: list[Effect] = [Send(self.order.client, self._told(message))]
-        for position, token in enumerate(message.tokens[: max(self._end - message.start, 0)], message.start):
+        for position, token in enumerate(message.tokens, message.start):
+            if position < self._sure:  # the client has it, or gave it: a head that now says otherwise would have us hold other tokens than that knows of
+                continue
             if position < self.accepted:
                 self._judge(position, right := self.tokens[position] == token)
                 if not right:

@@ -40,16 +40,21 @@ PORTION = 512
 """Positions of a prompt that are read at once."""
 
 MOST_LINES = 64
-"""Sessions that are guessed for at once; each has a cache that nobody reserves."""
+"""Sessions that are guessed for at once. Nobody reserves their caches: who is not asked any more gives up its own."""
+
+IDLE = 10.0
+"""Seconds without being asked after which a line gives way to one that is. To read its tokens again takes a moment."""
 
 
 class DraftModel:
-    """The whole of a small model. `line` makes a drafter for one session. Close it."""
+    """The whole of a small model. `line` makes a drafter for one session. `most` positions are held of all together. Close it."""
 
-    def __init__(self, model: SpanModel, name: str) -> None:
-        self._model, self.name = model, name
+    def __init__(self, model: SpanModel, name: str, *, most: int, clock: Callable[[], float]) -> None:
+        self._model, self.name, self._most, self._clock = model, name, most, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-draft")
-        self._lines = 0
+        self._seats: dict[DraftLine, tuple[float, int]] = {}
+        """Lines with a cache: when they were asked last, and how long they were; who was asked longest ago comes first."""
+        self._closed = False
         self.tokens = 0
         """Guessed so far."""
 
@@ -57,21 +62,38 @@ class DraftModel:
     def max_length(self) -> int:
         return self._model.max_length
 
-    def line(self, ready: Callable[[], None]) -> DraftLine | None:
-        """`ready` is called in the event loop whenever there is one guess more. None where there are too many already."""
-        if self._lines >= MOST_LINES:
-            return None
-        self._lines += 1
-        return DraftLine(self, self._model.new_cache(0, self._model.head + 1), ready)
+    def line(self, ready: Callable[[], None]) -> DraftLine:
+        """`ready` is called in the event loop whenever there is one guess more."""
+        return DraftLine(self, ready)
+
+    def seat(self, line: DraftLine, length: int) -> bool:
+        """Whether a line that is asked now may have a cache for so many positions; it goes if not."""
+        self._seats.pop(line, None)
+        now = self._clock()
+        while self._closed or len(self._seats) >= MOST_LINES or length + sum(held for _, held in self._seats.values()) > self._most:
+            oldest = next(iter(self._seats), None)
+            if oldest is None or now - self._seats[oldest][0] < IDLE:
+                line.rest()
+                return False
+            self.ended(oldest)
+            oldest.rest()
+        self._seats[line] = now, length
+        return True
+
+    def new_cache(self) -> KVCache:
+        return self._model.new_cache(0, self._model.head + 1)
+
+    def ended(self, line: DraftLine) -> None:
+        self._seats.pop(line, None)
+
+    def close(self) -> None:
+        self._closed = True
+        for line in self._seats:
+            line.rest()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, cache: KVCache, cut: int, feed: Sequence[int], history: Sequence[int], sampling: Sampling | None) -> asyncio.Future[int | None]:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._run, cache, cut, feed, history, sampling)
-
-    def ended(self) -> None:
-        self._lines -= 1
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     # --- on the thread ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -92,8 +114,10 @@ class DraftModel:
 class DraftLine(Drafter):
     """One session's tokens as the small model sees them: those that are known, and its own guesses behind."""
 
-    def __init__(self, model: DraftModel, cache: KVCache, ready: Callable[[], None]) -> None:
-        self._model, self._cache, self._ready = model, cache, ready
+    def __init__(self, model: DraftModel, ready: Callable[[], None]) -> None:
+        self._model, self._ready = model, ready
+        self._cache: KVCache | None = None
+        """None before it is asked, and after others needed the room."""
         self._sampling = Sampling()
         self._line: list[int] = []
         self._known = 0
@@ -114,7 +138,7 @@ class DraftLine(Drafter):
         self._follow(tokens, fresh, sure)
         end, held = len(tokens) + len(fresh), len(tokens)
         self._taken = end
-        self._work()
+        self._asked()
         if end >= len(self._line) or any(self._line[at] != (tokens[at] if at < held else fresh[at - held]) for at in range(sure, end)):
             return None
         return KIND
@@ -133,17 +157,19 @@ class DraftLine(Drafter):
         self._known = min(self._known, length)
 
     def closed(self) -> None:
-        if not self._over:
-            self._over = True
-            self._model.ended()
-            if not self._works:
-                self._cache.free()
+        self._over = True
+        self._model.ended(self)
+        self.rest()
+
+    def rest(self) -> None:
+        """Hold nothing, and compute nothing, until it is asked again."""
+        self._cache, self._cached, self._age = None, 0, self._age + 1
 
     def ahead_of(self, history: Sequence[int]) -> list[int]:
         """What follows this history, as far as it is guessed already; as far as it is likely to be right, it goes on."""
         self._follow(history, (), len(history))
         self._taken = len(history) + min(int(math.log(UNLIKELY) / math.log(self._right)), FAR_AHEAD) - STOCK
-        self._work()
+        self._asked()
         return self._line[len(history) :]
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -162,10 +188,16 @@ class DraftLine(Drafter):
             self._cached, self._age = min(self._cached, at), self._age + 1
         self._known = max(self._known, sure)
 
+    def _asked(self) -> None:
+        if not self._over and self._model.seat(self, len(self._line)):
+            self._cache = self._cache or self._model.new_cache()
+            self._work()
+
     def _work(self) -> None:
+        cache = self._cache
         if (
             self._works
-            or self._over
+            or cache is None
             or not self._known
             or len(self._line) - max(self._taken, self._known) >= STOCK
             or len(self._line) >= self._model.max_length
@@ -177,15 +209,12 @@ class DraftLine(Drafter):
         history = tuple(self._line) if draws and self._sampling.repetition_penalty != 1 else ()
         self._works = True
         self._cached = cut + len(feed)
-        job = self._model.submit(self._cache, cut, feed, history, self._sampling if draws else None)
+        job = self._model.submit(cache, cut, feed, history, self._sampling if draws else None)
         job.add_done_callback(partial(self._done, self._age))
 
     def _done(self, age: int, job: asyncio.Future[int | None]) -> None:
         self._works = False
-        if self._over:
-            self._cache.free()
-            return
-        if job.cancelled():
+        if self._over or job.cancelled():
             return
         if (error := job.exception()) is not None:
             log.warning("the draft model failed, and guesses no more for this session: %r", error)

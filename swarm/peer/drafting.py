@@ -42,6 +42,9 @@ INDEXED = (8, 4, 2)
 INDEX_AT_ONCE = 1024
 """Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
 
+STALE = 4
+"""How many times larger the index may be than what it is of: entries of what was cut stay until then."""
+
 
 class Drafter(Protocol):
     """Whoever can say what may follow. Tokens are handed as two lists: what the hop holds, and what is to follow it now. The first `sure` of both are right."""
@@ -104,6 +107,9 @@ class Lookup(Drafter):
     def missed(self, length: int) -> None:
         self._run = None
         del self._known[length:]
+        if len(self._index) > STALE * len(INDEXED) * (length + INDEX_AT_ONCE):  # a client may let one history follow another
+            self._index.clear()
+            self._known.clear()
 
     def _learn(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> None:
         known, held = self._known, len(tokens)
@@ -166,6 +172,9 @@ class Tempo:
         """These positions leave as one step."""
         while self._bursts and self._bursts[-1][0] >= start:
             self._bursts.pop()
+        if self._bursts and self._bursts[-1][1] > start:  # its end was taken back
+            begin, _, when = self._bursts.pop()
+            self._bursts.append((begin, start, when))
         self._bursts.append((start, stop, now))
         self.last = now
 

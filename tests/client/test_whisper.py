@@ -15,10 +15,13 @@ class Line:
     """Counts on from the last token."""
 
     def __init__(self, more) -> None:
-        self.more, self.known, self.samplings, self.over = more, 3, [], False
+        self.more, self.known, self.samplings, self.over, self.kept = more, 3, [], False, list[int]()
 
     def opened(self, sampling) -> None:
         self.samplings.append(sampling)
+
+    def missed(self, length) -> None:
+        self.kept.append(length)
 
     def ahead_of(self, history) -> list[int]:
         return [history[-1] + 1 + at for at in range(self.known)]
@@ -39,7 +42,7 @@ def whispering() -> tuple[Whisper, ClientSession, list[Guess], list[Line]]:
 
     it = Whisper(machine, do, make)
     machine.begin([1, 2, 3], Sampling(), 100)
-    it.begin(Sampling())
+    it.begin(0, Sampling())
     machine.open([Hop("a", 0, 6)])
     return it, machine, told, lines
 
@@ -70,11 +73,12 @@ def test_a_message_holds_only_so_many():
 def test_a_session_has_one_line_and_none_after_its_end():
     it, machine, told, lines = whispering()
     machine.have("a", Have(S, 1, -1, 0, 0, True))
-    it.begin(Sampling(temperature=1.0))
+    it.begin(2, Sampling(temperature=1.0))
     assert len(lines) == 1 and lines[0].samplings == [Sampling(), Sampling(temperature=1.0)]
+    assert lines[0].kept == [0, 2], "what was drawn too much is no part of the next turn"
     it.close()
     it.more()
-    it.begin(Sampling())
+    it.begin(0, Sampling())
     assert lines[0].over and len(lines) == 1 and not told
 
 

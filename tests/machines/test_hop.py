@@ -244,15 +244,34 @@ def test_a_successor_speaks_of_those_behind_us_alone(hop, reason, told):
     assert bool(opened(1).broken("c", Broken(S, 1, 1, hop, reason))) == told
 
 
-def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_holds_nothing_that_nobody_can_have_drawn():
+def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_takes_nothing_that_nobody_can_have_drawn():
     first = opened(0, limit=5, until=2**53)
     run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
-    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, tuple(range(1000))), 0)
-    assert first.accepted == 5 and sum(len(effect.tokens) for effect in effects if isinstance(effect, Compute)) == 2 and not first._held
-    wide = opened(0, HopLimits(window=8), limit=10**6)
-    wide.drawn("c", Drawn(S, 1, 0, 0, 1, tuple(range(1000))), 0)
-    wide.drawn("c", Drawn(S, 1, 0, 0, 5000, tuple(range(1000))), 0)
-    assert set(wide._held) == set(range(1, 8))
+    for position in range(3, 7):
+        run(first, first.drawn("c", Drawn(S, 1, 0, 0, position, (7,)), 0))
+    assert first.accepted == 5 and set(first._held) <= {5}
+    wide = opened(0, limit=10**6)
+    run(wide, wide.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    assert wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7, 7)), 0) == [] == wide.drawn("c", Drawn(S, 1, 0, 0, 5000, (7,)), 0), "the client is not told, either"
+    assert not wide._held and wide.accepted == 3 and wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
+
+
+def test_a_head_cannot_change_tokens_that_are_known():
+    """Or the first hop would hold others than its client, and be at odds with it when its work is looked at."""
+    first, parrot = guessing()
+    for position, token in ((0, 9), (2, 9)):
+        effects = first.drawn("c", Drawn(S, 1, 0, 0, position, (token,)), 0)
+        assert not [effect for effect in effects if not isinstance(effect, Send)] and first.tokens == [1, 2, 3] and first.epoch == (1, 0)
+    parrot.guesses = [5, 6]
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    first.drawn("c", Drawn(S, 1, 0, 0, 3, (9, 5)), 0)
+    assert first.tokens == [1, 2, 3, 4, 5, 6] and first.epoch == (1, 0)
+    halted = opened(0, until=3)
+    run(halted, halted.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    for token in 4, 9:
+        halted.drawn("c", Drawn(S, 1, 0, 0, 3, (token,)), 0)
+    (job,) = halted.grant("client", Grant(S, 1, 0, 50), 0)
+    assert job.tokens == (4,), "nor the one that waits for credit"
 
 
 def test_what_has_grown_under_an_earlier_limit_stays_reserved():
@@ -420,10 +439,10 @@ class Parrot:
         self.heard.append(("missed", length))
 
 
-def guessing(*guesses: int, until: int = 100, limit: int = 100) -> tuple[HopSession, Parrot]:
+def guessing(*guesses: int, until: int = 100, limit: int = 100, limits: HopLimits = HopLimits()) -> tuple[HopSession, Parrot]:
     """A first hop that has fed a prompt of three positions."""
     parrot = Parrot(*guesses)
-    hop = HopSession(S, guesser=parrot)
+    hop = HopSession(S, limits, guesser=parrot)
     hop.open(*order(0, until=until, limit=limit), now=0)
     hop.have("b", Have(S, 1, 0, 0, 0, True))
     run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
@@ -474,6 +493,16 @@ def test_a_guesser_that_knows_more_is_asked_again():
     assert effect.tokens == (5,) and parrot.asked[-1] == ([1, 2, 3, 4], [], 4, 95)
 
 
+def test_a_first_hop_that_must_compute_again_feeds_itself_guesses_and_all():
+    """From its client it would get no guesses, and make others: two tokens at a position, of one draft."""
+    first, _ = guessing(5, 6, limits=HopLimits(journal_bytes=8))
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    effects = first.have("b", Have(S, 1, 0, 0, 1, True))
+    assert effects[0] == Truncate(1) and not sent(effects, Have) and first.tokens == [1, 2, 3, 4, 5, 6] and first.epoch == (1, 0)
+    assert [effect.tokens for effect in effects[1:]] == [(2, 3, 4, 5, 6)]
+    assert {step.sure for step in sent(run(first, effects), Step)} == {4}
+
+
 def test_after_an_open_nothing_is_guessed_before_tokens_come_home_again():
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
@@ -487,7 +516,7 @@ def test_after_an_open_nothing_is_guessed_before_tokens_come_home_again():
 def test_the_client_is_not_told_how_long_steps_of_several_positions_took():
     first, _ = guessing()
     assert sent(first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), micros=(1, 2)), 0), Drawn)[0].micros == ()
-    plain = opened(0)
+    plain = settled(0, chain=1)
     assert sent(plain.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), micros=(1, 2)), 0), Drawn)[0].micros == (1, 2)
 
 

@@ -218,3 +218,36 @@ def test_numbers_wait_until_the_last_ones_have_left(load, recorders, monkeypatch
     cache = model.new_cache(0, 7)
     ask(model, [cache], PROMPTS[:1], 2)
     assert order[-2:] == ["left", "filled"]
+
+
+def test_graphs_that_were_used_last_are_kept(load, recorders):
+    model = adopted(load())
+    assert model._captured is not None
+    model._captured._most = 2
+    model._captured._graphs.clear()
+    cache = model.new_cache(0, 7)
+    ask(model, [cache], PROMPTS[:1], 0)
+    for count in 1, 2, 1, 4:
+        model.run(0, 7, [Row(cache, cache.length, [3] * count)])
+    assert [size for _, _, size in model._captured._graphs] == [1, 4]
+
+
+def test_what_a_step_gave_is_not_written_over_by_the_next(load, recorders):
+    model = adopted(load())
+    cache = model.new_cache(0, 7)
+    ask(model, [cache], PROMPTS[:1], 0)
+    (out,) = model.run(0, 7, [Row(cache, 20, [3])])
+    before = out.clone()
+    model.run(0, 7, [Row(cache, 21, [4])])
+    assert torch.equal(out, before)
+
+
+def test_hidden_states_that_are_read_and_long_rows_come_without_graphs(load, recorders):
+    eager, model = load(), adopted(load())
+    found = []
+    for each in (eager, model):
+        cache = each.new_cache(0, 7)
+        ask(each, [cache], PROMPTS[:1], 0)
+        found.append([*each.run(0, 7, [Row(cache, 20, [3], raw=True)]), *each.run(0, 7, [Row(cache, 21, [4] * (SIZES[-1] + 6))])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

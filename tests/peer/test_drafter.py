@@ -12,7 +12,7 @@ from swarm.demo import draft_path, path
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.sampling import DrawRequest, draw
 from swarm.model.span import Row, SpanModel
-from swarm.peer.drafter import MOST_LINES, PORTION, STOCK, DraftLine, DraftModel
+from swarm.peer.drafter import IDLE, MOST_LINES, PORTION, STOCK, DraftLine, DraftModel
 
 GREEDY = Sampling()
 
@@ -30,9 +30,24 @@ def model() -> SpanModel:
     return load()
 
 
+MOST = 2000
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def draft() -> Iterator[DraftModel]:
-    it = DraftModel(load(), "draft")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def draft(clock) -> Iterator[DraftModel]:
+    it = DraftModel(load(), "draft", most=MOST, clock=clock)
     yield it
     it.close()
 
@@ -60,7 +75,6 @@ def with_line(draft: DraftModel, play) -> None:
     async def run() -> None:
         heard = asyncio.Event()
         line = draft.line(heard.set)
-        assert line is not None
         await play(line, heard)
         line.closed()
         line.closed()
@@ -128,14 +142,77 @@ def test_a_model_that_fails_guesses_no_more_and_harms_nobody(draft, monkeypatch)
     with_line(draft, play)
 
 
-def test_there_are_only_so_many_at_once(draft):
+async def settled(draft: DraftModel) -> None:
+    """Whatever is being computed is done, and what follows from it."""
+    for _ in range(4 * STOCK):
+        await asyncio.get_running_loop().run_in_executor(draft._thread, lambda: None)
+        await asyncio.sleep(0)
+
+
+def test_who_is_not_asked_any_more_gives_way_to_who_is(draft, clock, model):
+    """Sessions last as long as their clients like: were each to keep its place, 64 that say nothing would leave none for anybody."""
+
     async def run() -> None:
-        lines = [draft.line(lambda: None) for _ in range(MOST_LINES)]
-        assert all(lines) and draft.line(lambda: None) is None
-        lines[0].closed()
-        assert draft.line(lambda: None) is not None
+        heard = asyncio.Event()
+        lines = [draft.line(heard.set) for _ in range(MOST_LINES + 1)]
+        *idle, late = lines
+        for line in idle:
+            line.offers(PROMPT, [], len(PROMPT))
+        await settled(draft)
+        assert late.offers(PROMPT, [], len(PROMPT)) is None
+        await settled(draft)
+        assert late.offers(PROMPT, [], len(PROMPT)) is None and late._cache is None, "all the others were asked just now"
+        clock.now += IDLE
+        idle[0].offers(PROMPT, [], len(PROMPT))
+        assert await guesses(late, heard, PROMPT, 2) == own(model, PROMPT, 2)
+        assert [line._cache is None for line in lines] == [False, True, *[False] * (MOST_LINES - 1)], "the one that was asked longest ago"
+        late.closed()
+        assert await guesses(idle[1], heard, PROMPT, STOCK) == own(model, PROMPT, STOCK), "it reads again what it had read"
 
     asyncio.run(run())
+
+
+def test_all_together_hold_only_so_many_positions(draft, clock):
+    async def run() -> None:
+        one, two, three = (draft.line(lambda: None) for _ in range(3))
+        one.offers([5] * 900, [], 900)
+        two.offers([5] * 900, [], 900)
+        assert three.offers([5] * 900, [], 900) is None and three._cache is None
+        two.offers([5] * (MOST - 500), [], MOST - 500)
+        assert two._cache is None, "nor may one grow beyond it"
+        clock.now += IDLE
+        two.offers([5] * (MOST - 500), [], MOST - 500)
+        assert two._cache is not None and one._cache is None
+        await settled(draft)
+
+    asyncio.run(run())
+
+
+def test_nothing_is_computed_once_it_is_closed(draft):
+    async def run() -> None:
+        wrong: list[dict] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        line = draft.line(lambda: None)
+        line.offers(PROMPT, [], len(PROMPT))
+        draft.close()
+        while line._works:  # noqa: ASYNC110  the thread ends what it does
+            await asyncio.sleep(0)
+        line.offers(PROMPT, [], len(PROMPT))
+        assert not wrong and not line._works
+
+    asyncio.run(run())
+
+
+def test_the_next_turn_is_guessed_from_what_was_kept_of_the_last(draft, model):
+    """Tokens that overshot a stop string are no part of it."""
+
+    async def play(line: DraftLine, heard: asyncio.Event) -> None:
+        assert await guesses(line, heard, [*PROMPT, 7, 7, 7], 1)
+        line.missed(len(PROMPT))
+        other = [*PROMPT, 9, 9]
+        assert await guesses(line, heard, other, 2) == own(model, other, 2)
+
+    with_line(draft, play)
 
 
 def test_a_model_with_other_tokens_is_refused(tmp_path):

@@ -55,6 +55,15 @@ def test_a_history_that_was_cut_misleads_nobody():
     assert it.offers([*tokens, 1, 2], [], 8) and it.take([*tokens, 1, 2], [], 1) == [9]
 
 
+def test_an_index_does_not_grow_with_every_history_that_was_cut():
+    it = Lookup()
+    for begin in range(0, 40 * INDEX_AT_ONCE, INDEX_AT_ONCE):
+        it.offers(list(range(begin, begin + INDEX_AT_ONCE)), [], INDEX_AT_ONCE)
+        it.missed(0)
+    assert len(it._index) < 5 * 3 * INDEX_AT_ONCE
+    assert it.offers([1, 2, 3, 4, 1, 2], [], 6) and it.take([1, 2, 3, 4, 1, 2], [], 1) == [3], "it begins anew"
+
+
 def test_a_long_prompt_is_taken_in_pieces():
     tokens = [at % 500 for at in range(2 * INDEX_AT_ONCE)]
     it = Lookup()
@@ -80,6 +89,14 @@ def test_tempo_knows_the_ring_by_its_quickest_trips_and_the_hop_by_the_slowest_o
     assert it.home(12, (8000, 4000), 2.3) == 8 and 0.2 < it.ring < 0.21 and 0.001 < it.hop < 0.005
     it.left(19, 20, 3.0)  # that one was taken back
     assert it.home(20, (), 3.2) == 1 and it.home(50, (), 4.0) == 0
+
+
+def test_a_step_whose_end_was_taken_back_is_not_timed_again():
+    it = Tempo()
+    it.left(10, 18, 1.0)
+    assert it.home(11, (8000,), 1.1) == 8
+    it.left(13, 14, 1.1)  # the guess at 13 was wrong
+    assert it.home(14, (8000,), 1.2) == 1 and it.ring == pytest.approx(0.1) and it.hop > 0.001
 
 
 @pytest.mark.parametrize(

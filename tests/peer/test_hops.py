@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from swarm.core import Hop, HopKey, Sampling, Span, digest_of
 from swarm.machines.ledger import CacheLedger
-from swarm.peer.hops import IDLE, HopRoom, Offer
+from swarm.peer.drafting import Drafter
+from swarm.peer.hops import AT_WORK, IDLE, HopRoom, Offer
 from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Prefix, Step, encode
 
 S = b"s" * 16
@@ -63,8 +64,8 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0):
-        offer = Offer("rev", "float32", 6, spans, 120, journal=journal, version=version)
+    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0, drafters=lambda ready: (), rewindable=True):
+        offer = Offer("rev", "float32", 6, spans, 120, rewindable, journal=journal, version=version)
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
@@ -75,6 +76,7 @@ class Setting:
             verify=lambda peer, data, signature: signature == b"good",
             only=only,
             wall=lambda: 1000.0 + self.now,
+            drafters=drafters,
         )
 
     def answer(self, sender, message):
@@ -677,3 +679,73 @@ def test_where_there_are_as_many_sessions_as_are_taken_the_idlest_goes(monkeypat
     setting.now = IDLE + 5
     assert any(isinstance(message, Have) for _, message in setting.answer("before", changed(session=b"x" * 16, client="other")))
     assert kept(setting) == [1, 120]
+
+
+class Sayer(Drafter):
+    """Always says 9, and is hardly ever wrong."""
+
+    over = False
+
+    def offers(self, tokens, fresh, sure):
+        return "sayer 32"
+
+    def take(self, tokens, fresh, most):
+        return [9] * most
+
+    def closed(self):
+        self.over = True
+
+
+class Front:
+    """A first hop whose ring takes 0.1 s and its slowest hop 5 ms, and who guesses there."""
+
+    def __init__(self, rewindable: bool = True, **changes) -> None:
+        self.sayers: list[Sayer] = []
+        self.setting = Setting(2000, spans=(Span(0, 2),), drafters=self._drafters, rewindable=rewindable)
+        self._changes = {"route": (Hop("me", 0, 2), Hop("after", 2, 6)), **changes}
+        self.open(S)
+
+    def _drafters(self, ready):
+        self.sayers.append(Sayer())
+        return self.sayers[-1:]
+
+    def open(self, session: bytes) -> None:
+        """A session, and its prompt is computed."""
+        self.setting.answer("client", changed(0, session=session, **self._changes))
+        self.setting.room.receive("client", Step(session, 1, 0, 0, 0, (1, 2, 3)))
+
+    def guessed(self) -> int:
+        """How many guesses leave with the second token that comes home."""
+        room, jobs = self.setting.room, self.setting.engine.jobs
+        room.receive("after", Drawn(S, 1, 0, 0, 3, (4,)))
+        self.setting.now += 0.1
+        before = len(jobs)
+        room.receive("after", Drawn(S, 1, 0, 0, 4, (5,), micros=(5000, 5000)))
+        return sum(job.tokens.count(9) for job in jobs[before:])
+
+
+def test_a_first_hop_guesses_as_far_as_it_pays_and_as_its_client_wants():
+    assert Front().guessed() == 19
+    assert Front(ahead=3).guessed() == 3 and Front(ahead=0).guessed() == 0
+
+
+def test_guesses_make_way_for_other_sessions_that_are_at_work():
+    for pause, guessed in ((0.0, 9), (AT_WORK, 19)):
+        front = Front()
+        front.open(b"t" * 16)
+        front.setting.now += pause
+        assert front.guessed() == guessed
+
+
+def test_a_cache_that_cannot_be_cut_is_not_guessed_for():
+    front = Front(rewindable=False)
+    assert not front.sayers and front.guessed() == 0
+
+
+def test_drafters_hear_that_a_session_is_over():
+    """A draft model's cache would be kept for ever."""
+    for end in (Close(S, 1, 0), Close(S, 1, 0, rests=True)):
+        front = Front()
+        assert not front.sayers[0].over
+        front.setting.room.receive("client", end)
+        assert front.sayers[0].over and not front.setting.room._guessers and not front.setting.room._told

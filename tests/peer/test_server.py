@@ -144,7 +144,9 @@ def test_it_moves_and_says_at_every_step_what_it_serves():
             improved.append(engine.model)
             await asyncio.sleep(20.0)
 
-        peer = peer_of(directory, engine=engine, think=at_once, loader=Loader(engine), improve=improve, changed=lambda: changes.append(peer.status()))
+        about = replace(ABOUT, draft="small")
+        more = {"loader": Loader(engine), "improve": improve, "changed": lambda: changes.append(peer.status())}
+        peer = peer_of(directory, engine=engine, about=about, think=at_once, **more)
         task = asyncio.create_task(peer.serve())
         await asyncio.sleep(300.0)
         await peer.drain(1.0)
@@ -159,6 +161,7 @@ def test_it_moves_and_says_at_every_step_what_it_serves():
         ("left", (2, 4), False),
     ]  # fmt: skip
     assert len({record.span_version for record in said}) == 2 and said[-1].span_version > 3
+    assert {(record.spans[0], record.draft) for record in said} == {((0, 2), "small"), ((2, 4), "")}, "a draft model is of use to a first hop alone"
     assert (said[-1].cache_tokens, said[-1].head_weight) == (50, 3.0) and said[-1].decode > 0.015
     assert [(status.state, status.aim) for status in changes] == [
         ("online", None), ("joining", Span(2, 4)), ("joining", Span(2, 4)), ("online", None), ("leaving", None),
