@@ -21,6 +21,7 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.audit import Alike, Auditor
 from swarm.client.chronicle import Chronicle
+from swarm.client.distances import Distances
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.client.trust import Trust
@@ -47,11 +48,7 @@ KEEP_EVERY = 10.0
 """Seconds between signs of life for every session; hops forget one after 30."""
 
 MEASURE_EVERY = 30.0
-MEASURED_PEERS = 20
 """As serving peers do, and for the same reason (docs/routing.md)."""
-
-MEASURE_AT_MOST = 2.0
-"""Seconds for all round trips of one look together: whoever has not answered by then is far away, or gone."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -120,13 +117,9 @@ class Client:
         self.earlier = Earlier(reuse)
         self.wall: Callable[[], float] = time.time
         self.own: tuple[Span, ...] = ()
-        self.rtts: Mapping[PeerId, float] = {}
         self.records: Sequence[Announcement] = ()
         """What the directory said last."""
-        self.pings: Mapping[PeerId, float] = {}
-        """Round trips of the last `look`, in seconds."""
         self.chronicle = Chronicle()
-        self._mute: frozenset[PeerId] = frozenset()
         self.own_addrs: tuple[str, ...] = ()
         self.ahead = GUESSED if speculate else 0
         self.draft: MakeLine | None = None
@@ -142,6 +135,7 @@ class Client:
         self._identity, self._swarm_key, self._token = identity, swarm_key, token
         self._opened: OpenedModel | None = None
         self._connection: Connection | None = None
+        self._distances: Distances | None = None
         self._random: random.Random = random.SystemRandom()
         self._sessions: dict[SessionId, Session] = {}
         self._room: HopRoom | None = None
@@ -221,6 +215,7 @@ class Client:
     async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:
         self._opened, self._connection = opened, connection
         links = connection.links
+        self._distances = distances = Distances(links, self.table, self._random)
         if self.audits.rate("") > 0:
             dice = random.Random(self._random.random()) if type(self._random) is random.Random else self._random
             self.auditor = Auditor(self, self.audits, alike, dice)
@@ -235,8 +230,8 @@ class Client:
             own = await self._stack.enter_async_context(ends(opened, connection, self._dtype))
             self.own, self.own_addrs, self._room = own.spans, connection.addrs, own.room
             self._dtype = own.numerics
-            await self._measure()
-            await self._stack.enter_async_context(_task(self._keep_measuring(), "measure"))
+            await distances.measure()
+            await self._stack.enter_async_context(_task(self._keep_measuring(distances), "measure"))
         await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
         await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
         await self._stack.enter_async_context(_task(self._watch(), "watch"))
@@ -432,15 +427,24 @@ class Client:
     @property
     def silent(self) -> frozenset[PeerId]:
         """Who failed us and has not been heard of since, or had no answer for the last `look`."""
-        return self.table.shunned(self.clock(), forgive=True) | self._mute
+        mute: frozenset[PeerId] = frozenset() if self._distances is None else self._distances.mute
+        return self.table.shunned(self.clock(), forgive=True) | mute
+
+    @property
+    def pings(self) -> Mapping[PeerId, float]:
+        """Round trips that looks have found, in seconds."""
+        return {} if self._distances is None else self._distances.seen
+
+    @property
+    def rtts(self) -> Mapping[PeerId, float]:
+        """Round trips by which routes are planned, in seconds: none without own ends."""
+        return {} if self._distances is None else self._distances.rtts
 
     async def look(self) -> None:
         """Read the directory and measure how far away some peers are. Who could not be reached is tried again each time, and silent until it can be."""
         await self.refresh()
-        trips, mute = await self._ping(self._mute)
-        there = self.table.views.keys()
-        self.pings = {peer: trip for peer, trip in {**self.pings, **trips}.items() if peer in there and peer not in mute}
-        self._mute = frozenset(peer for peer in self._mute | mute if peer in there and peer not in trips)
+        if self._distances is not None:
+            await self._distances.look()
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -538,34 +542,11 @@ class Client:
                 await self.refresh()
                 idle = 0.0
 
-    async def _keep_measuring(self) -> None:
+    async def _keep_measuring(self, distances: Distances) -> None:
         """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
         while True:
             await asyncio.sleep(MEASURE_EVERY)
-            await self._measure()
-
-    async def _measure(self) -> None:
-        self.rtts, _ = await self._ping()
-
-    async def _ping(self, also: frozenset[PeerId] = frozenset()) -> tuple[dict[PeerId, float], frozenset[PeerId]]:
-        """Round trips to some peers, in seconds, and who of them could not be reached. Who takes too long is in neither."""
-        links, views = self._network.links, {peer: view for peer, view in self.table.views.items() if view.state == "online"}
-        chosen = {*self._random.sample(sorted(views), min(MEASURED_PEERS, len(views))), *(also & views.keys())}
-        trips: dict[PeerId, float] = {}
-        mute: set[PeerId] = set()
-
-        async def measure(peer: PeerId) -> None:
-            try:
-                trips[peer] = await links.measure(peer)
-            except PeerLost:
-                mute.add(peer)
-
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MEASURE_AT_MOST), asyncio.TaskGroup() as tasks:
-                for peer in sorted(chosen):
-                    links.learn(peer, views[peer].addrs)
-                    tasks.create_task(measure(peer))
-        return trips, frozenset(mute)
+            await distances.measure()
 
     async def _keep_leases(self) -> None:
         while True:

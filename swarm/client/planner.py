@@ -44,7 +44,9 @@ class Surroundings(Protocol):
     advisers: Advisers | None
     patience: float
     own: tuple[Span, ...]
-    rtts: Mapping[PeerId, float]
+
+    @property
+    def rtts(self) -> Mapping[PeerId, float]: ...
 
     @property
     def peer(self) -> PeerId: ...

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from swarm.client import sync
-from swarm.client.aio import MEASURE_AT_MOST, Client, _never_resumed
+from swarm.client.aio import Client, _never_resumed
+from swarm.client.distances import MEASURE_AT_MOST, Distances
 from swarm.core import ModelShape, Span
 from swarm.errors import OR_RESUME, MissingLayers, PeerLost, TimedOut, UsageError
 from swarm.routing.table import PeerView
@@ -39,6 +41,7 @@ def client(*peers: PeerView, revision: str | None = None, **options) -> Client:
     it = Client("m", **options)
     it._opened = SimpleNamespace(shape=SHAPE, revision=revision)
     it._connection = SimpleNamespace(links=Links({"near": 0.01, "far": 0.5, "gone": -1.0, "silent": 60.0}))
+    it._distances = Distances(it._connection.links, it.table, random.Random(1))
     it.table.show(peers)
     return it
 
@@ -110,7 +113,7 @@ def test_own_ends_compute_as_the_peers_do(revision, peers, dtype):
 def test_round_trips_are_measured_within_bounds_and_without_those_who_do_not_answer():
     async def main() -> tuple[dict[str, float], float]:
         it = client(*(peer(name) for name in ("near", "far", "gone", "silent")), peer("joining", state="joining"))
-        await it._measure()
+        await it._distances.measure()
         return dict(it.rtts), it.clock()
 
     rtts, took = run(main())

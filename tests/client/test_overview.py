@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import msgspec
 
 from swarm.client.chronicle import KEPT, Chronicle
+from swarm.client.distances import Distances
 from swarm.client.overview import overview, overview_of, with_history
 from swarm.core import ModelShape
 from swarm.wire import Announcement, Claim
@@ -173,7 +175,7 @@ def test_a_client_looks_at_the_directory_and_at_whom_it_can_reach():
         it.wall = lambda: NOW
         it._opened.shape = replace(SHAPE)
         links = Links({"near": 0.01, "far": 0.5, "gone": -1.0})
-        it._connection.links = links
+        it._distances = Distances(links, it.table, random.Random(1))
 
         async def refresh() -> None:
             it.records = [said("near"), said("gone", (0, 3)), said("far", (3, 6))]
