@@ -308,7 +308,7 @@ ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass) if i
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_every_error_says_what_to_do(error):
-    assert f"| `{error.__name__}` |" in text_of(ROOT / "docs" / "operations.md"), f"docs/operations.md has no row for {error.__name__}"
+    assert f"| `{error.__name__}` |" in text_of(ROOT / "docs" / "errors.md"), f"docs/errors.md has no row for {error.__name__}"
     assert re.search(rf"\b{error.__name__}\b", errors.__doc__ or ""), f"{error.__name__} is not in the tree that opens swarm/errors.py"
 
 

@@ -47,7 +47,7 @@ class Keys:
         if shown is None:
             raise ApiError(401, "this gateway asks for a key; send `Authorization: Bearer KEY`", "authentication_error", code="missing_api_key")
         if not any([hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), key) for key in self._keys]):
-            raise ApiError(401, "this gateway does not know the key you sent", "authentication_error", code="invalid_api_key")
+            raise ApiError(401, "this gateway does not know the key you sent; ask its owner for one", "authentication_error", code="invalid_api_key")
 
     @property
     def dependency(self) -> Any:
