@@ -443,6 +443,11 @@ class Client:
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
 
     @property
+    def member(self) -> bool:
+        """Whether this client says that it belongs to a private swarm."""
+        return self._swarm_key is not None
+
+    @property
     def _network(self) -> Connection:
         if self._connection is None:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
