@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY = passive
 
 RUNS ?= 1000000
 
-.PHONY: demo test test-slow test-browser attacks fuzz lint setup clean
+.PHONY: demo docs test test-slow test-browser attacks fuzz lint setup clean
 
 demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
@@ -42,6 +42,10 @@ fuzz: setup
 # The swarm view in a real browser, where there is a Chromium.
 test-browser: setup
 	$(BIN)/python -m pytest -m browser -rs tests/gateway/test_page.py
+
+# The pages of docs/ as a site, in build/site.
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 import typing
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 import swarm
 from swarm import core, errors, wire
@@ -24,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 ELSEWHERE = [path for path in (ROOT / "bootstrap" / "README.md", ROOT / "swarm" / "demo" / "README.md") if path.exists()]
 PAGES = [*sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), *ELSEWHERE]
-EXPECTED = {"journey", "glossary", "protocol", "operations", "security", "performance", "models", "house"}
+EXPECTED = {"index", "join", "own", "api", "gateway", "errors", "journey", "glossary", "protocol", "operations", "security", "performance", "models", "house"}
 
 COMMAND = re.compile(r"(?<![\w-])(?:\.venv/bin/)?swarm-([a-z]+)\b")
 COMMANDS = sorted(name.removeprefix("swarm-") for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
@@ -97,6 +101,19 @@ def test_every_page_is_there():
 def test_every_page_is_reached_from_the_readme():
     readme = text_of(ROOT / "README.md")
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"docs/{page.name}" not in readme] == []
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Its own check of links and anchors, and that no page is left out of the navigation."""
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed; it comes with the extra dev")
+    config = yaml.safe_load(text_of(ROOT / "mkdocs.yml"))
+    assert config["validation"] == {"links": {"anchors": "warn", "not_found": "warn"}, "nav": {"omitted_files": "warn"}}
+    ran = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert not (apart := {page.stem for page in (ROOT / "docs").glob("*.md")} ^ {page.stem for page in tmp_path.glob("*.html")} - {"404", "search"}), apart
+    fetched = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', text_of(tmp_path / "index.html"))
+    assert not fetched, f"the site loads {fetched}, and is to work offline"
 
 
 @pages
@@ -308,7 +325,7 @@ ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass) if i
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_every_error_says_what_to_do(error):
-    assert f"| `{error.__name__}` |" in text_of(ROOT / "docs" / "operations.md"), f"docs/operations.md has no row for {error.__name__}"
+    assert f"| `{error.__name__}` |" in text_of(ROOT / "docs" / "errors.md"), f"docs/errors.md has no row for {error.__name__}"
     assert re.search(rf"\b{error.__name__}\b", errors.__doc__ or ""), f"{error.__name__} is not in the tree that opens swarm/errors.py"
 
 

@@ -290,7 +290,7 @@ class Client:
                     looks += 1
                     await asyncio.sleep(LOOK_AGAIN)
         except TimeoutError:
-            raise TimedOut("the time allowed for this answer ran out while looking for peers") from None
+            raise TimedOut("the time allowed for this answer ran out while looking for peers; allow more time") from None
 
     def check(self, prompt: str, **options: Any) -> None:
         """Raises UsageError for a prompt, or options as for `Session.stream`, that no session will take, so that nobody is waited for in vain."""
@@ -447,6 +447,11 @@ class Client:
             await self._distances.look()
 
     # --- inside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def member(self) -> bool:
+        """Whether this client says that it belongs to a private swarm."""
+        return self._swarm_key is not None
 
     @property
     def _network(self) -> Connection:

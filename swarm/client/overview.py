@@ -133,6 +133,9 @@ class Overview:
         return self.layers + 2
 
 
+PRIVATE = "; but peers here announce a private swarm, which answers its members alone: if you are one, say so with --swarm-key (and --identity)"
+
+
 def overview_of(
     shape: ModelShape,
     records: Iterable[Announcement],
@@ -142,9 +145,10 @@ def overview_of(
     rtts: Mapping[PeerId, float] | None = None,
     requests: Sequence[RequestOverview] = (),
     problems: Mapping[PeerId, str] | None = None,
+    member: bool = True,
 ) -> Overview:
     """`records` are what the directory says, `silent` who failed the client since, `rtts` round trips in seconds that it measured. Announcements in `problems`
-    are left out."""
+    are left out. Who is no `member` of a private swarm sees its announcements, and reaches nobody."""
     problems, trips = dict(problems or {}), rtts or {}
     records = sorted((record for record in records if record.peer not in problems), key=lambda record: record.peer)
     coordinator = _coordinator(records, shape.config_hash, wall)
@@ -158,6 +162,8 @@ def overview_of(
         if covers
         else f"nobody serves this model; start a peer with swarm-serve --layers {everything}{_about(_bytes(shape, '', whole(shape.components)))}"
     )
+    if not member and not served and any(record.membership for record in records):
+        sentence += PRIVATE
     return Overview(
         wall, shape.name, shape.config_hash, shape.layers, shape.component_bytes, served, sentence, covers, peers, coordinator, tuple(requests), (), problems
     )
@@ -170,7 +176,14 @@ async def overview(client: Client) -> Overview:
     await _find_reasons(running)
     requests = [_request(session, client.clock()) for session in running]
     seen = overview_of(
-        client.shape, client.records, client.wall(), silent=client.silent, rtts=client.pings, requests=requests, problems=client.table.passed_over
+        client.shape,
+        client.records,
+        client.wall(),
+        silent=client.silent,
+        rtts=client.pings,
+        requests=requests,
+        problems=client.table.passed_over,
+        member=client.member,
     )
     return with_history(seen, client.chronicle)
 

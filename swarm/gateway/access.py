@@ -48,7 +48,7 @@ class Keys:
             raise ApiError(401, "this gateway asks for a key; send `Authorization: Bearer KEY`", "authentication_error", code="missing_api_key")
         sent = shown.encode("latin-1", "replace")  # as it came: what is no ASCII was sent as UTF-8, and a header is read as Latin-1
         if not any([hmac.compare_digest(sent, key) for key in self._keys]):
-            raise ApiError(401, "this gateway does not know the key you sent", "authentication_error", code="invalid_api_key")
+            raise ApiError(401, "this gateway does not know the key you sent; ask its owner for one", "authentication_error", code="invalid_api_key")
 
     @property
     def dependency(self) -> Any:

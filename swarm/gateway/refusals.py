@@ -89,9 +89,17 @@ def not_served(error: UsageError) -> ApiError:
     return ApiError(503, str(error), "swarm_error", code="not_served", retry_after=RETRY_AFTER)
 
 
+SAID_BY_THE_FRAMEWORK = {
+    404: ("there is no such path here; /openapi.json lists those there are", "not_found"),
+    405: ("this path takes another method; see /openapi.json", "method_not_allowed"),
+    413: ("the body is too large; send less text", None),
+}
+
+
 def of_http(error: HTTPException) -> ApiError:
-    """What the framework says itself: no such path, another method."""
-    return ApiError(error.status_code, str(error.detail), code={404: "not_found", 405: "method_not_allowed"}.get(error.status_code))
+    """What the framework says itself, in two words that name no next step."""
+    sentence, code = SAID_BY_THE_FRAMEWORK.get(error.status_code, (str(error.detail), None))
+    return ApiError(error.status_code, sentence, code=code)
 
 
 def of_validation(errors: list[Any]) -> ApiError:

@@ -66,13 +66,13 @@ class Gate(nn.Module):
     def forward(self, hidden: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         hidden = self.layer(hidden if self.given is None else self.given, *args, **kwargs)
         if not isinstance(hidden, torch.Tensor):
-            raise UnsupportedModel(f"{type(self.layer).__name__} returns more than hidden states, which cannot travel between peers")
+            raise UnsupportedModel(f"{type(self.layer).__name__} returns more than hidden states, which cannot travel between peers; choose another model")
         self.taken = hidden
         return hidden
 
     def out(self) -> torch.Tensor:
         if self.taken is None:
-            raise UnsupportedModel(f"{type(self.layer).__name__} was never called, so the model does not run its layers one after another")
+            raise UnsupportedModel(f"{type(self.layer).__name__} was never called, so layers do not run one after another; choose another model")
         return self.taken
 
 
@@ -117,7 +117,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     ]
     embedding, output = _path_of(model, model.get_input_embeddings()), _path_of(model, model.get_output_embeddings())
     if not lists or embedding is None or output is None:
-        raise UnsupportedModel(f"{name} is not built as embedding, list of layers and head, so it cannot be cut into spans")
+        raise UnsupportedModel(f"{name} is not built as embedding, list of layers and head, so it cannot be cut into spans; choose another model")
     limbs = dict(_limbs(model, lists[0]))
     before, after, rotary = [], [], []
     for path, module in limbs.items():
@@ -127,7 +127,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         elif component_of(path, count) == count + 1:
             after.append(path)
         elif path.rpartition(".")[0] == lists[0].rpartition(".")[0] and _declared_after(model, lists[0], path):
-            raise UnsupportedModel(f"{name} has {path} after its layers, which is neither a final norm nor a head known here, so it cannot be cut into spans")
+            raise UnsupportedModel(f"{name} has {path} after its layers, neither a norm nor a head, so it cannot be cut into spans; choose another model")
         else:
             before.append(path)
     return Anatomy(lists[0], count, tuple(before), tuple(after), tuple(rotary), embedding, output)
@@ -260,7 +260,7 @@ def _limbs(model: nn.Module, layers: str) -> Iterator[tuple[str, nn.Module]]:
     at, below = model, ""
     for step in layers.split("."):
         if any(True for _ in at.parameters(recurse=False)):
-            raise UnsupportedModel(f"{type(at).__name__} has weights of its own beside its layers, so it cannot be cut into spans")
+            raise UnsupportedModel(f"{type(at).__name__} has weights of its own beside its layers, so it cannot be cut into spans; choose another model")
         for name, child in at.named_children():
             if name != step:
                 yield f"{below}{name}", child

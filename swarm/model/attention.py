@@ -166,7 +166,7 @@ def packed_attention(
     turn: Turn | None = getattr(module, "turn", None)
     pack = None if turn is None else turn.pack
     if pack is None or attention_mask is not None or position_bias is not None or is_causal is False:
-        raise UnsupportedModel(f"{type(module).__name__} asks for attention that swarm does not do (a mask, a bias or both directions)")
+        raise UnsupportedModel(f"{type(module).__name__} asks for attention that swarm does not do (a mask, a bias or both directions); choose another model")
     layer = cast(int, module.layer_idx)
     if sliding_window == _UNSAID:
         sliding_window = _window(cast(PreTrainedConfig, module.config), layer)

@@ -70,7 +70,7 @@ class Checkpoint:
         folder = source.small()
         raw = _read_json(folder / "config.json")
         if not isinstance(raw, dict):
-            raise NotAModel(f"{folder / 'config.json'} does not hold a model's configuration")
+            raise NotAModel(f"{folder / 'config.json'} does not hold a model's configuration; give a model in transformers format")
         return cls(source, _read_config(folder, source.name, raw), raw, max_disk, hashing)
 
     # --- what it is -----------------------------------------------------------------------------------------------------------------------------------

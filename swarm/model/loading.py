@@ -53,7 +53,7 @@ def read_part(
         except SwarmError:
             raise
         except ImportError as error:
-            raise UnsupportedModel(f"{checkpoint.name} needs a package that is not installed here: {str(error).splitlines()[0]}") from error
+            raise UnsupportedModel(f"{checkpoint.name} needs a package that is not here: {str(error).splitlines()[0]}; install it with pip") from error
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NotAModel(f"the weights of {checkpoint.name} cannot be loaded ({text}); fetch them again, or choose another model") from error

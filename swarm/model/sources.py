@@ -275,7 +275,7 @@ def _translated(repo: str) -> Iterator[None]:
             f"there is neither a folder nor a hub model called {repo}; check the spelling, or for a private model set HF_TOKEN or run `hf auth login`"
         ) from error
     except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
-        raise NotAModel(f"{repo} has a safetensors file that cannot be read ({error})") from error
+        raise NotAModel(f"{repo} has a safetensors file that cannot be read ({error}); choose another revision or repository") from error
     except _UNREACHABLE as error:
         raise HubUnreachable(
             f"{repo} is not on this machine, or not all of it, and the hub cannot be reached ({_first_line(error)}); "

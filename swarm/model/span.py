@@ -322,7 +322,9 @@ class SpanModel:
             self._spread.end()
             ran = 0 if self._compiled is None else self._compiled.end()
         if pack.calls + ran != view.held:
-            raise UnsupportedModel(f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served")
+            raise UnsupportedModel(
+                f"{view.held} layers called for attention {pack.calls} times: some keep their state elsewhere, so they cannot be served; choose another model"
+            )
         return out
 
     def _recorded(self, start: int, stop: int, given: torch.Tensor, positions_1T: torch.Tensor, table: TokenTable) -> torch.Tensor:

@@ -187,7 +187,7 @@ def _load(folder: str) -> PreTrainedTokenizerBase:
     except Exception as error:
         raise NotAModel(f"{folder} holds no tokenizer that can be read ({_first_line(error)}); a model's folder needs its tokenizer.json") from error
     if not len(tokenizer):
-        raise NotAModel(f"the tokenizer of {folder} is empty; is its tokenizer.json missing?")
+        raise NotAModel(f"the tokenizer of {folder} is empty; a model's folder needs its tokenizer.json")
     return tokenizer
 
 

@@ -75,7 +75,7 @@ class DhtDirectory:
         except TimeoutError:
             raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
         if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
-            raise RemoteError("no peer took our announcement: none of the initial peers answers any more")
+            raise RemoteError("no peer took our announcement: none of the initial peers answers any more; name another with --initial-peers")
         if not stored and not await self._held(key, record.peer, record.time + LIFETIME):
             raise RemoteError(
                 "no peer took our announcement; if this repeats, check that this machine's clock is right, and whether the swarm is private (--swarm-key)"

@@ -18,7 +18,7 @@ from pathlib import Path
 from hivemind.p2p import P2PDaemonError, PeerID
 
 from swarm.core import PeerId
-from swarm.errors import IdentityInUse, MalformedAddress, PortInUse, RemoteError, SwarmError
+from swarm.errors import IdentityInUse, InvalidConfig, MalformedAddress, PortInUse, RemoteError, SwarmError
 from swarm.net import guards, reach
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
 from swarm.net.clock import SwarmClock
@@ -268,7 +268,7 @@ def _probe_port(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise SwarmError(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --host and --port") from error
+                raise InvalidConfig(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --host and --port") from error
             raise PortInUse(host, port) from error
 
 

@@ -95,8 +95,8 @@ class Client:
     def check_tokens(self, ids: Sequence[int], *, max_new_tokens: int, timeout: float | None = None, **drawing: Any) -> None:
         if not ids:
             raise EmptyPrompt
-        if any(not 0 <= id < SHAPE.vocab for id in ids):
-            raise UsageError("that is no token of this model")
+        if wrong := [id for id in ids if not 0 <= id < SHAPE.vocab]:
+            raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {SHAPE.vocab - 1}")
         if len(ids) + max_new_tokens > ROOM:
             raise PromptTooLong(len(ids) + max_new_tokens, ROOM)
         drawing.pop("ignore_eos")
