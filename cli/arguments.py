@@ -302,7 +302,7 @@ def on_disk(text: str) -> tuple[str, ...]:
 
 def short_name(text: str) -> str:
     if printable(text, MOST_NAME) != text:
-        raise argparse.ArgumentTypeError(f"a name is one line of at most {MOST_NAME} characters")
+        raise argparse.ArgumentTypeError(f"a name is one line of at most {MOST_NAME} characters; give a shorter one")
     return text
 
 

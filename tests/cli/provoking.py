@@ -455,7 +455,10 @@ def no_template(w: World) -> Said:
 
 
 def busy(w: World) -> Said:
-    return w.http("/v1/completions", {"model": "m", "prompt": "hi", "n": 3}, settings={"most": 2})
+    it = pretend.gateway(most=2)
+    with it.admitted(2):
+        answered = pretend.asking(it, "/v1/completions", {"model": "m", "prompt": "hi"})
+    return Said(answered.error["message"], (str(answered.status),))
 
 
 def demo_links(w: World) -> Said:
@@ -481,6 +484,7 @@ HOW: dict[str, dict[str, Callable[[World], Said]]] = {
         "argument …: … is no …number": lambda w: w.entrance("--port", "http"),
         "argument …: … is out of range": lambda w: w.entrance("--port", "70000"),
         "argument …: … is no size": lambda w: w.serve("--max-memory", "much"),
+        "argument …: a name is": lambda w: w.serve("--public-name", "two\nlines"),
         "argument …: … is none of": lambda w: w.command("bench", "--sharding", "oddly"),
         "cannot read the config file": lambda w: w.entrance("--config", "/nowhere/at/all.yaml"),
         "cannot read … as YAML": lambda w: w.entrance("--config", w.file("port: [\n")),

@@ -55,7 +55,7 @@ def planned(line: str) -> None:
 
 def rehearsed(line: str) -> None:
     """The set-up says what it would do."""
-    words = shlex.split(line.removeprefix("sudo ").replace("--into /opt/swarm", "--into /nowhere/swarm"))
+    words = shlex.split(line.removeprefix("sudo ").replace("--into /opt/swarm", "--into /nowhere/swarm").replace("swarm_llm-0.1.0-py3-none-any.whl", "."))
     ran = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0 and "would run:" in ran.stdout, ran.stderr
 
@@ -92,6 +92,7 @@ def shell(line: str) -> None:
 UNRUN: list[tuple[str, Callable[[str], None], str]] = [
     (r"make [a-z-]+", planned, "minutes each; test_demo runs the demo, CI the tests, test_docs the site"),
     (r"(sudo )?sh scripts/setup\.sh.*", rehearsed, "gigabytes; test_wheel sets an environment up"),
+    (r"pip wheel --no-deps \.", files_are_there, "test_wheel makes one"),
     (r"swarm-bench .*", understood, "minutes; test_bench measures for seconds"),
     (r"(\.venv/bin/python -m bench\..*|\$far .*|far=.*)", benchmark, "minutes to hours"),
     (r"(export [A-Z_]+=\w+|for \w+ in .*; do|done)", shell, "no command of its own"),
