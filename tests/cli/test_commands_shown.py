@@ -193,7 +193,7 @@ def test_what_serves_serves_until_ctrl_c(line, demo, there, command):
     leave(started)
 
 
-def test_the_gateway_and_what_asks_it(demo, there, command):
+def test_the_gateway_and_what_asks_it(demo, there, command, capfd):
     (there / "keys.txt").write_text("a key that is long enough\n")
     gateways = lines(r"swarm-gateway .*")
     for line in gateways:
@@ -208,6 +208,9 @@ def test_the_gateway_and_what_asks_it(demo, there, command):
                     assert json.loads(ran.stdout)["choices"][0]["finish_reason"] in ("stop", "length")
                 if '"stream"' in asks:
                     assert ran.stdout.endswith("data: [DONE]\n\n")
+            example = next(code for language, code in fences(ROOT / "docs" / "gateway.md") if "from openai import" in code)
+            exec(compile(example.replace("http://127.0.0.1:8000", url), "docs/gateway.md", "exec"), {})
+            assert capfd.readouterr().out.count(" 1 3 7 9") >= 1, "asked for with temperature 0"
         leave(started)
     assert any("--local" in line for line in gateways)
 
