@@ -240,7 +240,8 @@ class Mutator:
             elif what < 0.9:
                 node.insert(at, self._hostile())
             else:
-                node[at:at] = node[at : at + 1] * random.choice((1, 20, 3000))
+                most = 1 + MOST // len(self._packed(node[at]))  # or ours would be the memory that is too small
+                node[at:at] = node[at : at + 1] * min(random.choice((1, 20, 3000)), most)
             return node
         if isinstance(node, dict) and node and random.random() < 0.8:
             key = random.choice(sorted(node, key=repr))
