@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from swarm.core import CLIENT, Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Send
-from swarm.wire import Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
+from swarm.wire import COMPRESSED, Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
 
 CHUNK, WINDOW = 256, 1024
 """As of hops: positions sent at once, and beyond what is acknowledged."""
@@ -30,6 +30,14 @@ class Work:
     hidden: Blob | None = None
     sampling: Sampling = field(default_factory=Sampling)
     emit_from: int = 0
+    compress: bool = False
+    """What comes out is to be compressed, as it was."""
+
+    @property
+    def compressed(self) -> tuple[int, ...]:
+        """As in `Order`."""
+        takes = self.hidden is not None and self.hidden.dtype == COMPRESSED
+        return (self.hop.start,) * takes + (self.hop.stop,) * self.compress
 
     @property
     def is_first(self) -> bool:
@@ -53,7 +61,7 @@ class Probe:
         length = len(work.tokens)
         self._order = Order(
             session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, 0, length + 1, work.sampling, (*before, work.hop, *behind),
-            expires=expires,
+            expires=expires, compressed=work.compressed,
         )  # fmt: skip
         self._sent = self._acked = self._received = 0
         self._parts: list[Blob] = []

@@ -22,7 +22,7 @@ from swarm.machines.probe import Probe, Work
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import ORDER_LIFETIME, Accuse, Blob, Message, Open, SessionMessage, Statement
+from swarm.wire import COMPRESSED, ORDER_LIFETIME, Accuse, Blob, Message, Open, SessionMessage, Statement
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden)
+        compress = accusation.rows.dtype == COMPRESSED
+        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden, compress=compress)
         session = self._dice.randbytes(16)
         probe, over = Probe(session, self._links.peer, work, self._wall() + ORDER_LIFETIME), asyncio.Event()
         self._probes[session] = probe, over
