@@ -36,6 +36,10 @@ def add_asking(group: argparse._ArgumentGroup) -> None:
         "on the way it may go on with other tokens than it would have had",
     )  # fmt: skip
     group.add_argument(
+        "--compress", action="store_true",
+        help="let peers with slow lines send activations in eight bits: the answer comes sooner, and may have other tokens",
+    )  # fmt: skip
+    group.add_argument(
         "--own-ends",
         action="store_true",
         help="hold embed and head here: peers get activations, no token ids (needs those weights; no secrecy)",
@@ -64,6 +68,7 @@ def asking(args: Any) -> dict[str, Any]:
         **member(args),
         "dtype": args.dtype,
         "mixed": args.mixed,
+        "compress": args.compress,
         "own_ends": args.own_ends,
         "own_layers": args.own_layers,
         "trust": addresses(args.trust),

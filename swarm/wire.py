@@ -35,26 +35,34 @@ MOST_FIELDS = 256
 """Fields of a message of tomorrow. Each is an object of 80 bytes once decoded, so that 64 MiB of them would be 5 GB."""
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of one number for every dtype that may travel; anything else is refused."""
+"""Bytes of one number for every dtype that may travel as it is; anything but these and COMPRESSED is refused."""
+
+COMPRESSED, GROUP = "int8", 32
+"""Rows with less in them: each number in one byte, and behind the numbers of a row a scale in bfloat16 for every GROUP of them, so that a large one costs
+its neighbours their precision, and nobody else."""
+
+
+def row_size(dtype: str, width: int) -> int:
+    """Bytes of a row."""
+    return width + 2 * -(-width // GROUP) if dtype == COMPRESSED else ITEM_SIZE[dtype] * width
 
 
 class Blob(msgspec.Struct, frozen=True, array_like=True):
-    """Rows of activations as they travel: row-major `rows × width` numbers of `dtype`. Slicing by rows copies nothing."""
+    """Rows of activations as they travel: row-major `rows × width` numbers of `dtype`, or COMPRESSED. Slicing by rows copies nothing."""
 
     dtype: str
     width: Annotated[int, Meta(ge=1, le=2**20)]
     data: memoryview
 
     def __post_init__(self) -> None:
-        item = ITEM_SIZE.get(self.dtype)
-        if item is None:
+        if self.dtype not in ITEM_SIZE and self.dtype != COMPRESSED:
             raise ValueError(f"dtype {self.dtype!r} does not travel")
-        if self.data.nbytes % (item * self.width):
+        if self.data.nbytes % self.row_bytes:
             raise ValueError(f"{self.data.nbytes} bytes are no whole rows of {self.width} {self.dtype}")
 
     @property
     def row_bytes(self) -> int:
-        return ITEM_SIZE[self.dtype] * self.width
+        return row_size(self.dtype, self.width)
 
     def __len__(self) -> int:
         return self.data.nbytes // self.row_bytes
@@ -115,7 +123,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     not start (credit). `chunk` is into how many positions a prompt is best cut on this route, 0 where nobody has said. `limit` is the length the session will
     not outgrow: what every hop reserves. `reply` is one of REPLIES. `prefix` is what the session begins with: a
     hop that knows nothing of it yet, and holds those positions of the earlier session, need not compute them again. `ahead` is how many positions the first hop
-    may start at most on nothing but a guess.
+    may start at most on nothing but a guess. `compressed` are the components whose inputs travel in fewer bits: whoever makes them compresses them.
     """
 
     session: Session
@@ -135,6 +143,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     chunk: Count = 0
     prefix: Prefix | None = None
     ahead: Count = 2**10
+    compressed: Annotated[tuple[Annotated[int, Meta(ge=1, le=2**12)], ...], Meta(max_length=2**10)] = ()
 
     def sender(self, to: int) -> PeerId:
         """Who hands the OPEN to hop `to`: its predecessor, or the client."""
@@ -251,6 +260,10 @@ class Rows(SessionMessage, frozen=True, array_like=True, tag=40):
     start: Count
     rows: Blob
     micros: Annotated[tuple[Count, ...], Meta(max_length=2**10)] = ()
+
+    def __post_init__(self) -> None:
+        if self.rows.dtype == COMPRESSED:
+            raise ValueError("what was asked for is not compressed")
 
 
 MARK = 8
@@ -509,6 +522,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     near one another share, "" for none; `claim` is None for a peer that does not coordinate. `upload` is how many bytes per second it can send, 0 where it
     does not know. `draft` names the model that guesses ahead where this peer is a first hop, "" for none. `share` is the part of its time in which it
     computes, less than 1 while it makes way for its owner's other programs; the costs are what things take then. `membership` is that of `Hello`.
+    `compresses`: it can make compressed rows, and read them.
     """
 
     version: Count
@@ -540,6 +554,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     draft: Annotated[str, Meta(max_length=128)] = ""
     membership: Annotated[bytes, Meta(max_length=512)] = b""
+    compresses: bool = False
 
 
 LIFETIME = 25.0

@@ -27,13 +27,14 @@ from swarm.client.session import Session, Token, check_options, check_seconds, i
 from swarm.client.trust import Trust
 from swarm.client.whisper import MakeLine
 from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model
-from swarm.core import CLIENT, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
+from swarm.core import CLIENT, Hop, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
 from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.audits import USUAL, Audits
 from swarm.machines.client import GUESSED
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
 from swarm.routing.atlas import Class
+from swarm.routing.compression import compresses
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import choose_class, or_mix
 from swarm.routing.route import Request, Route
@@ -67,7 +68,8 @@ class Client:
 
     `model` is a hub id or a folder. `initial_peers` are multiaddrs of any peers of the swarm, or a single one. `dtype` asks for peers of one numerics class
     ("float32", …); without it the class with the cheapest route is taken. `mixed` lets a chain mix peers that have rounded the weights with others of the same
-    dtype, whoever is fastest; a repair may then go on with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
+    dtype, whoever is fastest; a repair may then go on with other tokens. `compress` lets peers send activations in eight bits where their line is slow: sooner,
+    and with other tokens. `own_ends` holds embed and head here, so that no peer is told tokens: they see
     activations alone, from which much can be guessed (docs/security.md). With `reuse`, a session that begins as an earlier one of this client did is computed
     from there; peers keep ended sessions for it for some minutes (not with own ends, where tokens are hidden). `own_layers`, such as "0:2,22:24", are kept
     beside the ends. `trust` are ids of peers: only those serve, unless `trusted_only` is False. `audit` is the share of a proven peer's hops, and the least of
@@ -85,6 +87,7 @@ class Client:
         initial_peers: Sequence[str] | str = (),
         dtype: str | None = None,
         mixed: bool = False,
+        compress: bool = False,
         own_ends: bool = False,
         own_layers: str | None = None,
         trust: Sequence[str] | str = (),
@@ -130,7 +133,7 @@ class Client:
         self.audits = Audits(audit)
         self.auditor: Auditor | None = None
         self.trust = Trust.of(check_peer_ids(texts(trust, "trust are ids of peers, such as swarm-serve prints")), trusted_only)
-        self._dtype, self._mixed = dtype, mixed
+        self._dtype, self._mixed, self._compress = dtype, mixed, compress
         self._ends: Callable[..., Any] | None = ends_with(own_layers) if own_layers is not None else keep_ends if own_ends else None
         self._identity, self._swarm_key, self._token = identity, swarm_key, token
         self._opened: OpenedModel | None = None
@@ -363,6 +366,12 @@ class Client:
 
     def reach(self, length: int) -> int:
         return self._model.shape.reach(length)
+
+    def compresses(self, numerics: str, one: Hop, other: Hop) -> bool | None:
+        if not self._compress:
+            return False
+        width = self.shape.hidden
+        return compresses(one, other, self.table.views, width, ITEM_SIZE.get(base_dtype(numerics), 4) * width)
 
     def clock(self) -> float:
         return asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -56,6 +57,8 @@ class Network(Surroundings, Protocol):
     ahead: int
     draft: MakeLine | None
 
+    def compresses(self, numerics: str, one: Hop, other: Hop) -> bool | None: ...
+
     def reach(self, length: int) -> int: ...
 
     def wall(self) -> float: ...
@@ -97,7 +100,14 @@ class Chain:
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session, self._class = network, session, (revision, numerics)
         self._machine = ClientSession(
-            session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME, ahead=network.ahead
+            session,
+            network.peer,
+            revision,
+            numerics,
+            reach=network.reach,
+            expires=lambda: network.wall() + ORDER_LIFETIME,
+            ahead=network.ahead,
+            compresses=partial(network.compresses, numerics),
         )
         self._whisper = Whisper(self._machine, self._do, network.draft)
         self._planner = Planner(network, session, revision, numerics)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
@@ -55,7 +56,8 @@ def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
 class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
     says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
-    good, `ahead` how far hops may guess (`wire.Order`)."""
+    good, `ahead` how far hops may guess (`wire.Order`). `compresses` says whether rows from one hop to the next had best be compressed, None where they cannot
+    be. What was said first holds as long as the session does: rows that are sent again, to whomever, are the same."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class ClientSession:
         reach: Callable[[int], int] = lambda goal: 1,
         expires: Callable[[], float] = lambda: 0.0,
         ahead: int = GUESSED,
+        compresses: Callable[[Hop, Hop], bool | None] = lambda one, other: False,
     ) -> None:
         self.session = session
         self.me = me
@@ -78,6 +81,7 @@ class ClientSession:
         self.running = False
         self._revision, self._numerics, self._credit = revision, numerics, credit
         self._ahead = ahead
+        self._compresses, self._compressed = compresses, dict[int, bool]()
         self._sampling = Sampling()
         self._valid = 0
         self._reach_of, self._reach, self._expires = reach, 1, expires
@@ -125,6 +129,7 @@ class ClientSession:
         if not 0 < length <= self.shares(other):
             raise ValueError(f"the sessions do not share their first {length} positions")
         self._prefix = Prefix(other.session, length, digest_of(self.history[:length]))
+        self._compressed = dict(other._compressed)
         self._valid = length
 
     @property
@@ -304,8 +309,14 @@ class ClientSession:
                 chunk=self._chunk,
                 prefix=self._prefix,
                 ahead=self._ahead,
+                compressed=tuple(other.start for one, other in pairwise(route) if self._is_compressed(one, other)),
             )
         )
+
+    def _is_compressed(self, one: Hop, other: Hop) -> bool:
+        if (pays := self._compresses(one, other)) is None:
+            return False
+        return self._compressed.setdefault(other.start, pays)
 
     def _steps(self, peer: PeerId, chain: int, draft: int, start: int) -> list[Effect]:
         return [Send(peer, Step(self.session, chain, 0, draft, at, tuple(self.history[at : at + FEED]))) for at in range(start, len(self.history), FEED)]

@@ -19,7 +19,7 @@ class Compute:
     """Run the hop's components over positions [start, start + len(tokens)). `draw` are the offsets whose next token the head draws, or of which it gives what
     the order asks for instead; `history` holds every
     token before `start` where the sampling needs it. Jobs and truncations of one hop are done in the order they were asked for; a job that a later Truncate
-    voids (`start` at or above its length) may be skipped. `serial` comes back with the result.
+    voids (`start` at or above its length) may be skipped. `serial` comes back with the result, whose rows are to `compress` if it says so.
     """
 
     serial: int
@@ -28,6 +28,7 @@ class Compute:
     hidden: Blob | None
     draw: tuple[int, ...] = ()
     history: tuple[int, ...] = ()
+    compress: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,27 @@ from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Tr
 from swarm.machines.journal import Journal
 from swarm.machines.marks import MOST_SHOWN_BYTES, marks, token_marks
 from swarm.machines.routes import dismissed
-from swarm.wire import LOGITS, LOOP, MARK, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step
+from swarm.wire import (
+    COMPRESSED,
+    LOGITS,
+    LOOP,
+    MARK,
+    Blob,
+    Broken,
+    Close,
+    Drawn,
+    Grant,
+    Have,
+    Keep,
+    Open,
+    Order,
+    Prefix,
+    Prepare,
+    Ready,
+    Rows,
+    SessionMessage,
+    Step,
+)
 
 SHOWN = 16
 """How often a hop shows its client what it made, in one chain: a small frame asks for a large one."""
@@ -173,8 +193,14 @@ class HopSession:
         """How many of its positions an order lets it keep."""
         if order.chain <= self.epoch.chain:
             return self.accepted
+        if self._order is not None and self._compresses(order) != self._compresses(self._order):  # a journal is of one kind of rows
+            return 0
         keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
         return min(keep if self._rewindable else 0, self.accepted)
+
+    def _compresses(self, order: Order) -> bool:
+        """Whether its outputs are to be compressed."""
+        return self.route[self.index].stop in order.compressed
 
     @property
     def size(self) -> int:
@@ -241,6 +267,8 @@ class HopSession:
         if message.start + len(message.tokens) > self.order.limit:
             return []
         if not message.tokens or (message.hidden is None) != self.is_first or (message.hidden is not None and len(message.hidden) != len(message.tokens)):
+            return []
+        if message.hidden is not None and message.hidden.dtype == COMPRESSED and self.route[self.index].start not in self.order.compressed:
             return []
         self._renew(now)
         effects: list[Effect] = []
@@ -406,6 +434,8 @@ class HopSession:
             return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
         if order.client != self.order.client or order.chain <= self.epoch.chain:
             return []
+        if self._compresses(order) != self._compresses(self.order):  # what the newcomers are to get is not what there is
+            return [self._to_prev(Ready(self.session, self.epoch.chain, self.index - 1, order.chain, "unknown"))]
         farewell = self._dismiss_branch(order)
         self._branch = branch = Branch(order, message.first, message.upto)
         return [*farewell, Send(branch.peer, branch.opening(message))]
@@ -500,7 +530,7 @@ class HopSession:
             rows = hidden[at : at + len(part)] if hidden is not None else None
             self._marks += marks(rows) if rows is not None else b""
             draw, history = self._wanted(start, part)
-            effects.append(Compute(self._serial, start, part, rows, draw, history))
+            effects.append(Compute(self._serial, start, part, rows, draw, history, self._compresses(self.order)))
             at += len(part)
         return effects
 

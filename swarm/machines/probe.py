@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from swarm.core import CLIENT, Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Send
-from swarm.wire import Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
+from swarm.wire import COMPRESSED, Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
 
 CHUNK, WINDOW = 256, 1024
 """As of hops: positions sent at once, and beyond what is acknowledged."""
@@ -32,6 +32,14 @@ class Work:
     emit_from: int = 0
     room: int = 0
     """Positions of an answer that seems to be wanted."""
+    compress: bool = False
+    """What comes out is to be compressed, as it was."""
+
+    @property
+    def compressed(self) -> tuple[int, ...]:
+        """As in `Order`."""
+        takes = self.hidden is not None and self.hidden.dtype == COMPRESSED
+        return (self.hop.start,) * takes + (self.hop.stop,) * self.compress
 
     @property
     def is_first(self) -> bool:
@@ -56,7 +64,7 @@ class Probe:
         until = length + work.room if work.room else 0
         self._order = Order(
             session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, route,
-            expires=expires,
+            expires=expires, compressed=work.compressed,
         )  # fmt: skip
         self._sent = self._acked = self._received = 0
         self._parts: list[Blob] = []

@@ -447,7 +447,7 @@ class Engine:
         is_head = stop == self.model.head + 1
         draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
         wanted = [not is_head or (part.slot.reply != LOOP and bool(part.draw)) for part, _ in ready]
-        blobs = [to_blob(output) if wants else None for output, wants in zip(outputs, wanted, strict=True)]
+        blobs = [to_blob(output, compress=part.job.compress) if wants else None for (part, _), output, wants in zip(ready, outputs, wanted, strict=True)]
         self.steps += 1
         self.tokens += sum(part.count for part, _ in ready)
         micros = round((self._clock() - began) * 1e6)

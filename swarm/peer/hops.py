@@ -357,7 +357,7 @@ class HopRoom:
         earlier = key._replace(session=order.prefix.session)
         rests, length = self._prefixes.get(earlier), order.prefix.length
         other = self._hops.get(earlier.session, {}).get(earlier) or rests
-        if other is None or not serves(other, order.prefix, order.client):
+        if other is None or not serves(other, order):
             return
         if other is rests and length >= MOSTLY * other.computed and other.size <= order.limit:  # it goes on from there: nothing needs to be copied
             hop.begin_as(other, length, instead=True)
@@ -374,7 +374,7 @@ class HopRoom:
             return
         earlier = key._replace(session=order.prefix.session)
         hop = self._prefixes.get(earlier)
-        if hop is not None and serves(hop, order.prefix, order.client):
+        if serves(hop, order):
             self._prefixes.renew(earlier, self._clock())
             self.ledger.renew(earlier)
 

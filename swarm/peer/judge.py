@@ -19,7 +19,7 @@ from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Accuse, Blob, Message, Statement
+from swarm.wire import COMPRESSED, Accuse, Blob, Message, Statement
 
 log = logging.getLogger(__name__)
 
@@ -116,4 +116,6 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden))
+        compress = accusation.rows.dtype == COMPRESSED
+        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden, compress=compress)
+        return await self.errands.run(view, work)

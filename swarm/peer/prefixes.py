@@ -5,9 +5,9 @@ Pure: knows which hops there are and since when; not how much room they take, wh
 
 from __future__ import annotations
 
-from swarm.core import HopKey, PeerId, SessionId
+from swarm.core import HopKey, SessionId
 from swarm.machines.hop import HopSession
-from swarm.wire import Prefix
+from swarm.wire import Order
 
 KEPT = 300.0
 """Seconds that a hop is kept for: a pause for thought, and reading a long answer."""
@@ -56,6 +56,9 @@ class Prefixes:
         return list(self._hops)
 
 
-def serves(hop: HopSession | None, prefix: Prefix, client: PeerId) -> bool:
-    """Whether a session of this client may begin with what the hop holds. Never across clients: who was answered faster would know what another has asked."""
-    return hop is not None and hop.order.client == client and hop.holds(prefix)
+def serves(hop: HopSession | None, order: Order) -> bool:
+    """Whether the session of an order may begin with what the hop holds. Never across clients: who was answered faster would know what another has asked. Nor
+    where it was computed from rows of other bits than those the order asks for."""
+    if hop is None or order.prefix is None:
+        return False
+    return (hop.order.client, hop.order.compressed) == (order.client, order.compressed) and hop.holds(order.prefix)

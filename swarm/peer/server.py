@@ -376,6 +376,7 @@ class Peer:
             upload=self._upload,
             share=share,
             draft=about.draft if any(0 in span for span in spans) else "",
+            compresses=True,
         )
 
     async def _keep_announcing(self) -> None:

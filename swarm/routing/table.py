@@ -24,7 +24,8 @@ class PeerView:
     """One announcement, reduced to what planning needs. `decode` is seconds per layer and step, `prefill` seconds per layer and prompt token, `head_weight`
     the head's share in layers' worth, `cache_tokens` the positions its whole cache holds, `free_tokens` those it can still reserve,
     `rtts` round trips in seconds to peers it measured, `version` that of its span, `sessions` how many answers run there now, and `busy` the layers they run
-    there, summed over them, `upload` how many bytes per second it can send, 0 where nobody knows, `draft` the model that guesses where it comes first."""
+    there, summed over them, `upload` how many bytes per second it can send, 0 where nobody knows, `draft` the model that guesses where it comes first,
+    `compresses` whether it makes and reads compressed rows."""
 
     peer: PeerId
     addrs: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class PeerView:
     busy: int = 0
     upload: float = 0.0
     draft: str = ""
+    compresses: bool = False
 
     @classmethod
     def of(cls, record: Announcement, components: int) -> PeerView:
@@ -65,7 +67,7 @@ class PeerView:
         return cls(
             record.peer, addrs, spans, max(record.decode, FASTEST), record.prefill, max(record.head_weight, LIGHTEST), record.cache_tokens,
             record.free_tokens, record.max_length, record.state, record.rtts, record.revision, record.numerics, record.region, record.span_version,
-            record.sessions, record.busy, upload, record.draft,
+            record.sessions, record.busy, upload, record.draft, record.compresses,
         )  # fmt: skip
 
     @property

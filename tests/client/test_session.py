@@ -88,6 +88,9 @@ class Host:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def compresses(self, numerics, one, other):
+        return False
+
     def reach(self, length: int) -> int:
         return 1
 

@@ -176,3 +176,24 @@ def test_rows_count_once_in_order_and_of_this_chain():
     client.begin((5,), Sampling(), 3)
     (send,) = client.open(ROUTE)
     assert decode_order(send.message.order).reply == "loop"
+
+
+def test_where_rows_are_compressed_holds_for_the_session_and_for_those_that_go_on_from_it():
+    said = {2: True, 4: False}
+    client = ClientSession(S, "me", "rev", "float32", compresses=lambda one, other: said[other.start])
+
+    def compressed(session: ClientSession, *hops: Hop) -> tuple[int, ...]:
+        return decode_order(session.open(hops)[0].message.order).compressed
+
+    client.begin([1, 2, 3], Sampling(), 4)
+    route = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
+    assert compressed(client, *route) == (2,)
+    said |= {2: False, 4: True, 3: True}
+    assert compressed(client, route[0], Hop("d", 2, 4), route[2]) == (2,), "whoever takes over is sent the same rows"
+    assert compressed(client, Hop("a", 0, 3), Hop("c", 3, 6)) == (3,)
+    other = ClientSession(bytes(16), "me", "rev", "float32", compresses=lambda one, other: said[other.start])
+    other.begin([1, 2, 9], Sampling(), 4)
+    other.begin_as(client, 2)
+    assert compressed(other, *route) == (2,)
+    said[2] = None
+    assert compressed(client, *route) == (), "who cannot read them gets none"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import struct
 
+import msgspec
 import pytest
 
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
 from swarm.machines.hop import LEAST_CHUNK, HopLimits, HopSession
-from swarm.wire import HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Rows, Step, encode
+from swarm.wire import COMPRESSED, HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Rows, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
@@ -541,3 +542,27 @@ def test_newcomers_are_fed_no_guesses():
     assert [step.tokens for step in fed] == [(1, 2, 3)]
     effects = run(middle, middle.step("a", Step(S, 1, 1, 0, 3, (4, 5, 6), rows(1, 1, 1), sure=4), 0))
     assert [(step.to, step.chain, step.tokens, step.sure) for step in sent(effects, Step)] == [(2, 1, (4, 5, 6), 4), (2, 9, (4,), 4)]
+
+
+def compressing(hop: HopSession, to: int, chain: int, *components: int):
+    """Opened, or opened again, under an order that wants the inputs of these components compressed."""
+    message, plain = order(to, chain=chain, starts=((1, 0), (chain, 3)) if chain > 1 else ((1, 0),))
+    return hop.open(message, msgspec.structs.replace(plain, compressed=components), now=0)
+
+
+def test_a_hop_compresses_what_its_order_says_and_takes_compressed_rows_only_where_it_says_so():
+    less = Blob(COMPRESSED, 1, memoryview(bytes(3)))
+    for components, taken, made in (((), False, False), ((2,), True, False), ((4,), False, True), ((2, 4), True, True)):
+        hop = HopSession(S)
+        compressing(hop, 1, 1, *components)
+        jobs = [effect for effect in hop.step("a", Step(S, 1, 1, 0, 0, (7,), less), 0) if isinstance(effect, Compute)]
+        assert bool(jobs) == taken
+        jobs = jobs or [effect for effect in hop.step("a", Step(S, 1, 1, 0, 0, (7,), rows(1)), 0) if isinstance(effect, Compute)]
+        assert [job.compress for job in jobs] == [made]
+
+
+def test_a_hop_whose_rows_are_to_travel_otherwise_begins_anew_and_no_other_does():
+    for components, kept in (((), 3), ((2,), 3), ((4,), 0)):
+        hop = settled(1, 1)
+        effects = compressing(hop, 1, 2, *components)
+        assert hop.accepted == kept and [have.length for have in sent(effects, Have)] == [kept]

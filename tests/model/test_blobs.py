@@ -83,3 +83,28 @@ def test_a_row_is_too_long_as_a_whole_or_not_at_all(dtype):
     real_nH[1] *= 2e4
     real_nH[2] = 0
     assert torch.equal(from_blob(to_blob(real_nH), "cpu", dtype), real_nH)
+
+
+@pytest.mark.parametrize("width", [1, 32, 33, 960])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compressed_rows_are_near_and_each_the_same_in_any_company(width, dtype):
+    sent = torch.randn(5, width, generator=torch.Generator().manual_seed(1)).to(dtype)
+    sent[1], sent[2, 0] = 0, 1e4
+    blob = to_blob(sent, compress=True)
+    assert (blob.dtype, len(blob), blob.row_bytes) == (wire.COMPRESSED, 5, width + 2 * -(-width // wire.GROUP))
+    back = from_blob(wire.Blob(blob.dtype, width, blob.data), "cpu", torch.float32, width=width)
+    most = (
+        torch.nn.functional.pad(sent.float().abs(), (0, -width % wire.GROUP)).view(5, -1, wire.GROUP).amax(-1).repeat_interleave(wire.GROUP, dim=1)[:, :width]
+    )
+    assert ((back - sent.float()).abs() <= most * 0.55 / 127 + most * 2**-7).all() and not back[1].any()
+    for at in range(5):
+        assert to_blob(sent[at : at + 1], compress=True).data == blob[at : at + 1].data
+
+
+@pytest.mark.parametrize("scale", [0x7F80, 0x7FC0, 0x7F7F])
+def test_compressed_rows_of_absurd_scales_are_refused(scale):
+    data = bytes([1] * 32) + scale.to_bytes(2, "little")
+    with pytest.raises(ProtocolError):
+        from_blob(wire.Blob(wire.COMPRESSED, 32, memoryview(data)), "cpu", torch.float32)
+    with pytest.raises(ValueError, match="no whole rows"):
+        wire.Blob(wire.COMPRESSED, 32, memoryview(data[:-1]))
