@@ -125,7 +125,8 @@ class Auditor:
         self.passed = self.caught = self.unclear = 0
         """How audits ended."""
         self._host, self._alike, self._dice = host, alike, dice
-        self._waiting: dict[tuple[SessionId, int, PeerId], asyncio.Future[Shown]] = {}
+        self._waiting: dict[tuple[SessionId, int, PeerId], tuple[asyncio.Future[Shown], bool]] = {}
+        """What somebody is to show, and whether it is held against him that he does not."""
         self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._hearings: dict[SessionId, Hearing] = {}
@@ -144,7 +145,7 @@ class Auditor:
     def receive(self, sender: PeerId, message: Message) -> bool:
         """Whether it was about an audit."""
         if isinstance(message, Shown):
-            future = self._waiting.get((message.session, message.hop, sender))
+            future, _ = self._waiting.get((message.session, message.hop, sender), (None, False))
             if future is not None and not future.done():
                 future.set_result(message)
             return True
@@ -158,9 +159,13 @@ class Auditor:
         return True
 
     def lost(self, peer: PeerId) -> None:
-        for (_, _, asked), future in self._waiting.items():
+        doubts = False
+        for (_, _, asked), (future, doubted) in self._waiting.items():
             if asked == peer and not future.done():
                 future.cancel()
+                doubts |= doubted
+        if doubts:  # a cheat might hang up rather than show anything; one that died has refused once, however much it was asked for
+            self._doubt(peer)
         for probe, over in self._probes.values():
             probe.lost(peer)
             if probe.over:
@@ -271,11 +276,12 @@ class Auditor:
         """Raises Unclear. With `doubts` it is held against a hop that it does not show what it made a moment ago."""
         hop = job.route[number]
         key = (job.session, number, hop.peer)
-        self._waiting[key] = future = asyncio.get_running_loop().create_future()
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future, doubts
         try:
             self._host.say(hop.peer, Show(job.session, job.chain, number, hop.start, hop.stop, start, stop), hop.addrs)
             await asyncio.wait({future}, timeout=ANSWER)
-            if doubts and not future.done():  # though its link lives
+            if doubts and not future.done():  # though its link lives; else `lost` does so
                 self._doubt(hop.peer)
             if not future.done() or future.cancelled():
                 raise Unclear(f"{hop.peer} does not answer")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job
+from swarm.client.audit import UNDER_WAY, Auditor, Job, Unclear
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
@@ -32,5 +33,21 @@ def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
             await asyncio.sleep(0.001)
         assert len(auditor._tasks) == UNDER_WAY and not auditor._hearings
         await auditor.close()
+
+    asyncio.run(main())
+
+
+def test_who_is_lost_while_it_is_to_show_its_work_has_refused_once_and_its_neighbours_have_not():
+    async def main() -> None:
+        host = SimpleNamespace(trust=Trust(), peer="me", table=PeerTable(), clock=lambda: 0.0, say=lambda *_: None)
+        auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(0))
+        job = Job(b"s" * 16, 1, (Hop("a", 0, 2), Hop("b", 2, 4)), "r", "float32", (1, 2, 3), 2, Sampling(), True)
+        other = replace(job, session=b"t" * 16)
+        asks = [asyncio.ensure_future(auditor._ask(one, 0, 0, 2, doubts=True)) for one in (job, other)] + [asyncio.ensure_future(auditor._ask(job, 1, 2, 2))]
+        await asyncio.sleep(0)
+        auditor.lost("a")
+        auditor.lost("b")
+        assert all(isinstance(how, Unclear) for how in await asyncio.gather(*asks, return_exceptions=True))
+        assert auditor.audits._records["a"].refused == 1 and "b" not in auditor.audits._records
 
     asyncio.run(main())

@@ -135,6 +135,26 @@ def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbo
     Bare(6, scene).run(script)
 
 
+def test_who_hangs_up_rather_than_show_its_work_is_found_out():
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(30.0)
+        liar, guest = servers[0], stage.visit()
+        room = liar.shell.room
+        shown = room._shown
+
+        def hang_up(sender: str, message: Show) -> Shown:
+            stage.cut(liar, guest)
+            return shown(sender, message)
+
+        room._shown = hang_up
+        liar.engine.speed = type(liar.engine.speed)(0.0001, 0.00001)
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 900.0)
+        assert guest.client.audits.banned(stage.loop.now) == {liar.peer}
+
+    Bare(7, replace(SCENE, audit=0.2)).run(script)
+
+
 @pytest.fixture
 def doubts(monkeypatch):
     """Who was doubted, ban or not."""
