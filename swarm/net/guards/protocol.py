@@ -44,8 +44,8 @@ MAX_BAD = 64
 """Bad records in one reply, after which the rest of it is not looked at: each may cost a signature's check."""
 
 
-MAX_CLOCKS = 16
-"""Peers whose clocks count, those that were asked last."""
+MAX_CLOCKS = 64
+"""Peers whose clocks are kept, those that were asked last: all through whom a node enters at once have room, and initial peers are not crowded out."""
 
 
 class Refused(Exception):
