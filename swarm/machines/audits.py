@@ -22,6 +22,10 @@ DOUBTS = 3
 """Times that a peer would not show its work, more often than it passed, or neighbours with whom it was at odds about it (nobody can tell which of the two is
 wrong, but who is at odds with many is): then it counts as caught, without proof."""
 
+FORGIVEN = 30
+"""Audits passed after which the neighbour with whom it was at odds longest ago is forgotten: identities are free, and three of them some months apart are no
+reason to ban anybody. Fewer would let off who lies one time in ten."""
+
 BAN, LONGEST = 3600.0, 86400.0
 """Seconds of a first ban, and of the longest: each is twice as long as the last."""
 
@@ -33,8 +37,10 @@ REMEMBERED = 4096
 class Record:
     passed: int = 0
     refused: int = 0
-    odds: set[PeerId] = field(default_factory=set)
-    """With whom it is at odds."""
+    odds: dict[PeerId, None] = field(default_factory=dict)
+    """With whom it is at odds, the latest last."""
+    since: int = 0
+    """Audits passed since then, or since one of them was forgotten."""
     bans: int = 0
     banned_until: float = 0.0
 
@@ -63,7 +69,10 @@ class Audits:
 
     def passed(self, peer: PeerId) -> None:
         record = self._of(peer)
-        record.passed, record.refused = record.passed + 1, max(record.refused - 1, 0)
+        record.passed, record.refused, record.since = record.passed + 1, max(record.refused - 1, 0), record.since + 1
+        if record.odds and record.since >= FORGIVEN:
+            del record.odds[next(iter(record.odds))]
+            record.since = 0
 
     def doubted(self, peer: PeerId, now: float, neighbour: PeerId | None = None) -> bool:
         """It did not show its work, or is at odds with a neighbour. Whether that is enough for a ban."""
@@ -71,7 +80,8 @@ class Audits:
         if neighbour is None:
             record.refused += 1
         elif neighbour not in self.banned(now):
-            record.odds.add(neighbour)
+            record.odds.pop(neighbour, None)
+            record.odds[neighbour], record.since = None, 0
         if max(record.refused, len(record.odds)) < DOUBTS:
             return False
         self.caught(peer, now)
@@ -91,7 +101,7 @@ class Audits:
         record.passed = record.refused = 0
         record.odds.clear()
         for other in self._records.values():  # it was not their fault
-            other.odds.discard(peer)
+            other.odds.pop(peer, None)
         record.banned_until = now + min(BAN * 2 ** (record.bans - 1), LONGEST)
         return record.banned_until
 
