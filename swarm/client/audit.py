@@ -377,6 +377,10 @@ class Auditor:
             self.audits.passed(suspect)
         if wrong is None:
             return
+        if testimony.made.shown.rows is None and by_lot(job.sampling) and not self.audits.drew_otherwise(wrong):
+            self.unclear += 1
+            log.info("%s drew another token than others do; nobody can tell whether by chance", wrong)
+            return
         self.caught += 1
         until = self.audits.caught(wrong, self._host.clock())
         log.warning("%s computes something else than others do; it is left alone for %.0f minutes", wrong, (until - self._host.clock()) / 60)
@@ -410,15 +414,21 @@ TIE, NEAR = 1e-3, 0.1
 """By how much the natural log-probabilities of two tokens may differ that float32, and a rounded dtype, may take for one another."""
 
 
+def by_lot(sampling: Sampling) -> bool:
+    """Whether nobody can tell by the log-probabilities that two tokens were a near tie."""
+    return bool(sampling.temperature) or sampling.repetition_penalty != 1
+
+
 def drawn_alike(job: Job, probe: Probe) -> bool | None:
     """Whether another head drew the tokens that came home, up to the first on which they differ. There it must be a near tie: that is seen where nothing is
-    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open."""
+    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open, and float32 unless it happens again
+    (`Audits.drew_otherwise`)."""
     for one in probe.drawn:
         told = job.tokens[one.start] if one.start < len(job.tokens) else None
         if told is None or told == one.tokens[0]:
             continue
-        exact, lot = base_dtype(job.numerics) == "float32", bool(job.sampling.temperature) or job.sampling.repetition_penalty != 1
-        if lot or not one.logprobs:
+        exact = base_dtype(job.numerics) == "float32"
+        if by_lot(job.sampling) or not one.logprobs:
             return False if exact else None
         top = dict(one.logprobs[0].top)
         return told in top and top[told] >= one.logprobs[0].drawn - (TIE if exact else NEAR)

@@ -41,6 +41,8 @@ class Record:
     """With whom it is at odds, the latest last."""
     since: int = 0
     """Audits passed since then, or since one of them was forgotten."""
+    chance: int = 0
+    """Audits still to be passed until it may once more draw something else than others, by chance."""
     bans: int = 0
     banned_until: float = 0.0
 
@@ -58,7 +60,7 @@ class Audits:
         record = self._records.get(peer)
         if record is None:
             return max(NEW, self._usual)
-        if record.refused or record.odds:
+        if record.refused or record.odds or record.chance:
             return max(NEW, self._usual)
         new = max(PROVEN - record.passed, 0) / PROVEN
         return max(NEW * new, self._usual)
@@ -70,6 +72,7 @@ class Audits:
     def passed(self, peer: PeerId) -> None:
         record = self._of(peer)
         record.passed, record.refused, record.since = record.passed + 1, max(record.refused - 1, 0), record.since + 1
+        record.chance = max(record.chance - 1, 0)
         if record.odds and record.since >= FORGIVEN:
             del record.odds[next(iter(record.odds))]
             record.since = 0
@@ -92,13 +95,19 @@ class Audits:
         record = self._of(peer)
         record.refused = max(record.refused, 1)
 
+    def drew_otherwise(self, peer: PeerId) -> bool:
+        """By lot it drew another token than others do, as who computes rightly may where two are nearly as likely. Whether that is too often for chance."""
+        record = self._of(peer)
+        again, record.chance = record.chance > 0, FORGIVEN
+        return again
+
     def caught(self, peer: PeerId, now: float) -> float:
         """Until when it is banned; then it begins as a newcomer."""
         record = self._of(peer)
         if record.banned_until > now:  # several audits of it were under way
             return record.banned_until
         record.bans += 1
-        record.passed = record.refused = 0
+        record.passed = record.refused = record.chance = 0
         record.odds.clear()
         for other in self._records.values():  # it was not their fault
             other.odds.pop(peer, None)
@@ -119,7 +128,7 @@ class Audits:
     def is_new(self, peer: PeerId) -> bool:
         """Whether it is looked at more often than usual."""
         record = self._records.get(peer)
-        return record is None or record.passed < PROVEN or bool(record.refused or record.odds)
+        return record is None or record.passed < PROVEN or bool(record.refused or record.odds or record.chance)
 
     def _of(self, peer: PeerId) -> Record:
         if peer not in self._records and len(self._records) >= REMEMBERED:

@@ -7,12 +7,15 @@ import random
 from dataclasses import replace
 from types import SimpleNamespace
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job, Unclear
+import pytest
+
+from swarm.client.audit import UNDER_WAY, Auditor, Job, Unclear, drawn_alike
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
+from swarm.wire import Drawn
 
 
 def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
@@ -51,3 +54,18 @@ def test_who_is_lost_while_it_is_to_show_its_work_has_refused_once_and_its_neigh
         assert auditor.audits._records["a"].refused == 1 and "b" not in auditor.audits._records
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("sampling", "times"), [(Sampling(temperature=1.0), 2), (Sampling(repetition_penalty=1.1), 2), (Sampling(), 1)])
+def test_a_head_that_draws_another_token_by_lot_is_caught_when_it_does_so_again(sampling, times):
+    """Both referees run alike, so a near tie has them contradict an honest head together."""
+    banned: list[str] = []
+    host = SimpleNamespace(clock=lambda: 0.0, distrust=lambda peer, until: banned.append(peer), advisers=None)
+    auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(0))
+    job = Job(b"s" * 16, 1, (Hop("head", 0, 4),), "r", "float32", (1, 2, 3, 4), 2, sampling, True)
+    other = SimpleNamespace(drawn=[Drawn(b"s" * 16, 1, 0, 0, 2, (3,)), Drawn(b"s" * 16, 1, 0, 0, 3, (9,))])
+    assert drawn_alike(job, other) is False
+    testimony = SimpleNamespace(made=SimpleNamespace(shown=SimpleNamespace(rows=None)))
+    for time in range(1, times + 1):
+        auditor._judge(job, "head", "head", testimony)
+        assert banned == (["head"] if time == times else [])

@@ -106,6 +106,19 @@ def test_odds_of_long_ago_are_forgotten_and_those_of_who_lies_now_and_then_are_n
     assert at_odds_each(DOUBTS, FORGIVEN // 2).banned(1.0) == {HONEST}
 
 
+def test_drawing_otherwise_by_lot_is_chance_once_in_a_while():
+    audits = Audits()
+    for _ in range(3):
+        assert not audits.drew_otherwise(HONEST) and audits.rate(HONEST) == NEW and audits.is_new(HONEST)
+        for _ in range(FORGIVEN):
+            audits.passed(HONEST)
+        assert audits.rate(HONEST) == USUAL and not audits.is_new(HONEST)
+    assert not audits.drew_otherwise(CHEAT)
+    for _ in range(FORGIVEN - 1):
+        audits.passed(CHEAT)
+    assert audits.drew_otherwise(CHEAT)
+
+
 def test_made_up_identities_do_not_wash_out_who_is_banned():
     audits = Audits()
     audits.caught(CHEAT, 0.0)
