@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, P2PDaemonError, PeerID
 
+from swarm.errors import contained
 from swarm.net.addresses import Entrance
 from swarm.net.clock import SwarmClock
+
+log = logging.getLogger(__name__)
 
 KNOCK = 3.0
 """Seconds one initial peer has to answer."""
@@ -53,10 +57,11 @@ class Membership:
         looks = 0
         while True:
             await asyncio.sleep(PERIOD)
-            await self.look()
             looks += 1
-            if looks % CLOCKS_EVERY == 0:
-                await self._ask_the_time()
+            with contained(log, "looking for the initial peers"):
+                await self.look()
+                if looks % CLOCKS_EVERY == 0:
+                    await self._ask_the_time()
 
     async def _ask_the_time(self) -> None:
         """Of those whom we have asked before and of one more, so that a clock which is set right meanwhile is noticed."""

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Span, merge_spans
-from swarm.errors import SwarmError
+from swarm.errors import SwarmError, contained
 from swarm.machines.probe import Work
 from swarm.peer.errands import Errands
 from swarm.peer.judge import Judge
@@ -76,11 +76,12 @@ class Inspector:
         while True:
             await asyncio.sleep(self._dice.uniform(0.5, 1.5) * self._pause())
             if leads() and (kind := self._choose_class()) is not None:
-                try:
-                    async with self._errands() as errands:
-                        await self.walk(errands, kind)
-                except SwarmError as error:
-                    log.info("an inspection came to nothing: %s", error)
+                with contained(log, "an inspection"):
+                    try:
+                        async with self._errands() as errands:
+                            await self.walk(errands, kind)
+                    except SwarmError as error:
+                        log.info("an inspection came to nothing: %s", error)
 
     async def walk(self, errands: Errands, kind: tuple[str, str]) -> None:
         """Once through the model, as far as somebody goes on."""

@@ -28,9 +28,10 @@ from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
 from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
-from swarm.net.joining import Membership
+from swarm.net.joining import PERIOD, Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
 from tests.net.helpers import announcement
+from tests.net.virtual import run
 
 KEY = "c0ffee"
 
@@ -483,3 +484,20 @@ def test_the_initial_peers_are_asked_again_what_time_it_is_and_while_none_answer
     answers.clear()
     asyncio.run(membership._ask_the_time())
     assert clock.offset == 7.0
+
+
+def test_a_bug_while_looking_for_the_initial_peers_is_logged_and_the_next_look_comes(caplog):
+    async def main() -> int:
+        membership, looks = Membership(SimpleNamespace(protocol=SimpleNamespace(ahead={})), None, (), (), SwarmClock()), []
+
+        async def look() -> None:
+            looks.append(None)
+            raise KeyError("nobody thought of this")
+
+        membership.look = look
+        keeping = asyncio.ensure_future(membership.keep())
+        await asyncio.sleep(3.5 * PERIOD)
+        keeping.cancel()
+        return len(looks)
+
+    assert run(main()) == 3 and "nobody thought of this" in caplog.text
