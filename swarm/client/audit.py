@@ -21,7 +21,7 @@ from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
 from swarm.machines.marks import MOST_SHOWN_BYTES
-from swarm.machines.probe import Probe, Work, hide
+from swarm.machines.probe import ROOM, Probe, Work, hide
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement
 
@@ -339,9 +339,11 @@ class Auditor:
         """None if it does not come to an end."""
         host, stop, is_last = self._host, testimony.stop, suspect.stop == self._host.components
         hop = Hop(view.peer, suspect.start, suspect.stop, view.addrs, view.version)
-        tokens = hide(job.tokens[:stop]) if suspect.start and not is_last else job.tokens[:stop]
+        tokens = hide(job.tokens[:stop], self._dice.getrandbits) if suspect.start and not is_last else job.tokens[:stop]
         sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
-        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, self._emit_from(job, stop) if is_last else 0)
+        emit_from = self._emit_from(job, stop) if is_last else 0
+        room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - stop - 1), 0)
+        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, emit_from, room)
         session = self._dice.randbytes(16)
         probe, over = Probe(session, host.peer, work, host.wall() + ORDER_LIFETIME), asyncio.Event()
         self._probes[session] = probe, over
@@ -401,7 +403,7 @@ class Auditor:
         host, tokens, shown = self._host, job.tokens[: testimony.stop], testimony.made.shown
         if host.advisers is None or (leader := host.advisers.coordinator) is None or host.shape is None:
             return
-        tokens = tokens if testimony.hidden is None else hide(tokens)
+        tokens = tokens if testimony.hidden is None else hide(tokens, self._dice.getrandbits)
         host.say(leader, Accuse(host.shape.config_hash, shown.statement, shown.signature, tokens, testimony.hidden, rows))
 
     def _spawn(self, life: Coroutine[Any, Any, None]) -> None:

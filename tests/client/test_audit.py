@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job, Unclear, drawn_alike
+from swarm.client.audit import UNDER_WAY, Auditor, Job, Testimony, Unclear, drawn_alike
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
+from swarm.machines.probe import ROOM
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Drawn
+from swarm.wire import Blob, Drawn, Have, Order, Step, decode_order
 
 
 def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
@@ -69,3 +70,36 @@ def test_a_head_that_draws_another_token_by_lot_is_caught_when_it_does_so_again(
     for time in range(1, times + 1):
         auditor._judge(job, "head", "head", testimony)
         assert banned == (["head"] if time == times else [])
+
+
+@pytest.mark.parametrize("span", [Span(0, 2), Span(2, 4), Span(4, 6)], ids=["first", "middle", "head"])
+def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
+    """It asks for room for an answer, as far as there is any, and what is not told is veiled, each time otherwise."""
+
+    def seen(seed: int, free: int) -> tuple[Order, tuple[int, ...]]:
+        said: list[object] = []
+
+        async def main() -> None:
+            host = SimpleNamespace(peer="me", components=6, wall=lambda: 0.0, say=lambda peer, message, *_: said.append(message))
+            auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(seed))
+            job = Job(b"s" * 16, 1, (Hop("a", 0, 6),), "r", "float32", (5, 6, 7, 8), 2, Sampling(), True)
+            hidden = None if span.start == 0 else Blob("float32", 1, memoryview(bytes(12)))
+            view = PeerView("b", spans=(span,), revision="r", numerics="float32", max_length=4096, free_tokens=free)
+            again = asyncio.ensure_future(auditor._again(job, Hop("a", span.start, span.stop), view, Testimony(None, hidden, 0, 3)))
+            await asyncio.sleep(0)
+            opened = said[0]
+            auditor.receive("b", Have(opened.session, 1, opened.to - 1, 0, 0, True))
+            auditor.lost("b")
+            await again
+
+        asyncio.run(main())
+        return decode_order(said[0].order), next(message.tokens for message in said if isinstance(message, Step))
+
+    orders = [seen(seed, 4096) for seed in range(8)]
+    for order, tokens in orders:
+        assert 3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1]
+        assert (tokens == (5, 6, 7)) == (span != Span(2, 4))
+    if span == Span(2, 4):
+        assert len({token for _, tokens in orders for token in tokens}) > 20
+    assert len({order.limit for order, _ in orders}) > 4
+    assert seen(0, 40)[0].limit == 40 and seen(0, 0)[0].limit == 4

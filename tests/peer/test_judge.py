@@ -11,11 +11,12 @@ import pytest
 
 from swarm.core import Span
 from swarm.machines.marks import MOST_SHOWN_BYTES, marks
+from swarm.machines.probe import ROOM
 from swarm.peer.judge import CASES, REST, Judge
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from swarm.sim import toy
-from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, encode
+from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, decode_order, encode
 from tests.net.virtual import run
 
 MODEL, COMPONENTS, SPAN = "m", 6, Span(2, 4)
@@ -181,3 +182,16 @@ def test_an_accusation_with_more_than_anybody_was_shown_is_not_looked_into():
     assert not world.judge.takes("accuser", msgspec.structs.replace(accusation(WRONG), hidden=much))
     assert not world.judge.takes("accuser", msgspec.structs.replace(accusation(WRONG), rows=much))
     assert world.judge.takes("accuser", accusation(WRONG))
+
+
+def test_to_a_witness_it_is_a_session_that_wants_an_answer():
+    orders = []
+
+    class Seen(World):
+        def send(self, peer: str, message: Message) -> None:
+            if isinstance(message, Open):
+                orders.append(decode_order(message.order))
+            super().send(peer, message)
+
+    judged(Seen({"a": RIGHT, "b": RIGHT}), accusation(WRONG))
+    assert len(orders) == 2 and all(3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1] for order in orders)
