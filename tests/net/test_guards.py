@@ -22,10 +22,10 @@ from swarm import wire
 from swarm.errors import ProtocolError
 from swarm.net import guards
 from swarm.net.clock import SwarmClock
-from swarm.net.guards.asking import CALLS, RECORDS, Quotas
+from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import PERIOD, Membership
@@ -250,6 +250,24 @@ def test_one_peer_brings_few_records_and_asks_little_and_others_are_served():
         told = [(await protocol.rpc_find(ask, greedy)).results[0].type for _ in range(int(2 * CALLS))]
         assert told.count(dht_pb2.FOUND_DICTIONARY) < CALLS
         assert (await protocol.rpc_find(ask, patient)).results[0].type == dht_pb2.FOUND_DICTIONARY
+
+    asyncio.run(main())
+
+
+def test_a_reply_has_an_end_however_many_full_keys_are_asked_for_and_all_that_was_looked_at_counts(monkeypatch):
+    monkeypatch.setattr("swarm.net.guards.protocol.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time))
+
+    async def main():
+        protocol, greedy = await guarded(), Context()
+        keys, later = [DHTID(number).to_bytes() for number in range(3, 7)], time.time() + 20
+        for key in keys:
+            for number in range(2 * FEW):
+                protocol.storage.store_subkey(DHTID.from_bytes(key), f"peer{number}", bytes(wire.MAX_VALUE), later)
+        told = await protocol.rpc_find(dht_pb2.FindRequest(keys=keys), greedy)
+        found = [len(result.value) for result in told.results if result.type == dht_pb2.FOUND_DICTIONARY]
+        assert 0 < len(found) < len(keys) and sum(found) <= MAX_REPLY and told.ByteSize() < 2**22
+        left, _ = protocol._calls._buckets[greedy.remote_id]
+        assert CALLS - left > len(keys) * found[0] / CALL_BYTES > sum(found) / CALL_BYTES + 10
 
     asyncio.run(main())
 
