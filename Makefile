@@ -38,6 +38,7 @@ attacks: setup
 # Guided by atheris where that is installed (pip install atheris), unguided otherwise.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --runs $(RUNS)
+	$(BIN)/python -m tests.fuzz_planning
 
 # The swarm view in a real browser, where there is a Chromium.
 test-browser: setup

@@ -20,7 +20,9 @@ SwarmError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 
 OR_RESUME = ", or resume the session"
 """How a sentence ends that has something more to offer to who holds a session. A command holds none, and leaves it out."""
@@ -175,3 +177,13 @@ class TimedOut(SwarmError):
 
 class Closed(SwarmError):
     pass
+
+
+@contextlib.contextmanager
+def contained(log: logging.Logger, what: str) -> Iterator[None]:
+    """The door to what strangers ask and announce. Broad on purpose: a bug over one of them must not end the node, which serves others meanwhile. It is logged,
+    and what is behind the door is left undone."""
+    try:
+        yield
+    except Exception:
+        log.exception("a bug in %s", what)

@@ -18,8 +18,9 @@ from swarm.errors import ProtocolError
 
 VERSION = 1
 
-MAX_MESSAGE = 64 * 2**20
-"""Bytes of one encoded message: 1024 positions × hidden 8192 × float32 = 32 MiB, with room to spare."""
+MAX_MESSAGE = 48 * 2**20
+"""Bytes of one encoded message: 1024 positions × hidden 8192 × float32 = 32 MiB, with room to spare. Of a stranger we hold 64 MiB at most, with what it takes
+to read a message."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Index = Annotated[int, Meta(ge=-1, le=2**12)]
@@ -32,7 +33,7 @@ Micros = Annotated[tuple[Count, ...], Meta(max_length=2**10)]
 """Of each hop of a route, one."""
 
 MOST_FIELDS = 256
-"""Fields of a message of tomorrow. Each is an object of 80 bytes once decoded, so that 64 MiB of them would be 5 GB."""
+"""Fields of a message of tomorrow. Each is an object of 80 bytes once decoded, so that 48 MiB of them would be 4 GB."""
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number for every dtype that may travel as it is; anything but these and COMPRESSED is refused."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarm import wire
 from swarm.errors import ProtocolError
 from tests.fuzz import DECODERS, MESSAGES, Mutator, attempt
+from tests.fuzz_planning import fuzz_world
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -27,6 +28,20 @@ def test_no_damaged_tree_does_more_than_be_refused(name, seed):
     mutator = Mutator(Random(seed))
     for _ in range(20):
         attempt(name, mutator.input(name))
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_strangers_announce_and_ask_somebody_plans_or_says_that_there_is_no_way(seed):
+    fuzz_world(seed)
+
+
+def test_a_bug_over_an_announcement_is_a_finding(monkeypatch):
+    """Although it ends no node."""
+    monkeypatch.setattr("swarm.peer.coordinator.Coordinator._route", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        for seed in range(20):
+            fuzz_world(seed)
 
 
 def test_every_message_is_fuzzed():

@@ -21,7 +21,7 @@ from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
 from swarm.machines.marks import MOST_SHOWN_BYTES
-from swarm.machines.probe import Probe, Work, hide
+from swarm.machines.probe import ROOM, Probe, Work, hide
 from swarm.routing.table import PeerView
 from swarm.wire import COMPRESSED, ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement
 
@@ -125,7 +125,8 @@ class Auditor:
         self.passed = self.caught = self.unclear = 0
         """How audits ended."""
         self._host, self._alike, self._dice = host, alike, dice
-        self._waiting: dict[tuple[SessionId, int, PeerId], asyncio.Future[Shown]] = {}
+        self._waiting: dict[tuple[SessionId, int, PeerId], tuple[asyncio.Future[Shown], bool]] = {}
+        """What somebody is to show, and whether it is held against him that he does not."""
         self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._hearings: dict[SessionId, Hearing] = {}
@@ -144,7 +145,7 @@ class Auditor:
     def receive(self, sender: PeerId, message: Message) -> bool:
         """Whether it was about an audit."""
         if isinstance(message, Shown):
-            future = self._waiting.get((message.session, message.hop, sender))
+            future, _ = self._waiting.get((message.session, message.hop, sender), (None, False))
             if future is not None and not future.done():
                 future.set_result(message)
             return True
@@ -158,9 +159,13 @@ class Auditor:
         return True
 
     def lost(self, peer: PeerId) -> None:
-        for (_, _, asked), future in self._waiting.items():
+        doubts = False
+        for (_, _, asked), (future, doubted) in self._waiting.items():
             if asked == peer and not future.done():
                 future.cancel()
+                doubts |= doubted
+        if doubts:  # a cheat might hang up rather than show anything; one that died has refused once, however much it was asked for
+            self._doubt(peer)
         for probe, over in self._probes.values():
             probe.lost(peer)
             if probe.over:
@@ -271,11 +276,12 @@ class Auditor:
         """Raises Unclear. With `doubts` it is held against a hop that it does not show what it made a moment ago."""
         hop = job.route[number]
         key = (job.session, number, hop.peer)
-        self._waiting[key] = future = asyncio.get_running_loop().create_future()
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future, doubts
         try:
             self._host.say(hop.peer, Show(job.session, job.chain, number, hop.start, hop.stop, start, stop), hop.addrs)
             await asyncio.wait({future}, timeout=ANSWER)
-            if doubts and not future.done():  # though its link lives
+            if doubts and not future.done():  # though its link lives; else `lost` does so
                 self._doubt(hop.peer)
             if not future.done() or future.cancelled():
                 raise Unclear(f"{hop.peer} does not answer")
@@ -333,11 +339,12 @@ class Auditor:
         """None if it does not come to an end."""
         host, stop, is_last = self._host, testimony.stop, suspect.stop == self._host.components
         hop = Hop(view.peer, suspect.start, suspect.stop, view.addrs, view.version)
-        tokens = hide(job.tokens[:stop]) if suspect.start and not is_last else job.tokens[:stop]
+        tokens = hide(job.tokens[:stop], self._dice.getrandbits) if suspect.start and not is_last else job.tokens[:stop]
         sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
-        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, self._emit_from(job, stop) if is_last else 0)
-        if (rows := testimony.made.shown.rows) is not None and rows.dtype == COMPRESSED:
-            work = replace(work, compress=True)
+        emit_from = self._emit_from(job, stop) if is_last else 0
+        room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - stop - 1), 0)
+        compress = (rows := testimony.made.shown.rows) is not None and rows.dtype == COMPRESSED
+        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, emit_from, room, compress)
         session = self._dice.randbytes(16)
         probe, over = Probe(session, host.peer, work, host.wall() + ORDER_LIFETIME), asyncio.Event()
         self._probes[session] = probe, over
@@ -373,6 +380,10 @@ class Auditor:
             self.audits.passed(suspect)
         if wrong is None:
             return
+        if testimony.made.shown.rows is None and by_lot(job.sampling) and not self.audits.drew_otherwise(wrong):
+            self.unclear += 1
+            log.info("%s drew another token than others do; nobody can tell whether by chance", wrong)
+            return
         self.caught += 1
         until = self.audits.caught(wrong, self._host.clock())
         log.warning("%s computes something else than others do; it is left alone for %.0f minutes", wrong, (until - self._host.clock()) / 60)
@@ -393,7 +404,7 @@ class Auditor:
         host, tokens, shown = self._host, job.tokens[: testimony.stop], testimony.made.shown
         if host.advisers is None or (leader := host.advisers.coordinator) is None or host.shape is None:
             return
-        tokens = tokens if testimony.hidden is None else hide(tokens)
+        tokens = tokens if testimony.hidden is None else hide(tokens, self._dice.getrandbits)
         host.say(leader, Accuse(host.shape.config_hash, shown.statement, shown.signature, tokens, testimony.hidden, rows))
 
     def _spawn(self, life: Coroutine[Any, Any, None]) -> None:
@@ -406,15 +417,21 @@ TIE, NEAR = 1e-3, 0.1
 """By how much the natural log-probabilities of two tokens may differ that float32, and a rounded dtype, may take for one another."""
 
 
+def by_lot(sampling: Sampling) -> bool:
+    """Whether nobody can tell by the log-probabilities that two tokens were a near tie."""
+    return bool(sampling.temperature) or sampling.repetition_penalty != 1
+
+
 def drawn_alike(job: Job, probe: Probe) -> bool | None:
     """Whether another head drew the tokens that came home, up to the first on which they differ. There it must be a near tie: that is seen where nothing is
-    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open."""
+    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open, and float32 unless it happens again
+    (`Audits.drew_otherwise`)."""
     for one in probe.drawn:
         told = job.tokens[one.start] if one.start < len(job.tokens) else None
         if told is None or told == one.tokens[0]:
             continue
-        exact, lot = base_dtype(job.numerics) == "float32", bool(job.sampling.temperature) or job.sampling.repetition_penalty != 1
-        if lot or not one.logprobs:
+        exact = base_dtype(job.numerics) == "float32"
+        if by_lot(job.sampling) or not one.logprobs:
             return False if exact else None
         top = dict(one.logprobs[0].top)
         return told in top and top[told] >= one.logprobs[0].drawn - (TIE if exact else NEAR)

@@ -22,6 +22,10 @@ DOUBTS = 3
 """Times that a peer would not show its work, more often than it passed, or neighbours with whom it was at odds about it (nobody can tell which of the two is
 wrong, but who is at odds with many is): then it counts as caught, without proof."""
 
+FORGIVEN = 30
+"""Audits passed after which the neighbour with whom it was at odds longest ago is forgotten: identities are free, and three of them some months apart are no
+reason to ban anybody. Fewer would let off who lies one time in ten."""
+
 BAN, LONGEST = 3600.0, 86400.0
 """Seconds of a first ban, and of the longest: each is twice as long as the last."""
 
@@ -33,8 +37,12 @@ REMEMBERED = 4096
 class Record:
     passed: int = 0
     refused: int = 0
-    odds: set[PeerId] = field(default_factory=set)
-    """With whom it is at odds."""
+    odds: dict[PeerId, None] = field(default_factory=dict)
+    """With whom it is at odds, the latest last."""
+    since: int = 0
+    """Audits passed since then, or since one of them was forgotten."""
+    chance: int = 0
+    """Audits still to be passed until it may once more draw something else than others, by chance."""
     bans: int = 0
     banned_until: float = 0.0
 
@@ -52,7 +60,7 @@ class Audits:
         record = self._records.get(peer)
         if record is None:
             return max(NEW, self._usual)
-        if record.refused or record.odds:
+        if record.refused or record.odds or record.chance:
             return max(NEW, self._usual)
         new = max(PROVEN - record.passed, 0) / PROVEN
         return max(NEW * new, self._usual)
@@ -63,7 +71,11 @@ class Audits:
 
     def passed(self, peer: PeerId) -> None:
         record = self._of(peer)
-        record.passed, record.refused = record.passed + 1, max(record.refused - 1, 0)
+        record.passed, record.refused, record.since = record.passed + 1, max(record.refused - 1, 0), record.since + 1
+        record.chance = max(record.chance - 1, 0)
+        if record.odds and record.since >= FORGIVEN:
+            del record.odds[next(iter(record.odds))]
+            record.since = 0
 
     def doubted(self, peer: PeerId, now: float, neighbour: PeerId | None = None) -> bool:
         """It did not show its work, or is at odds with a neighbour. Whether that is enough for a ban."""
@@ -71,7 +83,8 @@ class Audits:
         if neighbour is None:
             record.refused += 1
         elif neighbour not in self.banned(now):
-            record.odds.add(neighbour)
+            record.odds.pop(neighbour, None)
+            record.odds[neighbour], record.since = None, 0
         if max(record.refused, len(record.odds)) < DOUBTS:
             return False
         self.caught(peer, now)
@@ -82,16 +95,22 @@ class Audits:
         record = self._of(peer)
         record.refused = max(record.refused, 1)
 
+    def drew_otherwise(self, peer: PeerId) -> bool:
+        """By lot it drew another token than others do, as who computes rightly may where two are nearly as likely. Whether that is too often for chance."""
+        record = self._of(peer)
+        again, record.chance = record.chance > 0, FORGIVEN
+        return again
+
     def caught(self, peer: PeerId, now: float) -> float:
         """Until when it is banned; then it begins as a newcomer."""
         record = self._of(peer)
         if record.banned_until > now:  # several audits of it were under way
             return record.banned_until
         record.bans += 1
-        record.passed = record.refused = 0
+        record.passed = record.refused = record.chance = 0
         record.odds.clear()
         for other in self._records.values():  # it was not their fault
-            other.odds.discard(peer)
+            other.odds.pop(peer, None)
         record.banned_until = now + min(BAN * 2 ** (record.bans - 1), LONGEST)
         return record.banned_until
 
@@ -109,7 +128,7 @@ class Audits:
     def is_new(self, peer: PeerId) -> bool:
         """Whether it is looked at more often than usual."""
         record = self._records.get(peer)
-        return record is None or record.passed < PROVEN or bool(record.refused or record.odds)
+        return record is None or record.passed < PROVEN or bool(record.refused or record.odds or record.chance)
 
     def _of(self, peer: PeerId) -> Record:
         if peer not in self._records and len(self._records) >= REMEMBERED:

@@ -5,7 +5,7 @@ To the peer it is a session like any other, of a client with ends of its own. Pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -16,6 +16,9 @@ from swarm.wire import COMPRESSED, Blob, Broken, Close, Drawn, Have, Message, Op
 
 CHUNK, WINDOW = 256, 1024
 """As of hops: positions sent at once, and beyond what is acknowledged."""
+
+ROOM = 64, 512
+"""Positions that an answer, which nobody will draw, asks room for: few orders ask for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,6 @@ class Probe:
         return Send(self._peer, message)
 
 
-def hide(tokens: Sequence[int]) -> tuple[int, ...]:
-    """Token ids for a hop whose work does not depend on them: it is not told what was asked."""
-    return (0,) * len(tokens)
+def hide(tokens: Sequence[int], bits: Callable[[int], int]) -> tuple[int, ...]:
+    """Token ids for a hop whose work does not depend on them: it is not told what was asked, and sees what own ends would veil them as. `bits` are random."""
+    return tuple(bits(31) for _ in tokens)

@@ -1,7 +1,7 @@
 """The swarm's time: this machine's clock, corrected by what others' clocks say. In the room `net`; pure, the machine's clock is handed in.
 
 Records live 25 s by their owner's clock. Where that is an hour off, plain hivemind refuses its stores, or keeps for an hour what is long gone. So whoever joins
-asks those through whom he enters what time it is (a ping tells), goes on asking a few, and speaks and judges in the swarm's time.
+asks those through whom he enters what time it is (a ping tells), goes on asking, and speaks and judges in the swarm's time.
 
 The median counts, so that one liar among three moves nobody. Who enters through liars alone has their time, and their swarm. Whoever began a swarm, and so
 entered through nobody, is itself one of those whom it asks.

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, P2PDaemonError, PeerID
 
+from swarm.errors import contained
 from swarm.net.addresses import Entrance
 from swarm.net.clock import SwarmClock
+
+log = logging.getLogger(__name__)
 
 KNOCK = 3.0
 """Seconds one initial peer has to answer."""
@@ -32,6 +36,8 @@ class Membership:
         """`others` are asked while nobody is in sight at all: peers of former times, of whom most will be gone."""
         self._node, self._p2p, self._entrances, self._others = node, p2p, tuple(entrances), tuple(others)
         self._clock = clock
+        self._named = tuple(PeerID.from_base58(place.peer) for place in entrances)
+        self._told = False
         self._read_clocks()
 
     @property
@@ -51,23 +57,31 @@ class Membership:
         looks = 0
         while True:
             await asyncio.sleep(PERIOD)
-            await self.look()
             looks += 1
-            if looks % CLOCKS_EVERY == 0:
-                await self._ask_the_time()
+            with contained(log, "looking for the initial peers"):
+                await self.look()
+                if looks % CLOCKS_EVERY == 0:
+                    await self._ask_the_time()
 
     async def _ask_the_time(self) -> None:
         """Of those whom we have asked before and of one more, so that a clock which is set right meanwhile is noticed."""
         protocol = self._node.protocol
+        for peer in self._named:
+            protocol.ahead.pop(peer, None)
         known = [*protocol.ahead][-FEW:]
-        more = [peer for peer in protocol.routing_table.peer_id_to_uid if peer not in known][:1]
+        more = [peer for peer in protocol.routing_table.peer_id_to_uid if peer not in (*self._named, *known)][:1]
         await asyncio.gather(*(protocol.call_ping(peer) for peer in (*known, *more)))  # each has a deadline, RPC_DEADLINE
+        await asyncio.gather(*(protocol.call_ping(peer) for peer in self._named))
         self._read_clocks()
 
     def _read_clocks(self) -> None:
-        """Who began a swarm is one voice of its own: or the first to come would say what time it is."""
+        """The initial peers alone have a voice once one of them has answered: others are there because they have announced themselves, and are free to be many.
+        Who began a swarm is one voice of its own: or the first to come would say what time it is."""
+        ahead = self._node.protocol.ahead
         ours = () if self._entrances else (0.0,)
-        self._clock.correct((*ours, *self._node.protocol.ahead.values()))
+        named = [ahead[peer] for peer in self._named if peer in ahead]
+        self._told = self._told or bool(named)
+        self._clock.correct(named if self._told else (*ours, *ahead.values()))
 
     async def _knock(self, place: Entrance) -> None:
         peer = PeerID.from_base58(place.peer)

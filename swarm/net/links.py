@@ -40,7 +40,7 @@ RESTING = 20.0
 """Seconds without a word of any session after which a link makes room for a newcomer where MAX_PEERS have one. A living session renews its lease every 10 s."""
 
 MAX_HELD = 512 * 2**20
-"""Bytes that all links together hold of messages begun and not ended, and of such as wait to be read. One link alone may hold 64 MiB of the former; who holds
+"""Bytes that all links together hold of messages begun and not ended, and of such as wait to be read. One link alone may hold 48 MiB of the former; who holds
 most loses it first, so that many strangers with a little each cannot fill a machine either."""
 
 MAX_KNOWN = 4096
@@ -123,7 +123,7 @@ class LinkPool:
         if peer == self._peer:
             asyncio.get_running_loop().call_soon(self._deliver, peer, message)
             return
-        self._pair(peer).put(_lane(message), wire.encode(message))
+        self._pair(peer).put(_lane(message), wire.encode(message), onward=isinstance(message, wire.Step))
 
     def expel(self, peer: PeerId) -> None:
         """It does not belong here any more."""

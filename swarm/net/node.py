@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from hivemind.p2p import P2PDaemonError, PeerID
@@ -152,14 +152,25 @@ class Node:
         ground = self._ground
         self._footing = await Footing.start(ground, self._entrances, self._others)
         self._stack.push_async_callback(self._leave)
-        self.links = await LinkPool.start(self._daemon.p2p, timing, uplink, members)
+        async with self._in_time():
+            self.links = await LinkPool.start(self._daemon.p2p, timing, uplink, members)
         self._stack.push_async_callback(self.links.close)
         if members is not None:
             self._stack.push_async_callback(_cancel, asyncio.ensure_future(_keep_out(members, self.links)))
         self.directory = DhtDirectory(self._footing.dht, ground.identity, self._footing.membership, ground.guard.bad, ground.client_mode, ground.clock, members)
         self._stack.push_async_callback(self.directory.close)
-        self.addrs = await self._addresses()
+        async with self._in_time():
+            self.addrs = await self._addresses()
         self._stack.push_async_callback(_cancel, asyncio.ensure_future(self._supervise()))
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """For what our own p2pd is asked at the start, which takes it milliseconds: nobody looks yet whether it hangs. Raises SwarmError."""
+        try:
+            async with asyncio.timeout(JOIN):
+                yield
+        except TimeoutError:
+            raise SwarmError(f"the libp2p daemon of {self.peer_id} does not answer; is this machine overloaded? Start this node again") from None
 
     @property
     def _daemon(self) -> Daemon:

@@ -36,8 +36,9 @@ SOFTWARE = "swarm"
 MAX_STREAMS = 4
 """Streams one peer may have open to us: a link, its successor, and two that are not done closing."""
 
-MAX_OUTBOX = 4 * wire.MAX_MESSAGE
-"""Bytes that may wait for one peer. Credit keeps sessions far below it; whoever gets here does not read."""
+MAX_UNREAD, MAX_OUTBOX = 64 * 2**20, 256 * 2**20
+"""Bytes that may wait for one peer, and for one that comes after us in chains: credit keeps a session far below it, but there may be many. Whoever gets here
+does not read, or asks for more than its line takes."""
 
 DIAL_ERRORS = (P2PDaemonError, OSError, EOFError, ValueError, ProtocolError, Refused)
 """What can go wrong between us, our p2pd and a peer while a stream is opened. P2PDaemonError: p2pd says no. OSError, EOFError: p2pd itself is gone; a
@@ -79,6 +80,8 @@ class Pair:
         """Set, and replaced, whenever a dial or a link ends."""
         self._pongs: dict[int, asyncio.Future[None]] = {}
         self._closing = False
+        self._onward = False
+        """Something of what waits is work that the peer is to go on with."""
 
     @property
     def is_empty(self) -> bool:
@@ -90,9 +93,10 @@ class Pair:
 
     # --- what the pool asks -----------------------------------------------------------------------------------------------------------------------------
 
-    def put(self, lane: bytes | None, data: bytes) -> None:
+    def put(self, lane: bytes | None, data: bytes, *, onward: bool = False) -> None:
         """Queue an encoded message, and dial if there is no link."""
-        if self._outbox.size + len(data) > MAX_OUTBOX:
+        self._onward = onward or (self._onward and bool(self._outbox))
+        if self._outbox.size + len(data) > (MAX_OUTBOX if self._onward else MAX_UNREAD):
             asyncio.get_running_loop().call_soon(self._overflow, self._outbox)
             return
         self._outbox.put(lane, data)

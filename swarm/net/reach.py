@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ KNOCK = 5.0
 AT_ONCE = 8
 """Requests answered at the same time; more are not answered."""
 
+EACH_PEER, EACH_HOST = 2, 4
+"""Of one peer, and of all that are seen at one host: a dial that nobody answers holds a place for seconds."""
+
 LARGEST = 4096
 """Bytes of a question or an answer."""
 
@@ -50,19 +54,23 @@ class Knocker:
     """Answers others' questions."""
 
     def __init__(self, p2p: P2P, wall: Callable[[], float] = time.time) -> None:
-        self._p2p, self._wall, self._running = p2p, wall, 0
+        self._p2p, self._wall = p2p, wall
+        self._running = Counter[str]()
+        """Requests under way: all, by peer, and by host."""
 
     async def __call__(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A stream of somebody's."""
+        most = {"all": AT_ONCE, f"peer {info.peer_id}": EACH_PEER, f"host {host_of(str(info.addr))}": EACH_HOST}
         try:
-            if self._running < AT_ONCE:
-                self._running += 1
+            if all(self._running[who] < count for who, count in most.items()):
+                self._running.update(most.keys())
                 try:
                     async with asyncio.timeout(2 * KNOCK):
                         question = wire.decode_dial_back(await _read(reader))
                         await _write(writer, await self._answer(question, info.addr))
                 finally:
-                    self._running -= 1
+                    self._running.subtract(most.keys())
+                    self._running = +self._running
         except (*FAILURES, TimeoutError):
             pass
         finally:

@@ -51,9 +51,13 @@ class Remembered:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write("\n".join(lines) + "\n")
-            os.replace(temporary, self._path)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write("\n".join(lines) + "\n")
+                os.replace(temporary, self._path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
             self._forget_old()
 
     def _forget_old(self) -> None:

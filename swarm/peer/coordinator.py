@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from swarm.core import PeerId, SessionId, Span
-from swarm.errors import MissingLayers, RemoteError
+from swarm.errors import MissingLayers, RemoteError, contained
 from swarm.machines.election import Candidacy, Election, ElectionEffect, Look, Ping, Say
 from swarm.peer.inspector import Inspector
 from swarm.peer.judge import Judge
@@ -43,6 +43,9 @@ BUSY = 0.5
 
 WINDOW = 10.0
 """Seconds over which that is looked at."""
+
+AFTER_A_BUG = 1.0
+"""Seconds until the election is tried again, where it would else be tried at once."""
 
 MOST_SHARDS = 8
 
@@ -110,10 +113,13 @@ class Coordinator:
             try:
                 while True:
                     self._wake.clear()
-                    self._do(self._election.wake(self._clock()))
-                    self._divide()
-                    now = self._clock()
-                    await self._sleep(self._election.deadline(now) - now)
+                    rest = AFTER_A_BUG
+                    with contained(log, "the election"):
+                        self._do(self._election.wake(self._clock()))
+                        self._divide()
+                        now = self._clock()
+                        rest = self._election.deadline(now) - now
+                    await self._sleep(rest)
             finally:
                 self._tasks = None
 
@@ -328,8 +334,5 @@ class Coordinator:
 
 
 async def _alone(life: Coroutine[Any, Any, None], name: str) -> None:
-    """The door to what strangers ask and announce. Broad on purpose: a bug there over one of them must not end the peer, which serves others meanwhile."""
-    try:
+    with contained(log, f"an office of the coordinator: {name}"):
         await life
-    except Exception:
-        log.exception("a bug in an office of the coordinator: %s", name)

@@ -18,8 +18,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Span, merge_spans
-from swarm.errors import SwarmError
-from swarm.machines.probe import Work
+from swarm.errors import SwarmError, contained
+from swarm.machines.probe import ROOM, Work, hide
 from swarm.peer.errands import Errands
 from swarm.peer.judge import Judge
 from swarm.ports import Guise
@@ -34,9 +34,6 @@ two prompts of some dozen tokens."""
 
 SHORTEST, LONGEST = 16, 48
 """Tokens of a made-up prompt."""
-
-ROOM = 64, 512
-"""Positions that a made-up answer asks room for: few orders ask for none."""
 
 TRIES = 3
 """Peers asked in a row where somebody does not do a piece of work."""
@@ -76,11 +73,12 @@ class Inspector:
         while True:
             await asyncio.sleep(self._dice.uniform(0.5, 1.5) * self._pause())
             if leads() and (kind := self._choose_class()) is not None:
-                try:
-                    async with self._errands() as errands:
-                        await self.walk(errands, kind)
-                except SwarmError as error:
-                    log.info("an inspection came to nothing: %s", error)
+                with contained(log, "an inspection"):
+                    try:
+                        async with self._errands() as errands:
+                            await self.walk(errands, kind)
+                    except SwarmError as error:
+                        log.info("an inspection came to nothing: %s", error)
 
     async def walk(self, errands: Errands, kind: tuple[str, str]) -> None:
         """Once through the model, as far as somebody goes on."""
@@ -185,7 +183,7 @@ class Inspector:
 
     def _next(self, here: Stretch, at: int, rows: Blob) -> Stretch:
         """Beyond the first component token ids are as own ends veil them."""
-        return Stretch(here.kind, at, tuple(self._dice.getrandbits(31) for _ in here.tokens), rows, here.room)
+        return Stretch(here.kind, at, hide(here.tokens, self._dice.getrandbits), rows, here.room)
 
     @contextlib.asynccontextmanager
     async def _errands(self) -> AsyncIterator[Errands]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from swarm.core import Hop, PeerId, Span
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import Verify, charge
-from swarm.machines.probe import Work
+from swarm.machines.marks import MOST_SHOWN_BYTES
+from swarm.machines.probe import ROOM, Work
 from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
@@ -29,13 +31,16 @@ CASES = 2
 REST = 60.0
 """Seconds between two accusations by one peer."""
 
-WITNESSES = 2
-"""Peers that must make something else of it than the accused. We ourselves count for all of them."""
+WITNESSES, MOST_WITNESSES = 2, 8
+"""Peers that must make something else of it than the accused, and one more for each time that it was acquitted: else a few liars, who are free to accuse again
+and again, need only wait until the lot names them alone. Where fewer could make it again, all of those, but two at least. We ourselves are enough.
+(Nobody rests for having been accused: a cheat would have itself accused of good work then, and never be tried for the rest.)"""
 
-ASKED = 4
-"""Peers asked at most."""
+FAILURES = 3
+"""Peers of whom no answer comes, before a case is dropped at the next: each is waited for a minute."""
 
 REMEMBERED = 1024
+"""Accusers, and accused."""
 
 
 class Judge:
@@ -58,11 +63,14 @@ class Judge:
         self._links, self._model, self._components = links, model, components
         self._verify, self._alike, self._clock, self._dice = verify, alike, clock, dice
         self._heard: dict[PeerId, float] = {}
+        self._acquitted = Counter[PeerId]()
         self._cases = 0
 
     def takes(self, sender: PeerId, message: Message) -> bool:
         """Whether an accusation is to be looked into: `look_into` it then."""
         if not isinstance(message, Accuse) or message.config_hash != self._model or self._cases >= CASES:
+            return False
+        if any(blob is not None and blob.data.nbytes > MOST_SHOWN_BYTES for blob in (message.rows, message.hidden)):  # more than anybody was shown
             return False
         now = self._clock()
         self._heard = {peer: when for peer, when in self._heard.items() if now - when < REST}
@@ -90,17 +98,29 @@ class Judge:
     # --- inside -------------------------------------------------------------------------------------------------------------------------------------------
 
     async def _is_wrong(self, accuser: PeerId, accusation: Accuse, statement: Statement) -> bool:
-        against = 0
-        for view in self._witnesses(accuser, statement)[:ASKED]:
+        against = failed = 0
+        witnesses = self._witnesses(accuser, statement)
+        for view in witnesses:
             rows = await self._again(view, accusation, statement)
             if rows is None or len(rows) != statement.stop:
-                continue
-            if self._alike(accusation.rows, rows[statement.start :], statement.behind - statement.first):
+                failed += 1
+            elif self._alike(accusation.rows, rows[statement.start :], statement.behind - statement.first):
+                self._acquit(statement.peer)
                 return False
-            against += WITNESSES if view.peer == self._links.peer else 1
-            if against >= WITNESSES:
+            elif view.peer == self._links.peer:
                 return True
+            else:
+                against += 1
+            if against >= min(WITNESSES + self._acquitted[statement.peer], MOST_WITNESSES, max(len(witnesses) - failed, WITNESSES)):
+                return True
+            if failed > FAILURES:
+                return False
         return False
+
+    def _acquit(self, peer: PeerId) -> None:
+        if peer not in self._acquitted and len(self._acquitted) >= REMEMBERED:
+            del self._acquitted[min(sorted(self._acquitted), key=lambda other: self._acquitted[other])]
+        self._acquitted[peer] = min(self._acquitted[peer] + 1, MOST_WITNESSES)
 
     def _witnesses(self, accuser: PeerId, statement: Statement) -> list[PeerView]:
         """Who could make it again; we first, if we can, and the others by lot: the accuser has no say in it."""
@@ -116,6 +136,6 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        compress = accusation.rows.dtype == COMPRESSED
-        work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden, compress=compress)
-        return await self.errands.run(view, work)
+        room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - statement.stop - 1), 0)
+        told, compress = (accusation.tokens, accusation.hidden), accusation.rows.dtype == COMPRESSED
+        return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, *told, room=room, compress=compress))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from swarm.core import Span, missing_spans, whole
-from swarm.errors import DoesNotFit, RemoteError, SwarmError
+from swarm.errors import DoesNotFit, RemoteError, SwarmError, contained
 from swarm.peer.coordinator import Think
 from swarm.peer.holding import Loader
 from swarm.routing.placement import better_place, still_better
@@ -91,11 +91,13 @@ class Mover:
         Until the very last step nothing is unloaded and everything can be taken back.
         """
         me = self._home.view()
-        try:
-            place, before = await self._found(me)
-        except RemoteError as error:
-            log.info("could not look for a better place: %s", error)
-            return False
+        place: Span | None = None
+        before: list[PeerView] = []
+        with contained(log, "looking for a better place"):
+            try:
+                place, before = await self._found(me)
+            except RemoteError as error:
+                log.info("could not look for a better place: %s", error)
         if place is None:
             return False
         log.debug("components [%d, %d) are needed more than [%d, %d)", place.start, place.stop, me.spans[0].start, me.spans[0].stop)
@@ -139,12 +141,13 @@ class Mover:
 
     async def _cleared(self, before: list[PeerView], me: PeerView, place: Span) -> bool:
         """Announce it, and see whether everything is still for it once others have heard, and again once all sessions are gone."""
-        try:
-            await self._home.aim(place)
-            return await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0)
-        except RemoteError as error:
-            log.info("could not hear of others: %s", error)
-            return False
+        with contained(log, "looking once more whether a place is better"):
+            try:
+                await self._home.aim(place)
+                return await self._right(before, me, place, NEWS) and await self._home.empty(DRAIN) and await self._right(before, me, place, 0.0)
+            except RemoteError as error:
+                log.info("could not hear of others: %s", error)
+        return False
 
     async def _right(self, before: list[PeerView], me: PeerView, place: Span, news: float) -> bool:
         """Whether it still is, once all that was announced meanwhile has arrived."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.core import PeerId, Span
-from swarm.errors import PeerLost, ProtocolError, RemoteError
+from swarm.errors import PeerLost, ProtocolError, RemoteError, contained
 from swarm.machines.election import Candidacy, height
 from swarm.machines.evidence import Verify
 from swarm.machines.hop import HopLimits
@@ -423,28 +423,38 @@ class Peer:
                 self.coordinator.score(self._fitness)
 
     async def _keep_measuring(self) -> None:
-        """Round trips to some peers of our model, so that whoever plans a route knows the distances between us."""
         while True:
-            try:
-                records = await self._directory.read(self._about.config_hash)
-                if self.coordinator is not None:
-                    await self.coordinator.know(records)
-                else:
-                    self._hear(records)
-                if self._mover is not None:
-                    self._mover.heard([*self._others(records), self.view()])
-            except RemoteError as error:
-                log.info("could not read the directory: %s", error)
-                records = []
-            others = {record.peer: record for record in records if record.peer != self._links.peer and record.state == "online"}
-            before, self._known = self._known, len(others)
-            chosen = self._random.sample(sorted(others), min(MEASURED_PEERS, len(others)))
-            for peer in chosen:
-                self._links.learn(peer, others[peer].addrs)
-            measured = await asyncio.gather(*(self._measure(peer) for peer in chosen))
-            self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
-            await self._gauge(self._random.sample(sorted(self._rtts), min(GAUGED, len(self._rtts))))
+            before = self._known
+            with contained(log, "looking at others"):
+                await self._look_at_others()
             await asyncio.sleep(MEASURE_SOON if self._known > before or not self._known else MEASURE_EVERY)
+
+    async def _look_at_others(self) -> None:
+        """Round trips to some peers of our model, so that whoever plans a route knows the distances between us."""
+        records: list[Announcement] = []
+        try:
+            records = await self._directory.read(self._about.config_hash)
+        except RemoteError as error:
+            log.info("could not read the directory: %s", error)
+        else:
+            with contained(log, "what others announce"):
+                await self._know(records)
+        others = {record.peer: record for record in records if record.peer != self._links.peer and record.state == "online"}
+        self._known = len(others)
+        chosen = self._random.sample(sorted(others), min(MEASURED_PEERS, len(others)))
+        for peer in chosen:
+            self._links.learn(peer, others[peer].addrs)
+        measured = await asyncio.gather(*(self._measure(peer) for peer in chosen))
+        self._rtts = {peer: rtt for peer, rtt in zip(chosen, measured, strict=True) if rtt is not None}
+        await self._gauge(self._random.sample(sorted(self._rtts), min(GAUGED, len(self._rtts))))
+
+    async def _know(self, records: list[Announcement]) -> None:
+        if self.coordinator is not None:
+            await self.coordinator.know(records)
+        else:
+            self._hear(records)
+        if self._mover is not None:
+            self._mover.heard([*self._others(records), self.view()])
 
     def _hear(self, records: Iterable[Announcement]) -> None:
         """Who takes no part in the election knows the term from the directory."""

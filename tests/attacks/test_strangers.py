@@ -121,7 +121,7 @@ def test_hoarding(figure):
             what = f"a terabyte claimed, {said['streams']} silent streams, {said['sent'] >> 20} MiB of one message"
             seen = f"python +{grown['python']:.0f} MiB, p2pd +{grown['p2pd']:.0f} MiB, then a ping in {trip * 1e3:.1f} ms"
             figure(10, what, "≤ 64 MiB of a stranger's", seen)
-            assert victim.alive and grown["python"] <= 80 and grown["p2pd"] <= 200
+            assert victim.alive and grown["python"] <= 64 and grown["p2pd"] <= 200
 
     asyncio.run(main())
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job
+import pytest
+
+from swarm.client.audit import UNDER_WAY, Auditor, Job, Testimony, Unclear, drawn_alike
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
+from swarm.machines.probe import ROOM
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
+from swarm.wire import Blob, Drawn, Have, Order, Step, decode_order
 
 
 def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
@@ -34,3 +39,67 @@ def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
         await auditor.close()
 
     asyncio.run(main())
+
+
+def test_who_is_lost_while_it_is_to_show_its_work_has_refused_once_and_its_neighbours_have_not():
+    async def main() -> None:
+        host = SimpleNamespace(trust=Trust(), peer="me", table=PeerTable(), clock=lambda: 0.0, say=lambda *_: None)
+        auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(0))
+        job = Job(b"s" * 16, 1, (Hop("a", 0, 2), Hop("b", 2, 4)), "r", "float32", (1, 2, 3), 2, Sampling(), True)
+        other = replace(job, session=b"t" * 16)
+        asks = [asyncio.ensure_future(auditor._ask(one, 0, 0, 2, doubts=True)) for one in (job, other)] + [asyncio.ensure_future(auditor._ask(job, 1, 2, 2))]
+        await asyncio.sleep(0)
+        auditor.lost("a")
+        auditor.lost("b")
+        assert all(isinstance(how, Unclear) for how in await asyncio.gather(*asks, return_exceptions=True))
+        assert auditor.audits._records["a"].refused == 1 and "b" not in auditor.audits._records
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("sampling", "times"), [(Sampling(temperature=1.0), 2), (Sampling(repetition_penalty=1.1), 2), (Sampling(), 1)])
+def test_a_head_that_draws_another_token_by_lot_is_caught_when_it_does_so_again(sampling, times):
+    """Both referees run alike, so a near tie has them contradict an honest head together."""
+    banned: list[str] = []
+    host = SimpleNamespace(clock=lambda: 0.0, distrust=lambda peer, until: banned.append(peer), advisers=None)
+    auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(0))
+    job = Job(b"s" * 16, 1, (Hop("head", 0, 4),), "r", "float32", (1, 2, 3, 4), 2, sampling, True)
+    other = SimpleNamespace(drawn=[Drawn(b"s" * 16, 1, 0, 0, 2, (3,)), Drawn(b"s" * 16, 1, 0, 0, 3, (9,))])
+    assert drawn_alike(job, other) is False
+    testimony = SimpleNamespace(made=SimpleNamespace(shown=SimpleNamespace(rows=None)))
+    for time in range(1, times + 1):
+        auditor._judge(job, "head", "head", testimony)
+        assert banned == (["head"] if time == times else [])
+
+
+@pytest.mark.parametrize("span", [Span(0, 2), Span(2, 4), Span(4, 6)], ids=["first", "middle", "head"])
+def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
+    """It asks for room for an answer, as far as there is any, and what is not told is veiled, each time otherwise."""
+
+    def seen(seed: int, free: int) -> tuple[Order, tuple[int, ...]]:
+        said: list[object] = []
+
+        async def main() -> None:
+            host = SimpleNamespace(peer="me", components=6, wall=lambda: 0.0, say=lambda peer, message, *_: said.append(message))
+            auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(seed))
+            job = Job(b"s" * 16, 1, (Hop("a", 0, 6),), "r", "float32", (5, 6, 7, 8), 2, Sampling(), True)
+            hidden = None if span.start == 0 else Blob("float32", 1, memoryview(bytes(12)))
+            view = PeerView("b", spans=(span,), revision="r", numerics="float32", max_length=4096, free_tokens=free)
+            again = asyncio.ensure_future(auditor._again(job, Hop("a", span.start, span.stop), view, Testimony(None, hidden, 0, 3)))
+            await asyncio.sleep(0)
+            opened = said[0]
+            auditor.receive("b", Have(opened.session, 1, opened.to - 1, 0, 0, True))
+            auditor.lost("b")
+            await again
+
+        asyncio.run(main())
+        return decode_order(said[0].order), next(message.tokens for message in said if isinstance(message, Step))
+
+    orders = [seen(seed, 4096) for seed in range(8)]
+    for order, tokens in orders:
+        assert 3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1]
+        assert (tokens == (5, 6, 7)) == (span != Span(2, 4))
+    if span == Span(2, 4):
+        assert len({token for _, tokens in orders for token in tokens}) > 20
+    assert len({order.limit for order, _ in orders}) > 4
+    assert seen(0, 40)[0].limit == 40 and seen(0, 0)[0].limit == 4

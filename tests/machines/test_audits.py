@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from swarm.machines.audits import BAN, DOUBTS, LONGEST, NEW, PROVEN, REMEMBERED, USUAL, Audits
+from swarm.machines.audits import BAN, DOUBTS, FORGIVEN, LONGEST, NEW, PROVEN, REMEMBERED, USUAL, Audits
 
 CHEAT, HONEST = "cheat", "honest"
 
@@ -87,6 +87,36 @@ def test_who_is_at_odds_with_many_is_wrong_and_not_each_of_them():
     assert not audits._records["neighbour 0"].odds, "what a cheat said is not held against them"
     audits.doubted("neighbour 0", 1.0, CHEAT)
     assert not audits._records["neighbour 0"].odds
+
+
+def at_odds_each(times: int, passes: int) -> Audits:
+    """With so many neighbours, of whom each is new, and so many audits passed after each."""
+    audits = Audits()
+    for number in range(times):
+        audits.doubted(HONEST, 0.0, f"throwaway {number}")
+        for _ in range(passes):
+            audits.passed(HONEST)
+    return audits
+
+
+def test_odds_of_long_ago_are_forgotten_and_those_of_who_lies_now_and_then_are_not():
+    seldom = at_odds_each(20, FORGIVEN)
+    assert not seldom.banned(1.0) and seldom.rate(HONEST) == USUAL
+    assert at_odds_each(20, 9).banned(1.0) == {HONEST}
+    assert at_odds_each(DOUBTS, FORGIVEN // 2).banned(1.0) == {HONEST}
+
+
+def test_drawing_otherwise_by_lot_is_chance_once_in_a_while():
+    audits = Audits()
+    for _ in range(3):
+        assert not audits.drew_otherwise(HONEST) and audits.rate(HONEST) == NEW and audits.is_new(HONEST)
+        for _ in range(FORGIVEN):
+            audits.passed(HONEST)
+        assert audits.rate(HONEST) == USUAL and not audits.is_new(HONEST)
+    assert not audits.drew_otherwise(CHEAT)
+    for _ in range(FORGIVEN - 1):
+        audits.passed(CHEAT)
+    assert audits.drew_otherwise(CHEAT)
 
 
 def test_made_up_identities_do_not_wash_out_who_is_banned():

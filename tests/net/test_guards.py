@@ -22,15 +22,16 @@ from swarm import wire
 from swarm.errors import ProtocolError
 from swarm.net import guards
 from swarm.net.clock import SwarmClock
-from swarm.net.guards.asking import CALLS, RECORDS, Quotas
+from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
-from swarm.net.joining import Membership
+from swarm.net.joining import PERIOD, Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
 from tests.net.helpers import announcement
+from tests.net.virtual import run
 
 KEY = "c0ffee"
 
@@ -253,6 +254,24 @@ def test_one_peer_brings_few_records_and_asks_little_and_others_are_served():
     asyncio.run(main())
 
 
+def test_a_reply_has_an_end_however_many_full_keys_are_asked_for_and_all_that_was_looked_at_counts(monkeypatch):
+    monkeypatch.setattr("swarm.net.guards.protocol.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time))
+
+    async def main():
+        protocol, greedy = await guarded(), Context()
+        keys, later = [DHTID(number).to_bytes() for number in range(3, 7)], time.time() + 20
+        for key in keys:
+            for number in range(2 * FEW):
+                protocol.storage.store_subkey(DHTID.from_bytes(key), f"peer{number}", bytes(wire.MAX_VALUE), later)
+        told = await protocol.rpc_find(dht_pb2.FindRequest(keys=keys), greedy)
+        found = [len(result.value) for result in told.results if result.type == dht_pb2.FOUND_DICTIONARY]
+        assert 0 < len(found) < len(keys) and sum(found) <= MAX_REPLY and told.ByteSize() < 2**22
+        left, _ = protocol._calls._buckets[greedy.remote_id]
+        assert CALLS - left > len(keys) * found[0] / CALL_BYTES > sum(found) / CALL_BYTES + 10
+
+    asyncio.run(main())
+
+
 def test_who_asks_for_much_has_asked_often(monkeypatch):
     """A call that brings or takes a megabyte is as good as many. (No time passes, so nothing is refilled.)"""
     monkeypatch.setattr("swarm.net.guards.protocol.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time))
@@ -417,7 +436,7 @@ def test_who_is_pinged_tells_the_time():
             return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=bytes(20)), dht_time=time.time() + 77)
 
         protocol.get_stub = lambda peer: SimpleNamespace(rpc_ping=answer)
-        for _ in range(20):
+        for _ in range(MAX_CLOCKS + 4):
             await protocol.call_ping(Context().remote_id)
         assert len(protocol.ahead) == MAX_CLOCKS and all(76 < ahead < 78 for ahead in protocol.ahead.values())
 
@@ -445,12 +464,58 @@ def test_nobody_becomes_a_clock_by_having_himself_pinged_or_by_crowding_the_rout
     asyncio.run(main())
 
 
-def test_who_began_a_swarm_does_not_take_its_time_from_the_first_to_come():
-    def offset(entrances: tuple[object, ...], *ahead: float) -> float:
-        clock = SwarmClock()
-        node = SimpleNamespace(protocol=SimpleNamespace(ahead=dict(enumerate(ahead))))
-        Membership(node, None, entrances, (), clock)
-        return clock.offset
+def named(count: int) -> list[PeerID]:
+    return [PeerID(bytes([0, 36, 8, 1, 18, 32]) + bytes([number]) * 32) for number in range(count)]
 
-    assert offset((), 3600.0) == 0.0 and offset((), 3600.0, 3601.0) == 3600.0, "but from most of them"
-    assert offset(("somebody",), 3600.0) == 3600.0 and offset(("somebody",), 3600.0, 0.5) == 0.0
+
+def offset(entrances: int, *ahead: float) -> float:
+    """Of whoever entered through so many initial peers, whom the first of `ahead` are of."""
+    clock, peers = SwarmClock(), named(32)
+    node = SimpleNamespace(protocol=SimpleNamespace(ahead={peer: seconds for peer, seconds in zip(peers, ahead, strict=False) if seconds is not None}))
+    Membership(node, None, [SimpleNamespace(peer=peer.to_base58()) for peer in peers[:entrances]], (), clock)
+    return clock.offset
+
+
+def test_who_began_a_swarm_does_not_take_its_time_from_the_first_to_come():
+    assert offset(0, 3600.0) == 0.0 and offset(0, 3600.0, 3601.0) == 3600.0, "but from most of them"
+    assert offset(1, 3600.0) == 3600.0 and offset(2, 3600.0, 0.5) == 0.0
+
+
+def test_peers_of_former_times_do_not_outvote_the_initial_peers_on_what_time_it_is():
+    assert offset(1, 5.0, *16 * (3600.0,)) == 5.0
+    assert offset(1, None, *16 * (3600.0,)) == 3600.0, "but where none of these answered"
+
+
+def test_the_initial_peers_are_asked_again_what_time_it_is_and_while_none_answers_nobody_else_tells():
+    clock, peers, answers = SwarmClock(), named(3), {}
+    protocol = SimpleNamespace(ahead={peers[0]: 5.0, peers[1]: 5.0, peers[2]: 3600.0}, routing_table=SimpleNamespace(peer_id_to_uid={}))
+
+    async def call_ping(peer: PeerID) -> None:
+        if peer in answers:
+            protocol.ahead[peer] = answers[peer]
+
+    protocol.call_ping = call_ping
+    membership = Membership(SimpleNamespace(protocol=protocol), None, [SimpleNamespace(peer=peer.to_base58()) for peer in peers[:2]], (), clock)
+    answers[peers[1]] = 7.0
+    asyncio.run(membership._ask_the_time())
+    assert clock.offset == 7.0
+    answers.clear()
+    asyncio.run(membership._ask_the_time())
+    assert clock.offset == 7.0
+
+
+def test_a_bug_while_looking_for_the_initial_peers_is_logged_and_the_next_look_comes(caplog):
+    async def main() -> int:
+        membership, looks = Membership(SimpleNamespace(protocol=SimpleNamespace(ahead={})), None, (), (), SwarmClock()), []
+
+        async def look() -> None:
+            looks.append(None)
+            raise KeyError("nobody thought of this")
+
+        membership.look = look
+        keeping = asyncio.ensure_future(membership.keep())
+        await asyncio.sleep(3.5 * PERIOD)
+        keeping.cancel()
+        return len(looks)
+
+    assert run(main()) == 3 and "nobody thought of this" in caplog.text

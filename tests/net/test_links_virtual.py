@@ -13,7 +13,7 @@ from swarm.net.frames import WRITE, one_frame
 from swarm.net.identity import Identity
 from swarm.net.link import BUFFER, SLOWEST, STUCK, Timing
 from swarm.net.links import PROTOCOL, RESTING, WAGON, LinkPool
-from swarm.net.pair import MAX_OUTBOX, MAX_STREAMS
+from swarm.net.pair import MAX_OUTBOX, MAX_STREAMS, MAX_UNREAD
 from swarm.net.uplink import Uplink
 from tests.net.helpers import Collector, step
 from tests.net.virtual import FakeP2P, Network, run
@@ -518,5 +518,28 @@ def test_a_train_that_is_not_answered_is_a_loss():
         with pytest.raises(PeerLost):
             await one.gauge(one.peer)
         await one.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(("onward", "bound"), [(False, MAX_UNREAD), (True, MAX_OUTBOX)], ids=["of what it asked for", "of what it is to go on with"])
+def test_little_waits_for_a_peer_that_does_not_read(onward, bound):
+    async def main() -> None:
+        network = Network(0)
+        (one, at_one), (two, at_two) = await pools(network)
+        one.send(two.peer, step(0))
+        await at_two.until(lambda seen: seen.messages)
+        pair = one._pairs[two.peer]
+        await asyncio.sleep(0.01)
+        assert not pair.held
+        size, most = 2**23, 0
+        rows = wire.Rows(b"s" * 16, 1, 0, 0, 0, wire.Blob("float32", 1, memoryview(bytes(size))))
+        shown = wire.Shown(b"t" * 16, 1, 0, 0, rows=rows.rows)
+        for number in range(2 * MAX_OUTBOX // size):  # all at once: nothing leaves meanwhile
+            one.send(two.peer, step(1, size=size) if onward and not number else (rows, shown)[number % 2])
+            most = max(most, pair.held)
+        assert bound - 2 * size < most <= bound
+        await asyncio.sleep(0.01)
+        assert at_one.lost == [two.peer] and not pair.held
 
     run(main())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils.serializer import MSGPackSerializer
@@ -234,3 +235,24 @@ def test_the_directory_takes_records_of_members_alone(key):
         directory = DhtDirectory(None, ALICE, SimpleNamespace(alone=False), BadRecords(), clock=clock, members=alice)
         directory._search = searched
         assert [found.peer for found in asyncio.run(directory.read(record.config_hash))] == ([BOB.peer_id] if good else [])
+
+
+def test_a_membership_that_is_met_in_record_after_record_is_verified_once(key, monkeypatch):
+    verified = []
+
+    class Counting:
+        @staticmethod
+        def from_public_bytes(public: bytes):
+            verified.append(public)
+            return Ed25519PublicKey.from_public_bytes(public)
+
+    monkeypatch.setattr("swarm.net.members.Ed25519PublicKey", Counting)
+    owner, clock = members(key, ALICE.peer_id), Clock()
+    membership = key.invite(BOB.peer_id, 1.0, clock.now)
+    forged = membership[:-1] + bytes([membership[-1] ^ 1])
+    for _ in range(5):
+        owner.check(BOB.peer_id, membership)
+        assert refused(owner, EVE.peer_id, membership) and refused(owner, BOB.peer_id, forged)
+    assert len(verified) == 1 + 5, "what is forged is never remembered as good"
+    owner.learn([key.revoke(BOB.peer_id, clock.now)])
+    assert refused(owner, BOB.peer_id, membership), "nor is what was good for ever"

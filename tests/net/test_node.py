@@ -1,16 +1,18 @@
 """Starting and closing: what a person can get wrong is said in one sentence."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse
+from swarm.errors import BadIdentity, IdentityInUse, InvalidConfig, MalformedAddress, NoBootstrap, PortInUse, SwarmError
 from swarm.net.addresses import entrance
 from swarm.net.daemon import PREFIX
 from swarm.net.footing import JOIN
@@ -18,6 +20,7 @@ from swarm.net.identity import Identity
 from swarm.net.node import Node
 from swarm.net.remembered import MOST, MOST_FILES, Remembered
 from tests.net.helpers import announcement, child, eventually, is_running, nodes
+from tests.net.virtual import run
 
 NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.ephemeral().peer_id}"
 
@@ -218,3 +221,38 @@ def test_few_swarms_are_remembered_and_few_peers_of_each(tmp_path):
     Remembered(tmp_path / "a file" / "below", ["x"]).write([place])
     (tmp_path / "a file").rename(tmp_path / "moved")
     assert Remembered(tmp_path / "a file" / "below", ["x"]).read() == []
+
+
+def test_on_a_full_disk_nothing_is_left_of_what_could_not_be_remembered(tmp_path, monkeypatch):
+    place, remembered = entrance(NOBODY), Remembered(tmp_path, [NOBODY])
+    remembered.write([place])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    remembered.write([place, place])
+    assert len(list(tmp_path.iterdir())) == 1 and remembered.read() == [place]
+
+
+@pytest.mark.parametrize("at", ["LinkPool.start", "Node._addresses"])
+def test_a_daemon_that_hangs_right_after_its_start_is_not_waited_for_for_ever(at, monkeypatch):
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def at_once(*_: object) -> SimpleNamespace:
+        return SimpleNamespace(close=at_once, daemon=SimpleNamespace(p2p=None), dht=None, membership=None)
+
+    for name in ("Footing.start", "LinkPool.start", "Node._addresses"):
+        monkeypatch.setattr(f"swarm.net.node.{name}", never if name == at else at_once)
+
+    async def main() -> None:
+        identity = Identity.ephemeral()
+        node = Node(SimpleNamespace(identity=identity, clock=time.time, guard=SimpleNamespace(bad=None), client_mode=True), (), ())
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(SwarmError, match="does not answer"):
+            await node._start(None, None, None)
+        assert asyncio.get_running_loop().time() - begin <= JOIN + 1
+        await node.close()
+
+    run(main())

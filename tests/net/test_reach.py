@@ -15,7 +15,7 @@ from swarm import wire
 from swarm.errors import MalformedAddress, PortInUse, ProtocolError
 from swarm.net.identity import Identity
 from swarm.net.node import Node, probe
-from swarm.net.reach import AT_ONCE, Knocker, host_of
+from swarm.net.reach import AT_ONCE, EACH_HOST, EACH_PEER, Knocker, host_of
 
 STRANGER = Identity.ephemeral().peer_id
 
@@ -107,7 +107,10 @@ def test_nobody_has_others_cut_a_connection_that_they_have():
     assert "connected already" in result and not daemon.dialled and not daemon.cut
 
 
-def test_no_more_are_answered_than_can_be():
+@pytest.mark.parametrize(
+    ("count", "peer", "host"), [(AT_ONCE, "{}", "10.0.1.{}"), (EACH_PEER, "other", "10.0.1.{}"), (EACH_HOST, "{}", "10.0.0.7")], ids=["all", "peer", "host"]
+)
+def test_no_more_are_answered_than_can_be(count, peer, host):
     class Stream:
         def __init__(self, data: bytes = b"") -> None:
             self.data, self.closed = data, False
@@ -128,14 +131,21 @@ def test_no_more_are_answered_than_can_be():
 
     async def main() -> None:
         knocker = Knocker(Daemon(), lambda: 17.0)
-        info = SimpleNamespace(addr=Multiaddr("/ip4/10.0.0.7/tcp/5"))
+
+        def at(peer: str, host: str) -> SimpleNamespace:
+            return SimpleNamespace(peer_id=peer, addr=Multiaddr(f"/ip4/{host}/tcp/5"))
+
+        info = at("other", "10.0.0.7")
         question = wire.encode(wire.DialBack(STRANGER, ()))
         framed = len(question).to_bytes(2, "big") + question
-        idle = [asyncio.create_task(knocker(info, Stream(), Stream())) for _ in range(AT_ONCE)]
+        idle = [asyncio.create_task(knocker(at(peer.format(number), host.format(number)), Stream(), Stream())) for number in range(count)]
         await asyncio.sleep(0)
         refused = Stream()
         await knocker(info, Stream(framed), refused)
         assert refused.closed and not refused.data
+        elsewhere = Stream()
+        await knocker(at("somebody else", "10.0.0.8"), Stream(framed), elsewhere)
+        assert bool(elsewhere.data) == (count < AT_ONCE)
         for task in idle:
             task.cancel()
         await asyncio.wait(idle)

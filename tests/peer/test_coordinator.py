@@ -414,3 +414,25 @@ def test_a_bug_over_what_one_stranger_says_does_not_end_the_peer(caplog):
         task.cancel()
 
     run(main())
+
+
+def test_a_bug_in_the_election_ends_neither_it_nor_the_peer(caplog):
+    async def main() -> None:
+        world = World()
+        (task,) = await living(world, "a")
+        election, looks = world.members["a"]._election, []
+        wake = election.wake
+
+        def startled(now: float):
+            looks.append(now)
+            if len(looks) < 3:
+                raise ZeroDivisionError("nobody thought of this")
+            return wake(now)
+
+        election.wake = startled
+        world.members["a"]._wake.set()
+        await asyncio.sleep(30)
+        assert not task.done() and 3 <= len(looks) < 40 and world.members["a"].leads and "nobody thought of this" in caplog.text
+        task.cancel()
+
+    run(main())

@@ -10,12 +10,13 @@ import msgspec
 import pytest
 
 from swarm.core import Span
-from swarm.machines.marks import marks
+from swarm.machines.marks import MOST_SHOWN_BYTES, marks
+from swarm.machines.probe import ROOM
 from swarm.peer.judge import CASES, REST, Judge
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from swarm.sim import toy
-from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, encode
+from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, decode_order, encode
 from tests.net.virtual import run
 
 MODEL, COMPONENTS, SPAN = "m", 6, Span(2, 4)
@@ -141,3 +142,56 @@ def test_a_witness_that_makes_no_sense_ends_nothing():
 
     world = Odd({"a": RIGHT, "b": RIGHT, "c": RIGHT, "d": RIGHT})
     assert not judged(world, accusation(RIGHT)) and "b" in world.asked
+
+
+def judged_again(world: World, told: Accuse, times: int) -> frozenset[str]:
+    async def main() -> frozenset[str]:
+        for _ in range(times):
+            await world.judge.look_into("accuser", told)
+            if world.banned():
+                break
+        return world.banned()
+
+    return run(main())
+
+
+def test_two_liars_do_not_convict_by_accusing_again_and_again():
+    """The first trial may go wrong, where the lot names both; afterwards it takes more of them."""
+    trials = 0
+    for seed in range(8):
+        world = World({"a": RIGHT, "b": RIGHT, "c": RIGHT, "sybil": WRONG, "other sybil": WRONG})
+        world.judge._dice.seed(seed)
+        if not judged(world, accusation(RIGHT)):
+            trials += 1
+            assert not judged_again(world, accusation(RIGHT), 100)
+    assert trials
+
+
+def test_a_cheat_gains_nothing_by_being_accused_of_good_work():
+    world = World({"a": RIGHT, "b": RIGHT, "c": RIGHT})
+    assert not judged_again(world, accusation(RIGHT), 100)
+    assert judged(world, accusation(WRONG)) == {"accused"} and set(world.asked) == {"a", "b", "c"}
+    lame = World({"a": RIGHT, "b": RIGHT, "c": None})
+    assert not judged_again(lame, accusation(RIGHT), 5)
+    assert judged(lame, accusation(WRONG)) == {"accused"}, "who does not answer does not count"
+
+
+def test_an_accusation_with_more_than_anybody_was_shown_is_not_looked_into():
+    world = World({"a": RIGHT})
+    much = Blob("float32", 2**20, memoryview(bytes(MOST_SHOWN_BYTES + 2**22)))
+    assert not world.judge.takes("accuser", msgspec.structs.replace(accusation(WRONG), hidden=much))
+    assert not world.judge.takes("accuser", msgspec.structs.replace(accusation(WRONG), rows=much))
+    assert world.judge.takes("accuser", accusation(WRONG))
+
+
+def test_to_a_witness_it_is_a_session_that_wants_an_answer():
+    orders = []
+
+    class Seen(World):
+        def send(self, peer: str, message: Message) -> None:
+            if isinstance(message, Open):
+                orders.append(decode_order(message.order))
+            super().send(peer, message)
+
+    judged(Seen({"a": RIGHT, "b": RIGHT}), accusation(WRONG))
+    assert len(orders) == 2 and all(3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1] for order in orders)

@@ -184,3 +184,21 @@ def test_it_looks_at_random_moments_and_soon_where_something_is_served_by_nobody
 def test_it_looks_when_it_is_called_but_not_all_the_time():
     called = looks(400.0, called=True)
     assert called[0] <= 1.0 and 400.0 / (CALLED_EVERY + 2) <= len(called) <= 400.0 / CALLED_EVERY + len(looks(400.0)) + 1
+
+
+class Startled(Home):
+    """Something goes wrong that nobody foresaw when it looks for the time of this number."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(CROWDED)
+        self.at = at
+
+    async def neighbours(self):
+        self.at -= 1
+        return None if not self.at else await super().neighbours()
+
+
+@pytest.mark.parametrize(("at", "did"), [(1, []), (2, ["fetches"]), (3, ["fetches", "aims", "stays"]), (4, ["fetches", "aims", "empties", "stays"])])
+def test_a_bug_over_what_others_announce_leaves_a_peer_where_it_is(at, did, caplog):
+    assert moved(Startled(at)) == (False, did)
+    assert "a bug in looking" in caplog.text

@@ -347,3 +347,36 @@ def test_how_fit_it_is_changes_seldom():
 
     scores = run(main())
     assert len(set(scores)) == 4 and scores == sorted(scores)
+
+
+class Startling(list):
+    """Announcements over which something goes wrong that nobody foresaw, once."""
+
+    startled = False
+
+    def __iter__(self):
+        if not self.startled:
+            self.startled = True
+            raise ZeroDivisionError("what a stranger announced")
+        return super().__iter__()
+
+
+class Startled(Directory):
+    async def read(self, config_hash):
+        return Startling(await super().read(config_hash))
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["stays", "moves"])
+def test_a_bug_over_what_strangers_announce_is_logged_and_ends_nothing(moves, caplog):
+    async def main():
+        engine, links = Engine(), Links()
+        directory = Startled([announcement(peer, revision="rev") for peer in "ab"])
+        peer = peer_of(directory, engine=engine, links=links, think=at_once, loader=Loader(engine) if moves else None)
+        task = asyncio.create_task(peer.serve())
+        await asyncio.sleep(1.5 * GAUGE_EVERY)
+        assert not task.done()
+        task.cancel()
+        return getattr(links, "gauged", [])
+
+    assert run(main()), "others are measured as if nothing had been"
+    assert "a stranger announced" in caplog.text

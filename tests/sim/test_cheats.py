@@ -135,6 +135,26 @@ def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbo
     Bare(6, scene).run(script)
 
 
+def test_who_hangs_up_rather_than_show_its_work_is_found_out():
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(30.0)
+        liar, guest = servers[0], stage.visit()
+        room = liar.shell.room
+        shown = room._shown
+
+        def hang_up(sender: str, message: Show) -> Shown:
+            stage.cut(liar, guest)
+            return shown(sender, message)
+
+        room._shown = hang_up
+        liar.engine.speed = type(liar.engine.speed)(0.0001, 0.00001)
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 900.0)
+        assert guest.client.audits.banned(stage.loop.now) == {liar.peer}
+
+    Bare(7, replace(SCENE, audit=0.2)).run(script)
+
+
 @pytest.fixture
 def doubts(monkeypatch):
     """Who was doubted, ban or not."""
@@ -187,7 +207,10 @@ def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it(
         cheat = next(server for server in servers if not server.shell.coordinates and server.span == FRONT)
         cheat.engine.cheat, cheat.engine.speed = wrong, type(cheat.engine.speed)(0.0001, 0.00001)
         guest = stage.visit()
-        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 300.0)
+        assert await until(lambda: guest.client is not None, 10.0)
+        referees = guest.client.auditor._referees  # a cheat that is caught as one of these has signed nothing that could be shown to anybody
+        guest.client.auditor._referees = lambda *about: [view for view in referees(*about) if view.peer != cheat.peer]
+        assert await until(lambda: bool(guest.client.audits.banned(stage.loop.now)), 900.0)
         (coordinator,) = stage.coordinators
         judged = coordinator.shell.coordinator
         assert await until(lambda: bool(judged.table.shunned(stage.loop.now)), 60.0)

@@ -44,8 +44,8 @@ MAX_BAD = 64
 """Bad records in one reply, after which the rest of it is not looked at: each may cost a signature's check."""
 
 
-MAX_CLOCKS = 16
-"""Peers whose clocks count, those that were asked last."""
+MAX_CLOCKS = 64
+"""Peers whose clocks are kept, those that were asked last: all through whom a node enters at once have room, and initial peers are not crowded out."""
 
 
 class Refused(Exception):
@@ -131,7 +131,7 @@ class GuardedProtocol(DHTProtocol):
 
     @_discreet
     async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
-        sender, response, room = context.remote_id, dht_pb2.FindResponse(peer=self.node_info), MAX_REPLY
+        sender, response, room, looked_at = context.remote_id, dht_pb2.FindResponse(peer=self.node_info), MAX_REPLY, 0
         if len(request.keys) > MAX_ASKED or any(len(key) != DHTID.HASH_NBYTES for key in request.keys):
             raise ProtocolError("a search for too much")
         allowed = self._may_call(sender, request.ByteSize())
@@ -142,14 +142,16 @@ class GuardedProtocol(DHTProtocol):
             if not allowed:
                 continue
             item = self.storage.get(key)
-            if item is not None and len(packed := self.serializer.dumps(item.value)) <= room:
+            packed = self.serializer.dumps(item.value) if item is not None else b""
+            looked_at += len(packed)
+            if item is not None and len(packed) <= room:
                 result.type, result.value, result.expiration_time = dht_pb2.FOUND_DICTIONARY, packed, item.expiration_time
                 room -= len(packed)
             for node_id, peer in self.routing_table.get_nearest_neighbors(key, k=self.bucket_size, exclude=place_of(sender)):
                 result.nearest_node_ids.append(node_id.to_bytes())
                 result.nearest_peer_ids.append(peer.to_bytes())
         if allowed:
-            self._calls.take(sender, (MAX_REPLY - room) / CALL_BYTES, time.monotonic())
+            self._calls.take(sender, looked_at / CALL_BYTES, time.monotonic())  # what found no room has cost us as much
         return response
 
     def _may_call(self, sender: PeerID, size: int = 0) -> bool:
