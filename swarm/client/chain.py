@@ -56,6 +56,9 @@ class Network(Surroundings, Protocol):
     ahead: int
     draft: MakeLine | None
 
+    @property
+    def vocab(self) -> int: ...
+
     def reach(self, length: int) -> int: ...
 
     def wall(self) -> float: ...
@@ -97,7 +100,14 @@ class Chain:
     def __init__(self, network: Network, session: SessionId, revision: str, numerics: str) -> None:
         self._network, self._session, self._class = network, session, (revision, numerics)
         self._machine = ClientSession(
-            session, network.peer, revision, numerics, reach=network.reach, expires=lambda: network.wall() + ORDER_LIFETIME, ahead=network.ahead
+            session,
+            network.peer,
+            revision,
+            numerics,
+            reach=network.reach,
+            expires=lambda: network.wall() + ORDER_LIFETIME,
+            ahead=network.ahead,
+            vocab=network.vocab,
         )
         self._whisper = Whisper(self._machine, self._do, network.draft)
         self._planner = Planner(network, session, revision, numerics)

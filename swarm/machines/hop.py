@@ -48,7 +48,8 @@ class HopLimits:
     """Steps of an answer are acknowledged this seldom; acknowledgements only move the window."""
     journal_bytes: int = 256 * 2**20
     resends: int = 256
-    """How often a successor may ask to be sent something again in one chain. Once for each draft is usual; a small frame that asks makes large ones."""
+    """How often a successor may ask to be sent something again in one chain; a small frame that asks makes large ones. Once, after the OPEN, is usual, however
+    many guesses are taken back: the head has computed what a higher draft continues, so every hop has. More is for journals that did not reach back."""
     lease: float = 30.0
     """Seconds of silence after which a hop forgets a session. The client renews every 10 s, so three renewals must be lost."""
 
@@ -73,6 +74,9 @@ class Guesser(Protocol):
     def left(self, start: int, stop: int) -> None:
         """These positions are started, as one step."""
 
+    def took(self, start: int, micros: int) -> None:
+        """What starts there took us so long: of whatever others say of a step, that much at least is so."""
+
     def judged(self, position: int, right: bool) -> None:
         """The token that stands at a position has been drawn, or another one."""
 
@@ -85,10 +89,18 @@ class Guesser(Protocol):
 
 class HopSession:
     """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0". `veil` hides token ids from the hops
-    between a client's own ends: it changes an id at a position, and changes it back. A first hop with a `guesser` starts more than it has been told."""
+    between a client's own ends: it changes an id at a position, and changes it back. A first hop with a `guesser` starts more than it has been told. Ids are
+    below `vocab`, where that is not 0."""
 
     def __init__(
-        self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True, veil: Veil | None = None, guesser: Guesser | None = None
+        self,
+        session: SessionId,
+        limits: HopLimits = HopLimits(),
+        *,
+        rewindable: bool = True,
+        veil: Veil | None = None,
+        guesser: Guesser | None = None,
+        vocab: int = 0,
     ) -> None:
         self.session = session
         self.limits = limits
@@ -105,6 +117,7 @@ class HopSession:
         self._order: Order | None = None
         self._opened: Open | None = None
         self._veil = veil
+        self._vocab = vocab
         self._journal = Journal(limits.journal_bytes)
         self._pending: deque[_Pending] = deque()
         self._serial = 0
@@ -272,6 +285,8 @@ class HopSession:
         if job.count > STEP or self.computed // self.limits.ack_every > before:
             effects.append(self._have())
         spent = (*job.micros, micros)
+        if self._guesser is not None and self.is_first:
+            self._guesser.took(job.start, micros)
         if self.is_last:
             return effects + (self._emit(draws, spent) if rows is None else [self._tell(rows, spent)])
         if rows is not None:
@@ -304,6 +319,8 @@ class HopSession:
             return []
         if message.start + len(message.tokens) > self.accepted + 1:  # nobody can have drawn that yet, nor can we answer for it
             return []
+        if 0 < self._vocab <= max(message.tokens, default=0):  # our own engine would fail on it, and we for the head
+            return [self._report(len(self.route) - 1, "failed", "it drew a token that the model does not have")]
         self._renew(now)
         self._flows = True
         effects: list[Effect] = [Send(self.order.client, self._told(message))]

@@ -274,6 +274,16 @@ def test_a_head_cannot_change_tokens_that_are_known():
     assert job.tokens == (4,), "nor the one that waits for credit"
 
 
+def test_a_token_that_the_model_does_not_have_is_the_heads_fault():
+    first = HopSession(S, vocab=10)
+    first.open(*order(0), now=0)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, (10,)), 0)
+    (broken,) = sent(effects, Broken)
+    assert (broken.to, broken.hop, broken.reason) == (CLIENT, 2, "failed") and len(effects) == 1 and first.accepted == 3
+    assert len(first.drawn("c", Drawn(S, 1, 0, 0, 3, (9,)), 0)) == 2 and first.tokens == [1, 2, 3, 9]
+
+
 def test_what_has_grown_under_an_earlier_limit_stays_reserved():
     hop = opened(1, limit=100)
     run(hop, hop.step("a", Step(S, 1, 1, 0, 0, tuple(range(90)), rows(*[1.0] * 90)), 0))
@@ -429,6 +439,9 @@ class Parrot:
     def left(self, start, stop):
         self.heard.append(("left", start, stop))
 
+    def took(self, start, micros):
+        self.heard.append(("took", start, micros))
+
     def judged(self, position, right):
         self.heard.append((position, right))
 
@@ -482,6 +495,13 @@ def test_guesses_end_where_credit_does_and_before_the_last_position():
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), "stop"), 0)
     assert not parrot.asked and first.accepted == 3
+
+
+def test_a_guesser_hears_what_the_hops_own_part_takes():
+    first, parrot = guessing(5)
+    assert parrot.heard[-1] == ("took", 0, 5)
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    assert parrot.heard[-2:] == [("left", 3, 5), ("took", 3, 5)]
 
 
 def test_a_guesser_that_knows_more_is_asked_again():

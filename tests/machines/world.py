@@ -214,7 +214,7 @@ class World:
         self.rooms[peer] = HopRoom(
             WorldLinks(self, peer),
             self.engines[peer],
-            Offer("rev", "float32", COMPONENTS, spans, 10_000, self.rewindable),
+            Offer("rev", "float32", COMPONENTS, spans, 10_000, self.rewindable, vocab=VOCAB),
             CacheLedger(100_000, 10),
             clock=lambda: self.now,
             verify=lambda *_: True,
