@@ -126,7 +126,8 @@ class HopSession:
         self._resent = 0
         self._asked = False
         self._until = 0
-        self._held: dict[int, int] = {}
+        self._held: tuple[int, int] | None = None
+        """Position and token, drawn, that wait for credit. There is one at most: nobody can draw behind a position that is not started."""
         self._halted = self._deserted = False
         self._drawn: tuple[int, int] | None = None
         self._astray = False
@@ -137,7 +138,8 @@ class HopSession:
         self._flows = False
         """Whether tokens of this chain come home: before that there is nothing to guess from."""
         self._sure = 0
-        """Tokens from here on are guesses, as far as the first hop knew when it sent the last step."""
+        """Tokens below it are right, those from there on guesses. At the first hop: what the client gave and what came home, which no head can change any more;
+        each step tells it to those behind. At the others: what steps have told, at most what is true by now. Newcomers are fed up to it."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -233,7 +235,7 @@ class HopSession:
         self.reserved = self.reserves(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
-        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
+        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, None, False
         self._resent = self._shown = 0
         self._deserted = False
         effects: list[Effect] = self._truncate(keep)
@@ -317,7 +319,7 @@ class HopSession:
         """At the first hop: the head's tokens come home, go on to the client, and start the next step if the client's credit allows."""
         if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
             return []
-        if message.start + len(message.tokens) > self.accepted + 1:  # nobody can have drawn that yet, nor can we answer for it
+        if message.start + len(message.tokens) > self._drawable(message):  # nobody can have drawn that yet, nor can we answer for it
             return []
         if 0 < self._vocab <= max(message.tokens, default=0):  # our own engine would fail on it, and we for the head
             return [self._report(len(self.route) - 1, "failed", "it drew a token that the model does not have")]
@@ -331,8 +333,8 @@ class HopSession:
                 self._judge(position, right := self.tokens[position] == token)
                 if not right:
                     effects += self.retract(position)
-            if position >= self.accepted:
-                self._held[position] = token
+            if position == self.accepted:
+                self._held = position, token
             if position == self._sure:
                 self._sure += 1
         if message.finish is not None:
@@ -467,17 +469,12 @@ class HopSession:
         """The guesser may have something new."""
         return self._take_held() if self._order is not None and self.is_first else []
 
-    def guess(self, tokens: Sequence[int]) -> list[Effect]:
-        """Append drafted tokens at the first hop, ahead of the head's. Wrong ones are taken back when the head's token comes home."""
-        room = max(min(self._until, self.order.limit - 1) - self.accepted, 0)
-        return self._append(tuple(tokens[:room]), None, ()) if self.is_first and tokens[:room] else []
-
     def retract(self, length: int) -> list[Effect]:
         """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
         self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
         if self._guesser is not None:
             self._guesser.missed(length)
-        self._held = {position: token for position, token in self._held.items() if position < length}
+        self._held = None
         kept = tuple(self.tokens[:length])
         effects = self._truncate(length) + self._append(kept[self.accepted :], None, ())
         self._sure = self.accepted
@@ -568,16 +565,24 @@ class HopSession:
     def _take_held(self) -> list[Effect]:
         """Start the positions whose tokens came home and whose credit is there, and with them what is guessed to follow."""
         fresh: list[int] = []
-        while not self._halted and not self._deserted and (at := self.accepted + len(fresh)) < min(self._until, self.order.limit) and at in self._held:
-            fresh.append(self._held.pop(at))
+        if self._held is not None and self._held[0] < self.accepted:  # the client has fed it
+            self._held = None
+        if self._held is not None and not self._halted and not self._deserted and self._held[0] == self.accepted < min(self._until, self.order.limit):
+            fresh, self._held = [self._held[1]], None
         tokens, effects = (*fresh, *self._guesses(fresh)), list[Effect]()
         for at in range(0, len(tokens), STEP):
             part = tokens[at : at + STEP]
             if self._guesser is not None:
                 self._guesser.left(self.accepted, self.accepted + len(part))
             effects += self._append(part, None, ())
-        self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
         return effects
+
+    def _drawable(self, message: Drawn) -> int:
+        """Up to where tokens can have been drawn: behind the last position, and behind the first guess that is not what this message says."""
+        for position, token in enumerate(message.tokens, message.start):
+            if self._sure <= position < self.accepted and self.tokens[position] != token:
+                return position + 1
+        return self.accepted + 1
 
     def _guesses(self, fresh: Sequence[int]) -> Sequence[int]:
         """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess."""

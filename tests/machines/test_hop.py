@@ -142,11 +142,10 @@ def test_what_is_sent_again_is_acknowledged_again():
 
 
 def test_an_acknowledgement_from_before_a_guess_was_taken_back_moves_the_window():
-    hop = opened(0, HopLimits(chunk=2, window=2))
-    assert sent(hop.have("b", Have(S, 1, 0, 0, 0, True)), Step) == []
-    run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (4, 5, 6)), 0))
-    hop.guess([9])
-    hop.retract(3)
+    hop, _ = guessing(9, limits=HopLimits(chunk=2, window=2))
+    hop.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
+    hop.drawn("c", Drawn(S, 1, 0, 0, 4, (8,)), 0)
+    assert hop.tokens == [1, 2, 3, 7, 8]
     steps = sent(hop.have("b", Have(S, 1, 0, 0, 2)), Step)
     assert [(step.draft, step.start) for step in steps] == [(1, 2)]
     assert hop.have("b", Have(S, 1, 0, 0, 0, True)) == []
@@ -249,7 +248,7 @@ def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_takes_nothin
     run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     for position in range(3, 7):
         run(first, first.drawn("c", Drawn(S, 1, 0, 0, position, (7,)), 0))
-    assert first.accepted == 5 and set(first._held) <= {5}
+    assert first.accepted == 5 and first._held == (5, 7)
     wide = opened(0, limit=10**6)
     run(wide, wide.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     assert wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7, 7)), 0) == [] == wide.drawn("c", Drawn(S, 1, 0, 0, 5000, (7,)), 0), "the client is not told, either"
@@ -487,6 +486,21 @@ def test_right_guesses_stand_and_the_first_wrong_one_is_replaced_under_a_higher_
     (step,) = sent(run(first, effects), Step)
     assert (step.draft, step.start, step.tokens) == (1, 5, (9,))
     assert not first.drawn("c", Drawn(S, 1, 0, 0, 6, (8,)), 0), "it belongs to the wrong guess"
+
+
+def test_nothing_is_taken_of_a_head_that_draws_behind_a_wrong_guess():
+    """Its client would have tokens that we do not hold."""
+    first, _ = guessing(5, 6, 7)
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    assert first.drawn("c", Drawn(S, 1, 0, 0, 4, (5, 9, 9)), 0) == [] and first.tokens == [1, 2, 3, 4, 5, 6, 7]
+    assert first.drawn("c", Drawn(S, 1, 0, 0, 4, (5, 9)), 0) and first.tokens == [1, 2, 3, 4, 5, 9]
+
+
+def test_a_token_that_waits_for_credit_is_started_once():
+    first, _ = guessing(until=3)
+    assert len(first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)) == 1
+    assert [effect.tokens for effect in first.grant("client", Grant(S, 1, 0, 9), 0)] == [(4,)]
+    assert first.grant("client", Grant(S, 1, 0, 10), 0) == [] and first.tokens == [1, 2, 3, 4]
 
 
 def test_guesses_end_where_credit_does_and_before_the_last_position():
