@@ -36,6 +36,9 @@ REPEATING = "Q: sort the words pear apple fox\nA: apple fox pear\n"
 
 NEAR = Distance()
 
+SEED = 1
+"""Of the answers of `same`."""
+
 TRIPS = 3
 """Pings of a `Links.measure`."""
 
@@ -196,6 +199,38 @@ def lookup(args: Any, hops: int, trip: float) -> Figures:
     }
 
 
+def parting(one: list[int], other: list[int]) -> int | None:
+    """Where two answers differ first; None where one is but the beginning of the other."""
+    return next((at for at, (this, that) in enumerate(zip(one, other, strict=False)) if this != that), None)
+
+
+def gap(model: Any, prompt: list[int], one: list[int], other: list[int], temperature: float, seed: int) -> float:
+    """By how many logits one token won where two answers to a prompt part, as a whole model has it here: the draw's noise included, which is the same
+    in both. Answers that part at a near-tie have been rounded differently; others are wrong."""
+    from swarm.model.sampling import gumbel
+    from swarm.model.span import Row
+
+    at = parting(one, other)
+    assert at is not None
+    line, tokens = [*prompt, *one[:at]], (one[at], other[at])
+    (logits_KV,) = model.run(0, model.head + 1, [Row(model.new_cache(0, model.head + 1), 0, tuple(line), None, (len(line) - 1,))])
+    noise = gumbel(seed, len(line), tokens) if temperature else (0.0, 0.0)
+    scores = [float(logits_KV[0, token]) + temperature * more for token, more in zip(tokens, noise, strict=True)]
+    return abs(scores[0] - scores[1])
+
+
+def gaps(args: Any, folder: str, parted: list[tuple[list[int], float, list[list[int]]]]) -> list[float]:
+    from swarm.core import Span
+    from swarm.model.checkpoint import Checkpoint
+    from swarm.model.span import SpanModel
+
+    if not parted:
+        return []
+    checkpoint = Checkpoint.open(folder)
+    model = SpanModel.load(checkpoint, [Span(0, checkpoint.shape.components)], dtype=args.dtype)
+    return [gap(model, prompt, *answers, temperature, SEED) for prompt, temperature, answers in parted]
+
+
 def same(args: Any, hops: int, trip: float) -> Figures:
     """Many short questions and stories, a few at once."""
     dice = random.Random(0)
@@ -203,17 +238,28 @@ def same(args: Any, hops: int, trip: float) -> Figures:
     texts += [f"{dice.choice(STORIES)} {dice.choice(('in May', 'far away', 'at sea', 'at noon'))}, {dice.randrange(100)}" for _ in range(200 - len(texts))]
     asked = [(text, temperature) for temperature in (0.0, 0.7, 1.0) for text in texts[: args.prompts]]
     equal: list[bool] = []
+    parted: list[tuple[list[int], float, list[list[int]]]] = []
     with World(args, hops, Distance(trip / 2), draft=True) as world:
 
         def ask(mine: list[tuple[str, float]]) -> None:
             for text, temperature in mine:
+                prompt = world.encode(text)
                 answers = [
-                    client.generate_tokens(world.encode(text), max_new_tokens=args.tokens, temperature=temperature, seed=1) for client in (world.off, world.on)
+                    list(client.generate_tokens(prompt, max_new_tokens=args.tokens, temperature=temperature, seed=SEED)) for client in (world.off, world.on)
                 ]
                 equal.append(answers[0] == answers[1])
+                if parting(*answers) is not None:
+                    parted.append((prompt, temperature, answers))
 
         together([lambda mine=asked[at::3]: ask(mine) for at in range(3)])
-    return {"answers": len(equal), "with the same tokens": sum(equal)}
+        folder = world.folder
+    found = sorted(gaps(args, folder, parted))
+    figures: Figures = {"answers": len(equal), "with the same tokens": sum(equal)}
+    if len(equal) > sum(equal):
+        figures |= {"ended elsewhere": len(equal) - sum(equal) - len(parted), "parted": len(parted)}
+    if found:
+        figures |= {"logits between the two tokens where they part, median": median(found), "most": found[-1], "all": [round(one, 4) for one in found]}
+    return figures
 
 
 def together(acts: list[Callable[[], Any]]) -> float:

@@ -217,7 +217,7 @@ async def keep_ends(
     spans = own_spans(layers, shape)
     rounds = dtype is not None and (is_rounded(dtype) or is_mixed(dtype))  # others do, or may; our own ends are exact all the same
     model = await asyncio.to_thread(SpanModel.load, opened.checkpoint, spans, dtype=base_dtype(dtype) if dtype and rounds else dtype)
-    offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length)
+    offer = Offer(opened.revision or "", dtype if dtype and rounds else model.numerics, shape.components, spans, shape.max_length, vocab=shape.vocab)
     key, drafters = secrets.token_bytes(32), drafters_of(draft)
     async with run_ends(Engine(model), offer, connection, clock=time.monotonic, verify=connection.verify, key=key, drafters=drafters) as own:
         yield own
@@ -370,6 +370,7 @@ def holding(part: Part, cache_tokens: int, position_bytes: float = 0.0) -> Holdi
         shape.max_length,
         journal=_journal_weight(shape),
         version=int(time.time() * 1000),  # rises across restarts too
+        vocab=shape.vocab,
     )
     return Holding(part.model, offer, speed.decode, speed.prefill, speed.head_weight, cache_tokens, position_bytes, part.speed_of, part.known)
 

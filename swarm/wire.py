@@ -112,6 +112,10 @@ class Prefix(msgspec.Struct, frozen=True, array_like=True):
     digest: Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
+MOST_AHEAD = 2**10
+"""Guesses beyond the last token that came home: a ring of a second whose slowest hop takes a millisecond has room for no more."""
+
+
 class Order(msgspec.Struct, frozen=True, array_like=True):
     """What a client orders when its route changes: the body of an OPEN, signed as bytes and passed on as bytes, so that fields unknown to a hop on the way
     reach those who know them.
@@ -143,7 +147,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     expires: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     chunk: Count = 0
     prefix: Prefix | None = None
-    ahead: Count = 2**10
+    ahead: Annotated[int, Meta(ge=0, le=MOST_AHEAD)] = MOST_AHEAD
     compressed: Annotated[tuple[Annotated[int, Meta(ge=1, le=2**12)], ...], Meta(max_length=2**10)] = ()
 
     def sender(self, to: int) -> PeerId:
@@ -516,6 +520,10 @@ AnyMessage = (
 # --- directory --------------------------------------------------------------------------------------------------------------------------------------------
 
 
+MOST_DRAFT_NAME = 128
+"""Characters. The name of a folder may be longer; whoever announces it cuts it."""
+
+
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """What a peer says of itself in the directory. Costs in seconds: one layer's decode step (`decode`), one layer and prompt token (`prefill`), and the
     head's share in layers' worth (`head_weight`). `rtts` are round trips in seconds to peers it measured. `sequence` rises with every announcement,
@@ -553,7 +561,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     claim: Claim | None = None
     upload: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    draft: Annotated[str, Meta(max_length=128)] = ""
+    draft: Annotated[str, Meta(max_length=MOST_DRAFT_NAME)] = ""
     membership: Annotated[bytes, Meta(max_length=512)] = b""
     compresses: bool = False
 

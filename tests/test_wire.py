@@ -94,6 +94,8 @@ def test_deep_nesting_is_refused():
 
 def test_sampling_is_checked_on_arrival():
     assert wire.decode_order(wire.encode(ORDER)) == ORDER
+    with pytest.raises(ProtocolError):
+        wire.decode_order(wire.encode(msgspec.structs.replace(ORDER, ahead=wire.MOST_AHEAD + 1)))
     fields = msgspec.msgpack.decode(wire.encode(ORDER))
     at = next(index for index, field in enumerate(fields) if isinstance(field, dict))
     fields[at] = {**fields[at], "temperature": -1.0}

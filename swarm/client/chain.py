@@ -57,6 +57,9 @@ class Network(Surroundings, Protocol):
     ahead: int
     draft: MakeLine | None
 
+    @property
+    def vocab(self) -> int: ...
+
     def compresses(self, numerics: str, one: Hop, other: Hop) -> bool | None: ...
 
     def reach(self, length: int) -> int: ...
@@ -108,6 +111,7 @@ class Chain:
             expires=lambda: network.wall() + ORDER_LIFETIME,
             ahead=network.ahead,
             compresses=partial(network.compresses, numerics),
+            vocab=network.vocab,
         )
         self._whisper = Whisper(self._machine, self._do, network.draft)
         self._planner = Planner(network, session, revision, numerics)

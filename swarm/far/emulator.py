@@ -110,6 +110,7 @@ class _Way(asyncio.Protocol):
         self._there: _Pipe | None = None
         self._back: _Pipe | None = None
         self._transports: list[asyncio.Transport] = []
+        self._ends, self._aborted = 0, False
 
     @property
     def pair(self) -> frozenset[int]:
@@ -135,6 +136,9 @@ class _Way(asyncio.Protocol):
 
     def answered(self, transport: asyncio.Transport) -> None:
         assert self._there is not None and self._back is not None
+        if self._aborted:  # while it was dialled
+            transport.abort()
+            return
         self._transports.append(transport)
         self._back.source = self._there.sink = transport
         self._there.flush()
@@ -158,12 +162,15 @@ class _Way(asyncio.Protocol):
         """One end is gone; the other hears of it after what was on its way."""
         if pipe is not None:
             pipe.put(None)
-        self._emulator.over(self)
+        self._ends += 1
+        if self._ends == 2:  # what is on its way to the other end may still be cut
+            self._emulator.over(self)
 
     def returned_end(self) -> None:
         self.ended(self._back)
 
     def abort(self) -> None:
+        self._aborted = True
         for transport in self._transports:
             with contextlib.suppress(OSError):
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)

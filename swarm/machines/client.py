@@ -12,7 +12,7 @@ from itertools import pairwise
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
-from swarm.wire import LOOP, Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
+from swarm.wire import LOOP, MOST_AHEAD, Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
 
 FEED = 2048
 """Token ids sent to the first hop in one frame: about 8 KB."""
@@ -23,7 +23,7 @@ NEVER = 2**53
 AHEAD = 64
 """Positions that a newcomer may lack and count as fed: what it takes to change over to it is one more chunk."""
 
-GUESSED = 2**10
+GUESSED = MOST_AHEAD
 """Positions that the first hop may start on guesses alone: more than it ever thinks worth while."""
 
 PAST = 32
@@ -57,7 +57,8 @@ class ClientSession:
     """One session as its owner sees it. `credit`: tokens the ring may run ahead of what the client has acknowledged (round trip × speed, with room). `reach`
     says what of a goal the hops' keys depend on: a turn that changes it begins from nothing, at every hop alike. `expires` says until when an order of now is
     good, `ahead` how far hops may guess (`wire.Order`). `compresses` says whether rows from one hop to the next had best be compressed, None where they cannot
-    be. What was said first holds as long as the session does: rows that are sent again, to whomever, are the same."""
+    be. What was said first holds as long as the session does: rows that are sent again, to whomever, are the same. Tokens are below `vocab`, where that is not
+    0."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class ClientSession:
         expires: Callable[[], float] = lambda: 0.0,
         ahead: int = GUESSED,
         compresses: Callable[[Hop, Hop], bool | None] = lambda one, other: False,
+        vocab: int = 0,
     ) -> None:
         self.session = session
         self.me = me
@@ -80,7 +82,7 @@ class ClientSession:
         self.goal = 0
         self.running = False
         self._revision, self._numerics, self._credit = revision, numerics, credit
-        self._ahead = ahead
+        self._ahead, self._vocab = ahead, vocab
         self._compresses, self._compressed = compresses, dict[int, bool]()
         self._sampling = Sampling()
         self._valid = 0
@@ -237,6 +239,9 @@ class ClientSession:
         """Tokens from the ring. Exactly those that continue the history count; until a turn is opened, what arrives is the last one's overshoot."""
         if not self.running or self._begun or self._reply != LOOP or sender != self.route[0].peer or message.chain != self.chain:
             return []
+        if 0 < self._vocab <= max(message.tokens, default=0):  # a first hop passes no such thing on: it says that the last one failed
+            self._opened = False
+            return [Reroute(0, sender, "failed", "it says a token that the model does not have")]
         effects: list[Effect] = []
         for at, token in enumerate(message.tokens):
             if message.start + at != len(self.history) or not self.running:

@@ -68,7 +68,8 @@ class HopLimits:
     """Steps of an answer are acknowledged this seldom; acknowledgements only move the window."""
     journal_bytes: int = 256 * 2**20
     resends: int = 256
-    """How often a successor may ask to be sent something again in one chain. Once for each draft is usual; a small frame that asks makes large ones."""
+    """How often a successor may ask to be sent something again in one chain; a small frame that asks makes large ones. Once, after the OPEN, is usual, however
+    many guesses are taken back: the head has computed what a higher draft continues, so every hop has. More is for journals that did not reach back."""
     lease: float = 30.0
     """Seconds of silence after which a hop forgets a session. The client renews every 10 s, so three renewals must be lost."""
 
@@ -93,6 +94,9 @@ class Guesser(Protocol):
     def left(self, start: int, stop: int) -> None:
         """These positions are started, as one step."""
 
+    def took(self, start: int, micros: int) -> None:
+        """What starts there took us so long: of whatever others say of a step, that much at least is so."""
+
     def judged(self, position: int, right: bool) -> None:
         """The token that stands at a position has been drawn, or another one."""
 
@@ -105,10 +109,18 @@ class Guesser(Protocol):
 
 class HopSession:
     """See the module. `rewindable` is False for caches that cannot be cut (recurrent state): those answer "send from 0". `veil` hides token ids from the hops
-    between a client's own ends: it changes an id at a position, and changes it back. A first hop with a `guesser` starts more than it has been told."""
+    between a client's own ends: it changes an id at a position, and changes it back. A first hop with a `guesser` starts more than it has been told. Ids are
+    below `vocab`, where that is not 0."""
 
     def __init__(
-        self, session: SessionId, limits: HopLimits = HopLimits(), *, rewindable: bool = True, veil: Veil | None = None, guesser: Guesser | None = None
+        self,
+        session: SessionId,
+        limits: HopLimits = HopLimits(),
+        *,
+        rewindable: bool = True,
+        veil: Veil | None = None,
+        guesser: Guesser | None = None,
+        vocab: int = 0,
     ) -> None:
         self.session = session
         self.limits = limits
@@ -125,6 +137,7 @@ class HopSession:
         self._order: Order | None = None
         self._opened: Open | None = None
         self._veil = veil
+        self._vocab = vocab
         self._journal = Journal(limits.journal_bytes)
         self._pending: deque[_Pending] = deque()
         self._serial = 0
@@ -133,7 +146,8 @@ class HopSession:
         self._resent = 0
         self._asked = False
         self._until = 0
-        self._held: dict[int, int] = {}
+        self._held: tuple[int, int] | None = None
+        """Position and token, drawn, that wait for credit. There is one at most: nobody can draw behind a position that is not started."""
         self._halted = self._deserted = False
         self._drawn: tuple[int, int] | None = None
         self._astray = False
@@ -144,7 +158,8 @@ class HopSession:
         self._flows = False
         """Whether tokens of this chain come home: before that there is nothing to guess from."""
         self._sure = 0
-        """Tokens from here on are guesses, as far as the first hop knew when it sent the last step."""
+        """Tokens below it are right, those from there on guesses. At the first hop: what the client gave and what came home, which no head can change any more;
+        each step tells it to those behind. At the others: what steps have told, at most what is true by now. Newcomers are fed up to it."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +261,7 @@ class HopSession:
         self.reserved = self.reserves(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
-        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, {}, False
+        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, None, False
         self._resent = self._shown = 0
         self._deserted = False
         effects: list[Effect] = self._truncate(keep)
@@ -300,6 +315,8 @@ class HopSession:
         if job.count > STEP or self.computed // self.limits.ack_every > before:
             effects.append(self._have())
         spent = (*job.micros, micros)
+        if self._guesser is not None and self.is_first:
+            self._guesser.took(job.start, micros)
         if self.is_last:
             return effects + (self._emit(draws, spent) if rows is None else [self._tell(rows, spent)])
         if rows is not None:
@@ -330,8 +347,10 @@ class HopSession:
         """At the first hop: the head's tokens come home, go on to the client, and start the next step if the client's credit allows."""
         if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
             return []
-        if message.start + len(message.tokens) > self.accepted + 1:  # nobody can have drawn that yet, nor can we answer for it
+        if message.start + len(message.tokens) > self._drawable(message):  # nobody can have drawn that yet, nor can we answer for it
             return []
+        if 0 < self._vocab <= max(message.tokens, default=0):  # our own engine would fail on it, and we for the head
+            return [self._report(len(self.route) - 1, "failed", "it drew a token that the model does not have")]
         self._renew(now)
         self._flows = True
         effects: list[Effect] = [Send(self.order.client, self._told(message))]
@@ -342,8 +361,8 @@ class HopSession:
                 self._judge(position, right := self.tokens[position] == token)
                 if not right:
                     effects += self.retract(position)
-            if position >= self.accepted:
-                self._held[position] = token
+            if position == self.accepted:
+                self._held = position, token
             if position == self._sure:
                 self._sure += 1
         if message.finish is not None:
@@ -480,17 +499,12 @@ class HopSession:
         """The guesser may have something new."""
         return self._take_held() if self._order is not None and self.is_first else []
 
-    def guess(self, tokens: Sequence[int]) -> list[Effect]:
-        """Append drafted tokens at the first hop, ahead of the head's. Wrong ones are taken back when the head's token comes home."""
-        room = max(min(self._until, self.order.limit - 1) - self.accepted, 0)
-        return self._append(tuple(tokens[:room]), None, ()) if self.is_first and tokens[:room] else []
-
     def retract(self, length: int) -> list[Effect]:
         """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
         self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
         if self._guesser is not None:
             self._guesser.missed(length)
-        self._held = {position: token for position, token in self._held.items() if position < length}
+        self._held = None
         kept = tuple(self.tokens[:length])
         effects = self._truncate(length) + self._append(kept[self.accepted :], None, ())
         self._sure = self.accepted
@@ -581,16 +595,24 @@ class HopSession:
     def _take_held(self) -> list[Effect]:
         """Start the positions whose tokens came home and whose credit is there, and with them what is guessed to follow."""
         fresh: list[int] = []
-        while not self._halted and not self._deserted and (at := self.accepted + len(fresh)) < min(self._until, self.order.limit) and at in self._held:
-            fresh.append(self._held.pop(at))
+        if self._held is not None and self._held[0] < self.accepted:  # the client has fed it
+            self._held = None
+        if self._held is not None and not self._halted and not self._deserted and self._held[0] == self.accepted < min(self._until, self.order.limit):
+            fresh, self._held = [self._held[1]], None
         tokens, effects = (*fresh, *self._guesses(fresh)), list[Effect]()
         for at in range(0, len(tokens), STEP):
             part = tokens[at : at + STEP]
             if self._guesser is not None:
                 self._guesser.left(self.accepted, self.accepted + len(part))
             effects += self._append(part, None, ())
-        self._held = {position: token for position, token in self._held.items() if position >= self.accepted}
         return effects
+
+    def _drawable(self, message: Drawn) -> int:
+        """Up to where tokens can have been drawn: behind the last position, and behind the first guess that is not what this message says."""
+        for position, token in enumerate(message.tokens, message.start):
+            if self._sure <= position < self.accepted and self.tokens[position] != token:
+                return position + 1
+        return self.accepted + 1
 
     def _guesses(self, fresh: Sequence[int]) -> Sequence[int]:
         """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess."""

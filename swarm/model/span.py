@@ -296,7 +296,8 @@ class SpanModel:
         view = self._view(start, stop)
         pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
         captured = rows[0].cache.captured
-        if captured is not None and not rows[0].raw and max(counts) <= FEW and view.held and pack.reserve(view.held):
+        fits = captured is not None and not rows[0].raw and max(counts) <= FEW and view.held and pack.reserve(view.held)
+        if captured is not None and fits and captured.takes(start, stop, sum(counts), rows[0].cache):
             out = captured.step(start, stop, pack.caches, pack.starts, [row.tokens for row in rows], self._hidden(rows))
             out = out if (wanted := self._wanted(wants, counts)) is None else out[wanted]
         else:

@@ -159,6 +159,16 @@ class Told(Drafter):
         return list(self._tokens[begin : begin + most])
 
 
+@dataclass(slots=True)
+class _Burst:
+    """Positions that left as one step: when, and the seconds that our own hop took for them."""
+
+    start: int
+    stop: int
+    when: float
+    own: float = 0.0
+
+
 class Tempo:
     """How long a token takes round the ring, and how long its slowest hop takes for a position."""
 
@@ -166,17 +176,27 @@ class Tempo:
         self.ring = self.hop = self.step = 0.0
         self.last = 0.0
         """When the last step left."""
-        self._bursts: deque[tuple[int, int, float]] = deque(maxlen=512)
+        self._bursts: deque[_Burst] = deque(maxlen=512)
 
     def left(self, start: int, stop: int, now: float) -> None:
         """These positions leave as one step."""
-        while self._bursts and self._bursts[-1][0] >= start:
+        while self._bursts and self._bursts[-1].start >= start:
             self._bursts.pop()
-        if self._bursts and self._bursts[-1][1] > start:  # its end was taken back
-            begin, _, when = self._bursts.pop()
-            self._bursts.append((begin, start, when))
-        self._bursts.append((start, stop, now))
+        if self._bursts:  # its end may have been taken back
+            self._bursts[-1].stop = min(self._bursts[-1].stop, start)
+        self._bursts.append(_Burst(start, stop, now))
         self.last = now
+
+    def took(self, start: int, seconds: float) -> None:
+        """Our own hop has computed what starts there, a step or a part of one."""
+        for burst in reversed(self._bursts):
+            if burst.start <= start:
+                burst.own += seconds if start < burst.stop else 0.0
+                return
+
+    def void(self) -> None:
+        """Nothing that is on its way comes home: what comes next was not sent then."""
+        self._bursts.clear()
 
     def gathers(self, now: float) -> bool:
         """Whether another step of guesses alone would leave too soon."""
@@ -184,19 +204,19 @@ class Tempo:
 
     def home(self, position: int, micros: Sequence[int], now: float) -> int:
         """The token of a position is home: of how many positions the step was that brought it, 0 for one that is not known."""
-        while self._bursts and self._bursts[0][1] < position:
+        while self._bursts and self._bursts[0].stop < position:
             self._bursts.popleft()
-        if not self._bursts or not self._bursts[0][0] < position:
+        if not self._bursts or not self._bursts[0].start < position:
             return 0
-        start, stop, when = self._bursts[0]
-        trip = now - when
+        burst = self._bursts[0]
+        trip, count = now - burst.when, burst.stop - burst.start
         self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
         if micros:
-            whole = max(micros) / 1e6
+            whole = max(max(micros) / 1e6, burst.own)  # the last hop could say anything
             self.step = whole if not self.step else self.step + SMOOTHING * (whole - self.step)
-            each = max(whole / (stop - start), 1e-6)
+            each = max(whole / count, 1e-6)
             self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
-        return stop - start
+        return count
 
 
 def ahead(ring: float, hop: float, step: float, acceptance: float, others: int) -> int:
@@ -266,6 +286,9 @@ class Guesser:
     def left(self, start: int, stop: int) -> None:
         self._tempo.left(start, stop, self._clock())
 
+    def took(self, start: int, micros: int) -> None:
+        self._tempo.took(start, micros / 1e6)
+
     def judged(self, position: int, right: bool) -> None:
         if (kind := self._kinds.pop(position, None)) is None:
             return
@@ -276,6 +299,7 @@ class Guesser:
         return self._tempo.home(position, micros, self._clock())
 
     def missed(self, length: int) -> None:
+        self._tempo.void()
         self._kinds = {position: kind for position, kind in self._kinds.items() if position < length}
         for drafter in self._drafters:
             drafter.missed(length)

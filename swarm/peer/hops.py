@@ -89,6 +89,8 @@ class Offer:
     """A position of a journal, in positions of one layer's cache."""
     version: int = 0
     """Rises when the spans change (`Announcement.span_version`)."""
+    vocab: int = 0
+    """Token ids are below it; 0 where that is not known."""
 
     def weight(self, hops: Collection[Span]) -> float:
         """What a position of a session with these hops costs here, in layers' worth of cache: all but embed and head keep keys and values, and all but the last
@@ -313,7 +315,7 @@ class HopRoom:
         if hop is None:
             veil = None if self._veil is None else partial(self._veil, order.session)
             guesser = self._guesser(key) if key.start == 0 and self.offer.rewindable else None
-            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil, guesser=guesser)
+            hop = hops[key] = HopSession(order.session, self._limits, rewindable=self.offer.rewindable, veil=veil, guesser=guesser, vocab=self.offer.vocab)
         self._worked[key.session] = self._clock()
         self._crowd.admitted(order.session)
         self._learn(order.route)

@@ -34,7 +34,7 @@ from swarm.peer.past import KEEP_EVERY, Past
 from swarm.ports import Directory, Guise, Links, Meters, Notes, Readings
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import RENEW_EVERY, VERSION, Announcement, Blob, Message, Needed
+from swarm.wire import MOST_DRAFT_NAME, RENEW_EVERY, VERSION, Announcement, Blob, Message, Needed
 
 log = logging.getLogger(__name__)
 
@@ -375,7 +375,7 @@ class Peer:
             claim=self.coordinator.claim if self.coordinator is not None else None,
             upload=self._upload,
             share=share,
-            draft=about.draft if any(0 in span for span in spans) else "",
+            draft=about.draft[:MOST_DRAFT_NAME] if any(0 in span for span in spans) else "",
             compresses=True,
         )
 

@@ -54,7 +54,8 @@ class Talk:
     async def _ends(self, opened: OpenedModel, connection: Connection, dtype: str | None) -> AsyncIterator[OwnEnds]:
         stage, key = self._stage, connection.links.peer.encode()
         components = stage.scene.components
-        offer = Offer(toy.REVISION, toy.NUMERICS, components, (Span(0, 1), Span(components - 1, components)), stage.shape.max_length)
+        spans = Span(0, 1), Span(components - 1, components)
+        offer = Offer(toy.REVISION, toy.NUMERICS, components, spans, stage.shape.max_length, vocab=toy.VOCAB)
         async with run_ends(stage.engine(stage.scene.layer[0]), offer, connection, clock=stage.loop.time, verify=toy.verify, key=key) as own:
             yield own
 

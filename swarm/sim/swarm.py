@@ -382,7 +382,7 @@ class Stage:
         server.engine = self.engine(layer * slower)
         server.engine.boast = boast
         numerics = self.scene.numerics[list(self.servers).index(server.peer) % len(self.scene.numerics)]
-        offer = Offer(toy.REVISION, numerics, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1)
+        offer = Offer(toy.REVISION, numerics, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1, vocab=toy.VOCAB)
         held = Holding(server.engine.speed, offer, layer * 1.05 / boast, layer / 20 / boast, 1.0, self.scene.cache_tokens)
         about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), vocab=toy.VOCAB if self.scene.inspects else 0)
         server.shell = Peer(

@@ -168,6 +168,18 @@ def test_a_whole_answer_arrives():
     assert run(main()) == ANSWER
 
 
+def test_a_token_that_the_model_does_not_have_is_not_taken():
+    async def main() -> None:
+        host = Host()
+        host._script = [*b"he", host.vocab, *b"lo"]
+        async with host.new_session() as session:
+            with pytest.raises((MissingLayers, Refused)):
+                await session.generate(PROMPT, max_new_tokens=5)
+            assert session.tokens[len(PROMPT) :] == tuple(b"he")
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["stream", "resume"])
 def test_a_text_that_is_left_early_ends_its_turn_at_once(how):
     async def main() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from swarm.far.emulator import CLIENT, Emulator
+from swarm.far.emulator import AT_ONCE, CLIENT, Emulator, _Way
 from swarm.far.line import Distance
 
 PATIENCE = 30.0
@@ -108,6 +108,20 @@ def ended(one: socket.socket) -> bool:
         return one.recv(1) == b""
     except ConnectionError:
         return True
+
+
+def test_a_cut_ends_also_what_has_only_one_end_left(monkeypatch):
+    gone = threading.Event()
+    monkeypatch.setattr(_Way, "returned_end", lambda way: (way.ended(way._back), gone.set()))
+    emulator = Emulator(lambda one, other: Distance(0.0 if one == CLIENT else 4 * PATIENCE))
+    with contextlib.closing(emulator), socket.create_server(("127.0.0.1", 0)) as server:
+        with dial(emulator.listen(0, "127.0.0.1", server.getsockname()[1])) as client:
+            there, _ = server.accept()
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            there.close()
+            assert gone.wait(PATIENCE)
+            emulator.cut(CLIENT, 0)
+            assert ended(client)
 
 
 def test_the_end_comes_after_what_was_on_its_way(echo, emulator):

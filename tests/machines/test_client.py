@@ -48,6 +48,15 @@ def test_only_what_continues_the_history_is_delivered():
     assert client.history == [1, 2, 3, 9]
 
 
+def test_a_token_that_the_model_does_not_have_is_not_taken():
+    client = ClientSession(S, "me", "rev", "float32", vocab=10)
+    client.begin((1, 2, 3), Sampling(), 10)
+    client.open(ROUTE)
+    (effect,) = client.drawn("a", Drawn(S, 1, -1, 0, 3, (9, 10)))
+    assert isinstance(effect, Reroute) and (effect.hop, effect.peer, effect.reason) == (0, "a", "failed")
+    assert client.history == [1, 2, 3] and client.drawn("a", Drawn(S, 1, -1, 0, 3, (9,))) == [Deliver(3, 9)]
+
+
 def test_an_answer_ends_at_its_goal_whatever_the_head_says():
     client, _ = begun(count=2)
     client.drawn("a", Drawn(S, 1, -1, 0, 3, (9,)))

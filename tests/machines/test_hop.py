@@ -143,11 +143,10 @@ def test_what_is_sent_again_is_acknowledged_again():
 
 
 def test_an_acknowledgement_from_before_a_guess_was_taken_back_moves_the_window():
-    hop = opened(0, HopLimits(chunk=2, window=2))
-    assert sent(hop.have("b", Have(S, 1, 0, 0, 0, True)), Step) == []
-    run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (4, 5, 6)), 0))
-    hop.guess([9])
-    hop.retract(3)
+    hop, _ = guessing(9, limits=HopLimits(chunk=2, window=2))
+    hop.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
+    hop.drawn("c", Drawn(S, 1, 0, 0, 4, (8,)), 0)
+    assert hop.tokens == [1, 2, 3, 7, 8]
     steps = sent(hop.have("b", Have(S, 1, 0, 0, 2)), Step)
     assert [(step.draft, step.start) for step in steps] == [(1, 2)]
     assert hop.have("b", Have(S, 1, 0, 0, 0, True)) == []
@@ -250,7 +249,7 @@ def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_takes_nothin
     run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     for position in range(3, 7):
         run(first, first.drawn("c", Drawn(S, 1, 0, 0, position, (7,)), 0))
-    assert first.accepted == 5 and set(first._held) <= {5}
+    assert first.accepted == 5 and first._held == (5, 7)
     wide = opened(0, limit=10**6)
     run(wide, wide.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     assert wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7, 7)), 0) == [] == wide.drawn("c", Drawn(S, 1, 0, 0, 5000, (7,)), 0), "the client is not told, either"
@@ -273,6 +272,16 @@ def test_a_head_cannot_change_tokens_that_are_known():
         halted.drawn("c", Drawn(S, 1, 0, 0, 3, (token,)), 0)
     (job,) = halted.grant("client", Grant(S, 1, 0, 50), 0)
     assert job.tokens == (4,), "nor the one that waits for credit"
+
+
+def test_a_token_that_the_model_does_not_have_is_the_heads_fault():
+    first = HopSession(S, vocab=10)
+    first.open(*order(0), now=0)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, (10,)), 0)
+    (broken,) = sent(effects, Broken)
+    assert (broken.to, broken.hop, broken.reason) == (CLIENT, 2, "failed") and len(effects) == 1 and first.accepted == 3
+    assert len(first.drawn("c", Drawn(S, 1, 0, 0, 3, (9,)), 0)) == 2 and first.tokens == [1, 2, 3, 9]
 
 
 def test_what_has_grown_under_an_earlier_limit_stays_reserved():
@@ -430,6 +439,9 @@ class Parrot:
     def left(self, start, stop):
         self.heard.append(("left", start, stop))
 
+    def took(self, start, micros):
+        self.heard.append(("took", start, micros))
+
     def judged(self, position, right):
         self.heard.append((position, right))
 
@@ -477,12 +489,34 @@ def test_right_guesses_stand_and_the_first_wrong_one_is_replaced_under_a_higher_
     assert not first.drawn("c", Drawn(S, 1, 0, 0, 6, (8,)), 0), "it belongs to the wrong guess"
 
 
+def test_nothing_is_taken_of_a_head_that_draws_behind_a_wrong_guess():
+    """Its client would have tokens that we do not hold."""
+    first, _ = guessing(5, 6, 7)
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    assert first.drawn("c", Drawn(S, 1, 0, 0, 4, (5, 9, 9)), 0) == [] and first.tokens == [1, 2, 3, 4, 5, 6, 7]
+    assert first.drawn("c", Drawn(S, 1, 0, 0, 4, (5, 9)), 0) and first.tokens == [1, 2, 3, 4, 5, 9]
+
+
+def test_a_token_that_waits_for_credit_is_started_once():
+    first, _ = guessing(until=3)
+    assert len(first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)) == 1
+    assert [effect.tokens for effect in first.grant("client", Grant(S, 1, 0, 9), 0)] == [(4,)]
+    assert first.grant("client", Grant(S, 1, 0, 10), 0) == [] and first.tokens == [1, 2, 3, 4]
+
+
 def test_guesses_end_where_credit_does_and_before_the_last_position():
     assert guessing(5, 6, 7, until=5)[0].drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)[1].tokens == (4, 5)
     assert guessing(5, 6, 7, limit=6)[0].drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)[1].tokens == (4, 5)
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,), "stop"), 0)
     assert not parrot.asked and first.accepted == 3
+
+
+def test_a_guesser_hears_what_the_hops_own_part_takes():
+    first, parrot = guessing(5)
+    assert parrot.heard[-1] == ("took", 0, 5)
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    assert parrot.heard[-2:] == [("left", 3, 5), ("took", 3, 5)]
 
 
 def test_a_guesser_that_knows_more_is_asked_again():

@@ -119,6 +119,20 @@ def test_guesses_run_ahead_of_the_ring_through_all_misfortunes_and_change_no_tok
     assert taken > 500 and wrong > 50 and furthest > 10
 
 
+def test_however_many_guesses_are_taken_back_a_successor_asks_once():
+    drafts = 0
+    for seed in range(30):
+        world = World(seed, SPANS, trouble=0)
+        if world.limits.journal_bytes < 1000:  # must compute again
+            continue
+        world.guessing, world.oracle.right, world.client._credit = 0.0, 0.6, 64
+        world.turn([1, 2, 3], 40)
+        hops = [hop for room in world.rooms.values() for _, hop in room._all()]
+        assert [hop._resent for hop in hops if not hop.is_last] == [1] * (len(hops) - 1)
+        drafts += hops[0].epoch.draft
+    assert drafts > 50
+
+
 def test_guesses_that_the_client_tells_change_no_token_and_those_of_strangers_do_nothing():
     right = 0
     for seed in range(60):

@@ -214,7 +214,7 @@ class World:
         self.rooms[peer] = HopRoom(
             WorldLinks(self, peer),
             self.engines[peer],
-            Offer("rev", "float32", COMPONENTS, spans, 10_000, self.rewindable),
+            Offer("rev", "float32", COMPONENTS, spans, 10_000, self.rewindable, vocab=VOCAB),
             CacheLedger(100_000, 10),
             clock=lambda: self.now,
             verify=lambda *_: True,
@@ -431,14 +431,14 @@ class World:
                     self.tell_lost(who, whom)
 
     def guess(self) -> None:
-        """The first hop guesses ahead, sometimes rightly."""
+        """The first hop is asked whether it can guess, and does so, sometimes rightly."""
+        right, self.oracle.right = self.oracle.right, 0.7
         for peer, room in sorted(self.rooms.items()):
             for key, hop in room._all():
                 if peer in self.down or not hop.is_first or hop.accepted < len(self.client.history) or hop.epoch.chain != self.client.chain:
                     continue
-                right = true_tokens(hop.tokens, 2)
-                guesses = [token if self.random.random() < 0.7 else self.random.randrange(VOCAB) for token in right]
-                room._do(key, hop.guess(guesses))
+                room._do(key, hop.more())
+        self.oracle.right = right
 
     def holders(self) -> set[tuple[PeerId, int, int]]:
         """Who keeps the session, and over which components."""

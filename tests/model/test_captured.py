@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from swarm.core import Span
+from swarm.model.cache import KVCache
 from swarm.model.gpu.attention import FIRST, SLAB, GpuAttention, TokenTable, fill
-from swarm.model.gpu.captured import SIZES
+from swarm.model.gpu.captured import OFTEN, SIZES
 from swarm.model.span import Row, SpanModel
 
 WHOLE = Span(0, 7)
@@ -209,6 +210,64 @@ def test_a_family_that_cannot_be_recorded_stays_eager(load, recorders, caplog, m
     assert ask(model, [model.new_cache(0, 7)], PROMPTS[:1], 3)
 
 
+def through(model: SpanModel, stop: int, steps: int) -> list[torch.Tensor]:
+    """A session over the first components alone, which no graph was proved with: a prompt, and single tokens."""
+    cache = model.new_cache(0, stop)
+    model.run(0, stop, [Row(cache, 0, PROMPTS[0])])
+    return [model.run(0, stop, [Row(cache, cache.length, [at + 1])])[0] for at in range(steps)]
+
+
+def test_a_part_of_the_span_is_recorded_once_it_is_used_often(load, recorders):
+    """Whoever goes through all parts makes few recordings."""
+    eager, model = load(), adopted(load())
+    before = recorders[0].recorded, recorders[0].replayed
+    for stop in 2, 3, 4:
+        through(model, stop, OFTEN - 1)
+    assert (recorders[0].recorded, recorders[0].replayed) == before
+    for one, other in zip(through(model, 4, 3), through(eager, 4, 3), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert (recorders[0].recorded, recorders[0].replayed) == (before[0] + 1, before[1] + 3)
+
+
+def test_what_left_for_others_must_be_used_often_again(load, recorders):
+    model = adopted(load())
+    assert model._captured is not None
+    model._captured._most = 1
+    before = recorders[0].recorded
+    for stop in 3, 4, 3, 4:
+        through(model, stop, OFTEN)
+    assert recorders[0].recorded == before + 4
+    through(model, 3, OFTEN - 1)
+    assert recorders[0].recorded == before + 4
+
+
+def test_a_part_that_cannot_be_recorded_is_served_without(load, recorders, caplog, monkeypatch):
+    eager, model = load(), adopted(load())
+    tried: list[int] = []
+
+    def full(self, act):
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Recorder, "record", full)
+    with caplog.at_level(logging.WARNING):
+        found = through(model, 4, 3 * OFTEN)
+    for one, other in zip(found, through(eager, 4, 3 * OFTEN), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert len(tried) == 1 and caplog.text.count("out of memory") == 1
+    replayed = recorders[0].replayed
+    ask(model, [model.new_cache(0, 7)], PROMPTS[:1], 3)
+    assert recorders[0].replayed == replayed + 3, "what was recorded goes on"
+
+
+def test_a_step_that_fills_its_graph_does_not_ask_how_large_nobodys_tokens_are(load, recorders, monkeypatch):
+    model = adopted(load())
+    cache = model.new_cache(0, 7)
+    ask(model, [cache], PROMPTS[:1], 0)
+    monkeypatch.setattr(KVCache, "position_nbytes", property(lambda self: pytest.fail("every layer was looked at")))
+    model.run(0, 7, [Row(cache, 20, [3])])
+
+
 def test_numbers_wait_until_the_last_ones_have_left(load, recorders, monkeypatch):
     """The host's table is written again only when its copy is done."""
     model = adopted(load())
@@ -223,7 +282,7 @@ def test_numbers_wait_until_the_last_ones_have_left(load, recorders, monkeypatch
 def test_graphs_that_were_used_last_are_kept(load, recorders):
     model = adopted(load())
     assert model._captured is not None
-    model._captured._most = 2
+    model._captured._most, model._captured._often = 2, 1
     model._captured._graphs.clear()
     cache = model.new_cache(0, 7)
     ask(model, [cache], PROMPTS[:1], 0)

@@ -136,6 +136,26 @@ def guessing(*drafters, others: int = 0, most: int = 100) -> tuple[Guesser, Cloc
     return it, clock
 
 
+def test_the_time_of_a_step_is_not_below_what_our_own_hop_took_whatever_the_last_one_says():
+    """Else it could have the ring flooded with guesses."""
+    honest, lying = Tempo(), Tempo()
+    for tempo, said in ((honest, (5000, 4000)), (lying, (1, 1))):
+        for at in range(8):
+            tempo.left(8 * at, 8 * at + 8, at)
+            tempo.took(8 * at, 0.003)
+            tempo.took(8 * at + 4, 0.002)
+            tempo.home(8 * at + 8, said, at + 0.1)
+    assert (lying.step, lying.hop) == (honest.step, honest.hop) == (pytest.approx(0.005), pytest.approx(0.005 / 8))
+
+
+def test_what_was_on_its_way_when_the_chain_broke_says_nothing_of_the_ring():
+    it, clock = guessing(Lookup())
+    it.left(8, 9)
+    it.missed(8)
+    clock.now += 30.0
+    assert it.home(9, (5000,)) == 0 and it._tempo.ring == pytest.approx(0.1)
+
+
 class Slow(Drafter):
     """Has so many guesses by now."""
 

@@ -64,8 +64,8 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0, drafters=lambda ready: (), rewindable=True):
-        offer = Offer("rev", "float32", 6, spans, 120, rewindable, journal=journal, version=version)
+    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0, drafters=lambda ready: (), rewindable=True, vocab=0):
+        offer = Offer("rev", "float32", 6, spans, 120, rewindable, journal=journal, version=version, vocab=vocab)
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
@@ -95,6 +95,14 @@ def test_a_clients_own_ends_serve_nobody_else():
     assert [(to, message.reason) for to, message in stranger.answer("before", ORDER)] == [("before", "refused")]
     assert not stranger.engine.open_keys and not stranger.room.sessions
     assert any(isinstance(message, Have) for _, message in Setting(only="client").answer("before", ORDER))
+
+
+def test_a_token_that_the_model_does_not_have_is_the_last_hops_fault():
+    setting = Setting(spans=(Span(0, 2),), vocab=10)
+    setting.answer("client", changed(0, route=(Hop("me", 0, 2), Hop("after", 2, 6))))
+    setting.room.receive("client", Step(S, 1, 0, 0, 0, (1, 2, 3)))
+    ((to, message),) = setting.answer("after", Drawn(S, 1, 0, 0, 3, (10,)))
+    assert (to, message.hop, message.reason) == ("client", 1, "failed")
 
 
 @pytest.mark.parametrize(

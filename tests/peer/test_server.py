@@ -14,7 +14,7 @@ from swarm.errors import DoesNotFit, RemoteError
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer
 from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
-from swarm.wire import RENEW_EVERY, Claim, Needed
+from swarm.wire import RENEW_EVERY, Claim, Needed, decode_announcement, encode
 from tests.net.helpers import announcement
 from tests.net.virtual import run
 from tests.peer.test_hops import Engine as Jobs
@@ -63,11 +63,11 @@ def wall():
     return 10.0**9 + asyncio.get_running_loop().time()
 
 
-async def serving(seconds, *, asleep=0.0, sign=None):
+async def serving(seconds, *, asleep=0.0, sign=None, draft=""):
     """A peer that serves for so long, and in the middle of it sleeps, as a frozen machine does: its clock goes on, its timers do not."""
     loop, directory = asyncio.get_running_loop(), Directory()
     offer = Offer("rev", "float32", 4, (Span(0, 4),), 100, version=3)
-    about = About("toy", "c0ffee", ("addr",), region="here")
+    about = About("toy", "c0ffee", ("addr",), region="here", draft=draft)
     peer = Peer(
         Links(), directory, Engine(), Holding("weights", offer, 0.01, 0.001, 1.0, 100), about, clock=loop.time, wall=wall, verify=lambda *_: True,
         sign=sign, think=lambda function, *arguments: None,
@@ -86,6 +86,11 @@ def test_it_renews_its_announcement_in_time_and_says_what_planning_needs():
     record = announced[-1][1]
     assert (record.region, record.span_version, record.busy, record.claim) == ("here", 3, 0, None)
     assert [one.sequence for _, one in announced] == sorted({one.sequence for _, one in announced})
+
+
+def test_a_draft_model_with_a_long_name_leaves_the_announcement_readable():
+    record = run(serving(1.0, draft="d" * 255))[0][1]
+    assert decode_announcement(encode(record)).draft == "d" * 128
 
 
 def test_a_machine_that_was_asleep_says_at_once_that_it_is_back():

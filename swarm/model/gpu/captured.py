@@ -7,7 +7,8 @@ recorded for each sub-span and each size in SIZES; a step of fewer tokens is fil
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -17,11 +18,17 @@ import torch
 from swarm.model.cache import KVCache
 from swarm.model.gpu.attention import FIRST, SLAB, TokenTable, fill
 
+log = logging.getLogger(__name__)
+
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Tokens. Up to many more than these a step takes as long as weights are read, so few sizes serve."""
 
 GRAPHS = 64
 """Kept at most; what was not used for longest goes first."""
+
+OFTEN = 8
+"""Steps of a sub-span and a size before that is recorded: clients choose sub-spans, and a recording, which runs the layers twice, holds up everybody. So most
+steps of sessions that go through many sub-spans are what they were without graphs."""
 
 
 class Compute(Protocol):
@@ -85,23 +92,57 @@ class _Graph:
 
 
 class Captured:
-    """Steps of a span model, recorded when they are first asked for."""
+    """Steps of a span model, as graphs."""
 
-    def __init__(self, compute: Compute, recorder: Recorder, hidden: int, dtype: torch.dtype, sizes: Sequence[int] = SIZES, graphs: int = GRAPHS) -> None:
-        self._compute, self._recorder, self._hidden, self._dtype, self.sizes, self._most = compute, recorder, hidden, dtype, sizes, graphs
+    def __init__(
+        self,
+        compute: Compute,
+        recorder: Recorder,
+        hidden: int,
+        dtype: torch.dtype,
+        sizes: Sequence[int] = SIZES,
+        graphs: int = GRAPHS,
+        often: int = OFTEN,
+    ) -> None:
+        self._compute, self._recorder, self._hidden, self._dtype, self.sizes, self._most, self._often = compute, recorder, hidden, dtype, sizes, graphs, often
         self._graphs: OrderedDict[tuple[int, int, int], _Graph] = OrderedDict()
+        self._asked: Counter[tuple[int, int, int]] = Counter()
+        """How often there was no graph yet."""
+        self._never: set[tuple[int, int, int]] = set()
+        """What could not be recorded."""
         self._scratch = torch.empty(0)
         """Where the keys and values of nobody's tokens go, in every layer."""
 
     def __len__(self) -> int:
         return len(self._graphs)
 
+    def takes(self, start: int, stop: int, count: int, cache: KVCache) -> bool:
+        """Whether there is a graph for so many tokens. What has been asked for often is recorded now, and what cannot be is not tried again."""
+        key = (start, stop, self._size(count))
+        if key in self._graphs:
+            return True
+        if key in self._never:
+            return False
+        self._asked[key] += 1
+        if self._asked[key] < self._often:
+            return False
+        del self._asked[key]
+        try:
+            self._graph(*key, cache)
+        except Exception as error:  # no memory for it, or a family that asks the device something half-way: without a graph the step may well run
+            why = str(error).splitlines()[0] if str(error) else repr(error)
+            log.warning("steps of %d tokens over components [%d, %d) cannot be recorded as a graph, so they run without: %s", key[2], start, stop, why)
+            self._never.add(key)
+            return False
+        return True
+
     def step(
         self, start: int, stop: int, caches: Sequence[KVCache], starts: Sequence[int], tokens: Sequence[Sequence[int]], hidden: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """What `compute` gives for these tokens, whose caches have room for them in every layer. `hidden` are the rows that come in, none where ids do."""
+        """What `compute` gives for these tokens, whose caches have room for them in every layer. `hidden` are the rows that come in, none where ids do. Where
+        there is no graph it is recorded, whatever comes of that: ask `takes` first."""
         count = sum(map(len, tokens))
-        graph = self._graph(start, stop, next(size for size in self.sizes if size >= count), caches[0])
+        graph = self._graph(start, stop, self._size(count), caches[0])
         graph.sent()  # or the numbers of the last step would be written over before they left
         fill(graph.numbers_TC, caches, starts, tokens)
         self._fill_up(graph.numbers_TC, count, caches[0])
@@ -111,6 +152,9 @@ class Captured:
             torch.cat(list(hidden), out=graph.hidden_TH[:count])
         graph.replay()
         return graph.out[:count].clone()
+
+    def _size(self, count: int) -> int:
+        return next(size for size in self.sizes if size >= count)
 
     def _graph(self, start: int, stop: int, size: int, cache: KVCache) -> _Graph:
         key = (start, stop, size)
@@ -137,6 +181,8 @@ class Captured:
 
     def _fill_up(self, ints_TC: np.ndarray, count: int, cache: KVCache) -> None:
         """Tokens of nobody's, which look at themselves alone."""
+        if count == len(ints_TC):
+            return
         if self._scratch.nbytes < 2 * cache.position_nbytes:
             self._scratch = torch.zeros(2 * cache.position_nbytes, dtype=torch.uint8, device=self._recorder.device)
         keys = self._scratch.data_ptr()
