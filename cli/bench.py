@@ -38,7 +38,7 @@ EXAMPLES = """\
   swarm-bench                                                      the demo model, over peers of this machine
   swarm-bench --model Qwen/Qwen3-0.6B --peers 1,2 --threads 2,4 --concurrency 1,8,32 --prompts 32,512
   swarm-bench --model Qwen/Qwen3-8B --concurrency 1,4 --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
-what is recommended is in OUT/peer-1.yaml (and -2, …), for: swarm-serve --config OUT/peer-1.yaml
+what is recommended is in OUT/peer-1.yaml (and -2, …), for: swarm-serve --config OUT/peer-1.yaml; of a swarm that runs only its load is measured
 """
 
 
@@ -121,7 +121,7 @@ async def _bench(args: Any, folder: Path, stop: Stop) -> int:
         if best is not None:
             rates = args.rates or open_rates(best)
             await bench.under(best.setup, lambda: further_loads(best.load, rates, args.prompts))
-    found = recommended(bench.measured, args.model or model, initial_peers)
+    found = recommended(bench.measured, args.model or model)
     _write(folder, args, model, bench.measured, found)
     _show(folder, bench.measured, found)
     return 0 if found is not None else 1

@@ -74,17 +74,21 @@ def test_the_best_makes_the_most_and_of_alike_ones_is_the_simplest():
     assert best_of([figures(ONE, 0.0)]) is best_of([]) is None
 
 
-@pytest.mark.parametrize("setup", [ONE, TWO, COPIES, replace(ONE, dtype="bfloat16-int8"), Setup("", ())])
+@pytest.mark.parametrize("setup", [ONE, TWO, COPIES, replace(ONE, dtype="bfloat16-int8")])
 def test_what_is_recommended_is_what_serve_takes(tmp_path, setup):
-    found = recommended([figures(setup, 100), figures(setup, 90, prompt=256)], "some/model", ["/ip4/127.0.0.1/tcp/9/p2p/x"])
-    assert len(found.files) == max(len(setup.layers), 1)
+    found = recommended([figures(setup, 100), figures(setup, 90, prompt=256)], "some/model")
+    assert len(found.files) == len(setup.layers)
     for at, settings in enumerate(found.files):
         (tmp_path / "peer.yaml").write_text(yaml.safe_dump(dict(settings)))
         args = serve.parser().read(["--config", str(tmp_path / "peer.yaml")])
-        assert (args.model, args.layers) == ("some/model", setup.layers[at] if setup.layers else "auto")
-        assert args.threads == (setup.threads or None) and args.initial_peers == ["/ip4/127.0.0.1/tcp/9/p2p/x"]
-        assert args.cache_tokens == (2 * 4 * (256 + 32) if setup.layers else None)
+        assert (args.model, args.layers, args.threads) == ("some/model", setup.layers[at], setup.threads)
+        assert args.cache_tokens is None and not args.initial_peers, "of which nothing was measured"
         assert (args.dtype, args.quantize) == (("bfloat16", "int8") if setup.dtype else (None, "none"))
+
+
+def test_of_a_running_swarm_the_load_is_recommended_and_no_peer():
+    found = recommended([figures(Setup("", ()), 40, 1), figures(Setup("", ()), 100, 4)], "some/model")
+    assert found.load.streams == 4 and found.files == () and "100.0 tokens/s with 4 answers at once" in found.why and "was not measured" in found.why
 
 
 def test_it_says_what_the_best_was_better_than():
@@ -225,5 +229,5 @@ def test_a_swarm_that_runs(capsys, tmp_path, model, local):
     whom = [text for addr in local.initial_peers for text in ("--initial-peers", addr)]
     quick = ["--concurrency", "1", "--prompts", "8", "--tokens", "4", "--seconds", "0.5", "--rates", "4", "--no-plots"]
     assert bench.main(["--model", model, "--out", str(tmp_path), *whom, *quick]) == 0
-    assert serve.parser().read(["--config", str(tmp_path / "peer-1.yaml")]).initial_peers == local.initial_peers
-    assert not list(tmp_path.glob("*.png")) and "the running swarm" in capsys.readouterr().out
+    assert not list(tmp_path.glob("peer-*.yaml")) and not list(tmp_path.glob("*.png"))
+    assert "the running swarm" in (out := capsys.readouterr().out) and "no settings are written" in " ".join(out.split())
