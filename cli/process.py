@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from swarm.cli.screen import Harmless
 from swarm.errors import OR_RESUME, SwarmError
 
 INTERRUPTED = 130
@@ -206,7 +207,7 @@ def set_logging(debug: bool, handler: logging.Handler | None = None, level: int 
     """Our own log to stderr (or to `handler`, which knows a terminal better). Other libraries are heard when something is wrong."""
     handler = handler or logging.StreamHandler()
     if handler.formatter is None:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Harmless("%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if debug else logging.WARNING)
