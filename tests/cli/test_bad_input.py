@@ -198,7 +198,7 @@ def test_what_a_model_cannot_take_is_said_before_local_peers_start(capsys, model
     monkeypatch.setattr("swarm.local.LocalSwarm", start)
     for words in (("x" * 1024,), ("x" * 1020, "--max-new-tokens", "5")):
         assert "need 1025 positions, but this model allows 1024" in said(capsys, generate.main, *words, "--model", model, "--local", "2")
-    assert "has no chat template" in said(capsys, generate.main, "hello", "--chat", "--model", model, "--local", "2")
+    assert "no chat template" in said(capsys, generate.main, "hello", "--chat", "--model", model, "--local", "2")
     assert "not valid Unicode" in said(capsys, generate.main, "caf\udce9", "--model", model, "--local", "2")
 
 
