@@ -125,6 +125,7 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int], *, leave_at_o
 
 def _reported(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv) or os.environ.get("SWARM_DEBUG", "").lower() in ("1", "true", "yes")
+    logging.getLogger("swarm").setLevel(logging.WARNING)
     with contextlib.suppress(OSError, ValueError):  # no file to write to
         faulthandler.enable()  # code of others that crashes says at least where
     try:
@@ -140,7 +141,7 @@ def _reported(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
         if isinstance(error, OSError) and error.errno in FULL:
             print(f"{prog}: cannot write: {error.strerror}; free some space and start again", file=sys.stderr)
             return 1
-        if debug:
+        if debug or logging.getLogger("swarm").level == logging.DEBUG:  # which a file asked for
             traceback.print_exception(error)
         if isinstance(error, SwarmError):
             print(f"{prog}: {str(error).removesuffix(OR_RESUME)}", file=sys.stderr)

@@ -258,9 +258,13 @@ def test_a_home_where_no_key_can_be_made(capsys, monkeypatch):
     assert "/proc/nowhere" in said(capsys, bootstrap.main, "--host", "127.0.0.1")
 
 
-def test_debug_shows_where(capsys):
+def test_debug_shows_where(capsys, tmp_path):
     assert bootstrap.main(["--port", "70000", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+    for debug in (True, False):
+        (tmp_path / "settings.yaml").write_text(f"debug: {str(debug).lower()}\nidentity: {tmp_path}/mistyped/peer.key\nhost: 127.0.0.1\n")
+        assert bootstrap.main(["--config", str(tmp_path / "settings.yaml")]) == 2
+        assert ("Traceback" in capsys.readouterr().err) == debug
 
 
 def test_more_layers_than_anything_has_and_no_model_at_all(capsys, model):
