@@ -26,6 +26,16 @@ NOTHING = ("", "~", "null")
 """How YAML spells "no value"."""
 
 
+class _Once(yaml.BaseLoader):
+    """Refuses what is set twice: YAML itself would take the last, and drop the other without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for at, key in enumerate(keys) if key in keys[:at]), None):
+            raise InvalidConfig(f"{node.start_mark.name} sets {twice!r} twice; keep one of the two (a list where several values are meant)")
+        return super().construct_mapping(node, deep)
+
+
 class YamlFile(configargparse.ConfigFileParser):
     """A YAML mapping of flag names. Every scalar is taken as it is written: YAML itself would read `layers: 4:8` as 248, a number in base 60."""
 
@@ -40,7 +50,7 @@ class YamlFile(configargparse.ConfigFileParser):
     def parse(self, stream: Any) -> dict[str, Any]:
         name = getattr(stream, "name", "the config file")
         try:
-            found = yaml.load(stream, Loader=yaml.BaseLoader)
+            found = yaml.load(stream, Loader=_Once)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InvalidConfig(f"cannot read {name} as YAML ({_one_line(error)}); write one `key: value` a line") from error
         if found is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.arguments import Parser, addresses, check_addresses, number, numbers, set_threads, words
-from swarm.cli.asking import CLASSES
+from swarm.cli.asking import CLASSES, add_member, member
 from swarm.cli.driving import Driver
 from swarm.cli.plots import COLUMNS, check_drawing, draw, page, row
 from swarm.cli.process import Stop, reporting, run, set_logging
@@ -38,7 +38,7 @@ EXAMPLES = """\
   swarm-bench                                                      the demo model, over peers of this machine
   swarm-bench --model Qwen/Qwen3-0.6B --peers 1,2 --threads 2,4 --concurrency 1,8,32 --prompts 32,512
   swarm-bench --model Qwen/Qwen3-8B --concurrency 1,4 --initial-peers /ip4/203.0.113.5/tcp/31337/p2p/12D3Koo…
-what is recommended is in OUT/peer-1.yaml (and -2, …), for: swarm-serve --config OUT/peer-1.yaml
+what is recommended is in OUT/peer-1.yaml (and -2, …), for: swarm-serve --config OUT/peer-1.yaml; of a swarm that runs only its load is measured
 """
 
 
@@ -57,6 +57,7 @@ def parser() -> Parser:
     what.add_argument(
         "--dtypes", type=words(CLASSES), default=(), metavar="FORMAT,…", help=f"formats to try, of {', '.join(CLASSES)} (default: the checkpoint's)"
     )
+    add_member(what)
     load = it.add_argument_group("under which load")
     load.add_argument(
         "--concurrency", type=numbers(1, 1024), default=(1, 4, 16), metavar="N,…", help="answers at once: whoever has one asks for the next (closed loop)"
@@ -110,19 +111,28 @@ async def _bench(args: Any, folder: Path, stop: Stop) -> int:
 
     model = args.model or swarm.demo_model()
     initial_peers = addresses(args.initial_peers)
+    if args.swarm_key is not None and not initial_peers:
+        raise UsageError("peers that swarm-bench starts are a swarm of their own, in which nobody needs a key; leave out --swarm-key, or name --initial-peers")
     planned, flags = ([Setup("", ())], ()) if initial_peers else await asyncio.to_thread(_planned, args, model)
     loads = first_loads(args.concurrency, args.prompts, args.tokens)
     further = len(set(args.prompts)) - 1 + (len(set(args.rates)) if args.rates else OPEN_RATES)
     with _progress(len(planned) * len(loads) + further) as step:
         bench = Bench(args, model, initial_peers, flags, step)
-        for setup in planned:
-            await bench.under(setup, lambda: loads)
-        best = best_of(bench.measured)
-        if best is not None:
-            rates = args.rates or open_rates(best)
-            await bench.under(best.setup, lambda: further_loads(best.load, rates, args.prompts))
-    found = recommended(bench.measured, args.model or model, initial_peers)
-    _write(folder, args, model, bench.measured, found)
+        try:
+            for setup in planned:
+                await bench.under(setup, lambda: loads)
+            best = best_of(bench.measured)
+            if best is not None:
+                rates = args.rates or open_rates(best)
+                await bench.under(best.setup, lambda: further_loads(best.load, rates, args.prompts))
+        except asyncio.CancelledError:  # Ctrl-C: what took minutes is kept, drawn or not, within the moment that is left
+            if bench.measured:
+                found = recommended(bench.measured, args.model or model)
+                _write(folder, args, model, bench.measured, found, draws=False)
+                _show(folder, bench.measured, found)
+            raise
+    found = recommended(bench.measured, args.model or model)
+    _write(folder, args, model, bench.measured, found, draws=not args.no_plots)
     _show(folder, bench.measured, found)
     return 0 if found is not None else 1
 
@@ -135,7 +145,7 @@ def _planned(args: Any, model: str) -> tuple[list[Setup], Sequence[str]]:
     checkpoint.check_complete()
     if (need := max(args.prompts) + args.tokens) > checkpoint.shape.max_length:
         raise PromptTooLong(need, checkpoint.shape.max_length)
-    cores = os.cpu_count() or 1
+    cores = _cores()
     threads = args.threads or tuple(sorted({max(cores // 2, 1), cores}))
     found = setups(checkpoint.shape.layers, args.peers, args.sharding, threads, args.dtypes)
     if not found:
@@ -158,6 +168,7 @@ class Bench:
 
     def __init__(self, args: Any, model: str, initial_peers: Sequence[str], flags: Sequence[str], step: Callable[[str, int], None]) -> None:
         self._args, self._model, self._initial_peers, self._flags, self._step = args, model, initial_peers, flags, step
+        self._member = member(args) if initial_peers else {}
         self.measured: list[Figures] = []
 
     async def under(self, setup: Setup, loads: Callable[[], Sequence[Load]]) -> None:
@@ -171,7 +182,9 @@ class Bench:
                 local = await asyncio.to_thread(self._start, setup)
                 stack.push_async_callback(asyncio.to_thread, local.close)
                 initial_peers = local.initial_peers
-            client = await stack.enter_async_context(aio.Client(self._model, initial_peers=initial_peers, dtype=setup.dtype or None, reuse=False))
+            client = await stack.enter_async_context(
+                aio.Client(self._model, initial_peers=initial_peers, dtype=setup.dtype or None, reuse=False, **self._member)
+            )
             for load in loads():
                 self._step(f"{setup.name}: {load.name}", len(self.measured))
                 self.measured.append(await self._measure(client, setup, load))
@@ -200,7 +213,7 @@ def _progress(planned: int) -> Iterator[Callable[[str, int], None]]:
         yield step
 
 
-def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], found: Recommendation | None) -> None:
+def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], found: Recommendation | None, *, draws: bool) -> None:
     import yaml
 
     machine = _machine()
@@ -222,7 +235,7 @@ def _write(folder: Path, args: Any, model: str, measured: Sequence[Figures], fou
         "recommended": None if found is None else dataclasses.asdict(found),
     }
     (folder / "figures.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    plots = [] if args.no_plots else draw(measured, folder)
+    plots = draw(measured, folder) if draws else []
     (folder / "report.html").write_text(page(Path(model).name, machine, measured, found, files, plots), encoding="utf-8")
 
 
@@ -233,6 +246,11 @@ def _forget_earlier(folder: Path) -> None:
             path.unlink()
 
 
+def _cores() -> int:
+    """Those this process may use, which a container or taskset may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _machine() -> Mapping[str, Any]:
     import psutil
 
@@ -240,7 +258,7 @@ def _machine() -> Mapping[str, Any]:
 
     return {
         "processor": processor_name(),
-        "processors": os.cpu_count(),
+        "processors": _cores(),
         "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.bootstrap import public_peers
 from swarm.cli.arguments import Parser, addresses, check_addresses, set_threads
-from swarm.cli.findings import FINE, NOTE, TROUBLE, Finding, of_clock, of_compiler, of_disk, of_memory, of_port, of_reach, of_speed, verdict
+from swarm.cli.findings import (
+    FINE,
+    NOTE,
+    TROUBLE,
+    Finding,
+    of_clock,
+    of_compiler,
+    of_disk,
+    of_memory,
+    of_port,
+    of_reach,
+    of_speed,
+    of_unmeasured_speed,
+    verdict,
+)
+from swarm.cli.memory import free_of
 from swarm.cli.part import check_early, fitting
 from swarm.cli.process import Stop, reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
@@ -113,18 +128,24 @@ async def _served(wish: Wish, checkpoint: Checkpoint, initial_peers: Sequence[st
 
 def _machine(wish: Wish, checkpoint: Checkpoint, views: Sequence[PeerView]) -> list[Finding]:
     """Blocks for a second: it measures."""
-    from swarm.model.memory import free_memory
+    from swarm.model.layout import HOST
     from swarm.model.native import compiler
     from swarm.model.sources import cache_folder, local_folder
 
     fit, shape = fitting(wish, checkpoint, views), checkpoint.shape
-    findings = [of_memory(fit, free_memory(), shape.layers)]
+    free = free_of(wish)
+    elsewhere = "" if tuple(free) == (HOST,) else ", ".join(free)
+    findings = [of_memory(fit, sum(free.values()), shape.layers, elsewhere)]
     if fit.spans:
         folder = _disk(cache_folder())
         needed = 0 if local_folder(wish.model) is not None else checkpoint.download_for(fit.spans)
         findings.append(of_disk(needed, shutil.disk_usage(folder).free, wish.max_disk, str(folder)))
-        findings.append(_speed(wish, checkpoint, fit, views))
+        findings.append(of_unmeasured_speed(elsewhere, _layers(checkpoint, fit)) if elsewhere else _speed(wish, checkpoint, fit, views))
     return [*findings, of_compiler(compiler())]
+
+
+def _layers(checkpoint: Checkpoint, fit: Fitting) -> int:
+    return max(sum(0 < i < checkpoint.shape.head for span in fit.spans for i in range(span.start, span.stop)), 1)
 
 
 def _speed(wish: Wish, checkpoint: Checkpoint, fit: Fitting, views: Sequence[PeerView]) -> Finding:
@@ -134,8 +155,7 @@ def _speed(wish: Wish, checkpoint: Checkpoint, fit: Fitting, views: Sequence[Pee
     from swarm.routing.route import Request
     from swarm.routing.table import PeerView
 
-    head = checkpoint.shape.head
-    layers = max(sum(0 < i < head for span in fit.spans for i in range(span.start, span.stop)), 1)
+    layers = _layers(checkpoint, fit)
     step = fit.read / read_rate(base_dtype(wish.dtype_of(checkpoint))) / layers
     revision = max((view.revision for view in views), key=[view.revision for view in views].count, default="")
     us = PeerView("this machine", spans=fit.spans, decode=step, prefill=step / 10, revision=revision, numerics=wish.numerics(checkpoint))

@@ -105,9 +105,10 @@ def of_port(host: str, port: int, problem: str) -> Finding:
     return Finding("port", FINE if not fixed else NOTE, free, fixed)
 
 
-def of_memory(fit: Fitting, free: int, layers: int) -> Finding:
+def of_memory(fit: Fitting, free: int, layers: int, where: str = "") -> Finding:
+    """`where` names devices, "" for the machine's own memory."""
     held = format_layers(fit.spans, layers) if fit.spans else ""
-    room = f"{readable(free)} are free, of which layers and cache may take {readable(fit.budget)}"
+    room = f"{readable(free)} are free{f' on {where}' if where else ''}, of which layers and cache may take {readable(fit.budget)}"
     if not fit.spans or fit.needs > fit.budget:
         less = f"--layers auto takes as many as fit, up to {fit.budget // max(fit.layer, 1)}" if fit.spans else "free some memory, or serve a smaller model"
         return Finding(
@@ -147,6 +148,11 @@ def of_speed(step: float, layers: int, tokens: float | None, alone: bool) -> Fin
         FINE,
         f"{what}; one answer {'over this machine alone' if alone else 'over the swarm, by way of this machine,'} would get at most about {tokens:.1f} tokens/s",
     )
+
+
+def of_unmeasured_speed(where: str, layers: int) -> Finding:
+    """A CPU's speed follows from how fast it reads; of other devices that says nothing."""
+    return Finding("speed", NOTE, f"how fast {layers} layers run on {where} is not known before it is measured on a GPU: swarm-serve does that when it starts")
 
 
 def of_compiler(found: str | None) -> Finding:

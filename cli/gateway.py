@@ -97,7 +97,7 @@ def _settings(args: Any) -> Settings:
     layers_of(_model(args))
     keys = Keys.read(args.api_keys) if args.api_keys else Keys()
     name = args.name or (None if args.model else "demo")
-    return settings_of(_model(args), name, keys, addresses(args.cors), args.max_answers, args.timeout)
+    return settings_of(_model(args), name, keys, addresses(args.cors), args.max_answers, args.timeout, args.host)
 
 
 def _bound(args: Any) -> socket.socket:

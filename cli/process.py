@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from swarm.cli.screen import Harmless
 from swarm.errors import OR_RESUME, SwarmError
 
 INTERRUPTED = 130
@@ -124,6 +125,7 @@ def reporting(prog: str, argv: Any, command: Callable[[Any], int], *, leave_at_o
 
 def _reported(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv) or os.environ.get("SWARM_DEBUG", "").lower() in ("1", "true", "yes")
+    logging.getLogger("swarm").setLevel(logging.WARNING)
     with contextlib.suppress(OSError, ValueError):  # no file to write to
         faulthandler.enable()  # code of others that crashes says at least where
     try:
@@ -139,7 +141,7 @@ def _reported(prog: str, argv: Any, command: Callable[[Any], int]) -> int:
         if isinstance(error, OSError) and error.errno in FULL:
             print(f"{prog}: cannot write: {error.strerror}; free some space and start again", file=sys.stderr)
             return 1
-        if debug:
+        if debug or logging.getLogger("swarm").level == logging.DEBUG:  # which a file asked for
             traceback.print_exception(error)
         if isinstance(error, SwarmError):
             print(f"{prog}: {str(error).removesuffix(OR_RESUME)}", file=sys.stderr)
@@ -206,7 +208,7 @@ def set_logging(debug: bool, handler: logging.Handler | None = None, level: int 
     """Our own log to stderr (or to `handler`, which knows a terminal better). Other libraries are heard when something is wrong."""
     handler = handler or logging.StreamHandler()
     if handler.formatter is None:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Harmless("%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if debug else logging.WARNING)

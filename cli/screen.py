@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, cast
 
+from swarm.core import harmless
+
 EVERY = 60.0
 """Seconds between two lines about the same thing where nobody can see a live one. Half of what `swarm.local` bears of silence before a peer is ready."""
 
@@ -27,6 +29,13 @@ PIECES = 1000
 
 SETTLING = 1.0
 """Seconds that it has to show the last of them."""
+
+
+class Harmless(logging.Formatter):
+    """Lines of a log quote what peers say, who may be anybody: nothing of that reaches the terminal as a command to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 class Screen(Protocol):
@@ -165,7 +174,7 @@ class RichScreen:
         self._stream = Behind(stream)
         self.console = Console(file=cast(Any, self._stream), highlight=False, soft_wrap=True)
         self.handler: logging.Handler | None = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
-        self.handler.setFormatter(logging.Formatter("%(message)s"))
+        self.handler.setFormatter(Harmless("%(message)s"))
 
     def say(self, text: str = "") -> None:
         self.console.print(text, markup=False)

@@ -13,9 +13,6 @@ ALIKE = 0.97
 SATURATED = 0.95
 """Of a set-up's most tokens/s, how many must be reached for a load to be enough."""
 
-SPARE_CACHE = 2
-"""Times the cache that the best load takes: sessions that end make room only when they are gone."""
-
 SHARDINGS = ("even", "copies")
 
 
@@ -81,13 +78,14 @@ PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """`files` are settings of swarm-serve, one for each peer; `why` is a sentence."""
+    """`files` are settings of swarm-serve, one for each peer that was measured; `why` is a sentence. A swarm that ran already has none: what its
+    peers make together was measured, and nothing of how one more would be best set up."""
 
     setup: Setup
     load: Load
     tokens_per_second: float
     why: str
-    files: tuple[Mapping[str, str | int | Sequence[str]], ...]
+    files: tuple[Mapping[str, str | int], ...]
 
 
 def setups(layers: int, peers: Sequence[int], shardings: Sequence[str], threads: Sequence[int], dtypes: Sequence[str]) -> list[Setup]:
@@ -152,14 +150,14 @@ def best_of(measured: Iterable[Figures]) -> Figures | None:
     return min(enough, key=lambda each: each.load.streams)
 
 
-def recommended(measured: Sequence[Figures], model: str, initial_peers: Sequence[str] = ()) -> Recommendation | None:
+def recommended(measured: Sequence[Figures], model: str) -> Recommendation | None:
     best = best_of(measured)
     if best is None:
         return None
-    longest = max(each.load.prompt for each in measured)
     why = f"{best.setup.name} made {best.tokens_per_second:.1f} tokens/s with {best.load.streams} answers at once, {_against(best, measured)}"
-    cache = SPARE_CACHE * best.load.streams * (longest + best.load.tokens)
-    return Recommendation(best.setup, best.load, best.tokens_per_second, why, tuple(_files(best.setup, model, cache, initial_peers)))
+    if not best.setup.layers:
+        why += "; how a peer is best set up was not measured, so no settings are written: measure this machine alone, without --initial-peers"
+    return Recommendation(best.setup, best.load, best.tokens_per_second, why, tuple(_files(best.setup, model)))
 
 
 def _against(best: Figures, measured: Sequence[Figures]) -> str:
@@ -170,18 +168,13 @@ def _against(best: Figures, measured: Sequence[Figures]) -> str:
     return f"the best other set-up ({second.setup.name}) {second.tokens_per_second:.1f}"
 
 
-def _files(setup: Setup, model: str, cache: int, initial_peers: Sequence[str]) -> Iterator[dict[str, str | int | Sequence[str]]]:
-    for layers in setup.layers or ("auto",):
+def _files(setup: Setup, model: str) -> Iterator[dict[str, str | int]]:
+    """What the peers were measured with and nothing else: their caches, too, were as large as swarm-serve makes them unasked."""
+    for layers in setup.layers:
         dtype, _, rounded = setup.dtype.partition("-")
-        found: dict[str, str | int | Sequence[str]] = {"model": model, "layers": layers}
-        if setup.threads:
-            found["threads"] = setup.threads
+        found: dict[str, str | int] = {"model": model, "layers": layers, "threads": setup.threads}
         if setup.dtype:
             found["dtype"] = dtype
         if rounded:
             found["quantize"] = rounded
-        if setup.layers:
-            found["cache-tokens"] = cache
-        if initial_peers:
-            found["initial-peers"] = list(initial_peers)
         yield found

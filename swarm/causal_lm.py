@@ -170,6 +170,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         """As `GenerationMixin.generate`: sampling, beam search, streamers, stopping criteria and logits processors. Tokens are drawn here, from the logits that
         peers send; `swarm.Client` has peers draw them, which is faster over long distances."""
         given, cache = options.get("past_key_values"), None
+        _check_inputs(given, options.get("inputs_embeds"))
         if given is None and options.get("use_cache") is not False:
             cache = options["past_key_values"] = SwarmCache(self.client)
         try:
@@ -208,12 +209,17 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the last `logits_to_keep` columns (0: of all), zero where the attention mask hides them. With `output_hidden_states`, `hidden_states` holds
         those behind the last norm alone, for the same columns: what is between the layers stays with the peers. The cache that is given is grown; with
         `use_cache` one is made."""
+        if position_ids is not None:
+            raise UsageError("peers count positions themselves; leave out position_ids, and hide columns with an attention_mask")
         if output_attentions:
             raise UsageError("peers do not send attention weights; leave out output_attentions")
+        _check_inputs(past_key_values, inputs_embeds)
         cache = past_key_values if past_key_values is not None else SwarmCache(self.client)
         try:
             logits = self._read(input_ids, attention_mask, cache, logits_to_keep, LOGITS, self.config.vocab_size)
@@ -271,6 +277,16 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             shown = [k for k, column in enumerate(columns) if row[column] is not None]
             out_BKW[at, shown] = read_nW[len(read_nW) - len(shown) :]
         return out_BKW.to(input_ids.device)
+
+
+def _check_inputs(past_key_values: Any, inputs_embeds: Any) -> None:
+    if past_key_values is not None and not isinstance(past_key_values, SwarmCache):
+        raise UsageError(
+            f"keys and values stay with the peers, so a {type(past_key_values).__name__} cannot be used; leave out past_key_values, or give one "
+            "that this model returned"
+        )
+    if inputs_embeds is not None:
+        raise UsageError("peers are given token ids; leave out inputs_embeds, and give input_ids")
 
 
 def _whole(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: SwarmCache) -> list[Row]:

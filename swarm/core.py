@@ -287,6 +287,11 @@ def printable(text: str, most: int | None = None) -> str:
     return "".join(letter for letter in text if letter.isprintable())[:most]
 
 
+def harmless(text: str) -> str:
+    """Text that may hold strangers' words, in several lines: what moves a terminal's cursor or turns the direction of writing stands there spelled out."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
 def texts(given: Iterable[str] | str, what: str) -> tuple[str, ...]:
     """One text or several, as a caller may give them. `what` they are opens the sentence of the UsageError about anything else."""
     several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)

@@ -550,7 +550,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     max_length: Count
     state: Text
     sequence: Count
-    time: Annotated[float, Meta(ge=0)]
+    time: Annotated[float, Meta(ge=0, le=1e12)]
     name: Text = ""
     sessions: Count = 0
     head_weight: Annotated[float, Meta(ge=0, le=1e4)] = 1.0

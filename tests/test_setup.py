@@ -134,3 +134,12 @@ def test_images_take_the_cpu_build_of_torch_first_and_stop_politely(dockerfile):
 def test_the_image_holds_what_the_build_needs():
     ignored = [line for line in (ROOT / ".dockerignore").read_text().split() if line]
     assert not {"swarm", "cli", "bootstrap", "pyproject.toml", "README.md", "constraints.txt", "LICENSE"} & set(ignored)
+
+
+def test_containers_do_not_start_for_ever_with_a_mistake_in_their_settings():
+    for service in yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values():
+        assert re.fullmatch(r"on-failure:\d+", service["restart"])
+
+
+def test_keys_of_a_gateway_need_not_be_for_all_to_read():
+    assert re.search(r"^#?LoadCredential=api-keys:/etc/swarm/", (ROOT / "scripts" / "systemd" / "swarm-gateway.service").read_text(), re.MULTILINE)

@@ -129,3 +129,11 @@ def test_a_share_of_time_is_above_none_and_at_most_all_and_who_knows_of_none_tak
     for wrong in (0.0, -0.5, 1.01, float("nan"), float("inf"), "half"):
         with pytest.raises(ProtocolError):
             wire.decode_announcement(msgspec.msgpack.encode([*fields[:at], wrong]))
+
+
+@pytest.mark.parametrize("never", [float("inf"), float("nan"), 1e13, -1.0])
+def test_an_announcement_is_of_some_time(never):
+    fields = msgspec.msgpack.decode(wire.encode(announcement("a")))
+    at = wire.Announcement.__struct_fields__.index("time")
+    with pytest.raises(ProtocolError):
+        wire.decode_announcement(msgspec.msgpack.encode([*fields[:at], never, *fields[at + 1 :]]))

@@ -1,8 +1,10 @@
-"""The room `gateway`, its door: who may ask. Knows keys; nothing of what is asked."""
+"""The room `gateway`, its door: who may ask, and by which name. Knows keys; nothing of what is asked."""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from swarm.core import MOST_NAME, printable
 from swarm.errors import InvalidConfig
 from swarm.gateway.refusals import ApiError
 
@@ -59,6 +62,32 @@ class Keys:
             self.admit(shown.credentials if shown is not None else None)
 
         return Depends(admit)
+
+
+class Named:
+    """Before an app that lets everybody in, a second door: requests that call it by a name that is not its own are refused. Else any web page could point a
+    name of its own at this machine (DNS rebinding), and read and ask as whoever sits before it. Addresses are let in: nobody can point those elsewhere."""
+
+    def __init__(self, app: Any, host: str) -> None:
+        self._app, self._names = app, frozenset(("localhost", host.lower()))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        shown = next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name == b"host"), None)
+        if scope["type"] != "http" or shown is None or self._is_ours(shown):
+            await self._app(scope, receive, send)
+            return
+        sentence = f"this gateway is not called {printable(shown, MOST_NAME)!r}; ask it by its address, start it with --host NAME, or give it --api-keys"
+        await ApiError(421, sentence, code="misdirected_request").response()(scope, receive, send)
+
+    def _is_ours(self, shown: str) -> bool:
+        name = re.sub(r":[0-9]*$", "", shown.strip().lower())
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
 
 
 OPEN = Keys()

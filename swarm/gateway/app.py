@@ -20,7 +20,7 @@ from swarm.client.aio import Client
 from swarm.client.overview import Overview, overview
 from swarm.client.session import USUAL_ANSWER
 from swarm.errors import SwarmError
-from swarm.gateway.access import OPEN, Keys
+from swarm.gateway.access import OPEN, Keys, Named
 from swarm.gateway.answers import Piece, Question, Whole, answers, check
 from swarm.gateway.asked import MOST_PROMPTS, OPENAI_ANSWER, Asked, ChatAsked, CompletionAsked
 from swarm.gateway.metrics import Meters
@@ -45,6 +45,7 @@ REFUSALS = {
     401: "A key is missing or unknown",
     404: "No such model",
     413: "The body is too large",
+    421: "The gateway has no keys, and was asked by a name that is not its own",
     429: "The gateway or the swarm has no room; Retry-After says when to ask again",
     503: "Layers are missing, or peers were lost; `layers` names them",
     504: "The time allowed for an answer is over",
@@ -62,6 +63,8 @@ class Settings:
     origins: tuple[str, ...] = ()
     most: int = 256
     timeout: float | None = None
+    host: str = "127.0.0.1"
+    """By which it was told to listen: where there are no keys, it answers to this name, localhost and addresses alone."""
 
 
 @dataclass(slots=True)
@@ -264,6 +267,8 @@ def build(gateway: Gateway) -> FastAPI:
     _add_figures(app, gateway)
     add_view(app, gateway.lookout, settings.keys, gateway.facts)
     app.add_middleware(_Counting, gateway.meters)
+    if not settings.keys:
+        app.add_middleware(Named, host=settings.host)
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["Retry-After"])
     return app
@@ -360,9 +365,10 @@ class _Counting:
 
         try:
             await self._app(scope, receive, counted)
-        except Exception:  # for which the server around us has a 500, unless an answer has begun
-            status = 500 if status == CLIENT_GONE else status
-            raise
+        except Exception as error:
+            if status != CLIENT_GONE:  # an answer has begun, and nothing else can be said on its connection
+                raise
+            await told_of(error).response()(scope, receive, counted)  # here rather than by the framework, whose place is beyond the headers for other pages
         finally:
             self._meters.requests.labels(_template(scope), str(status)).inc()
 
@@ -379,6 +385,6 @@ def names(model: str, name: str | None) -> tuple[str, tuple[str, ...]]:
     return short, tuple(other for other in dict.fromkeys((model,)) if other != short)
 
 
-def settings_of(model: str, name: str | None, keys: Keys, origins: Iterable[str], most: int, timeout: float | None) -> Settings:
+def settings_of(model: str, name: str | None, keys: Keys, origins: Iterable[str], most: int, timeout: float | None, host: str) -> Settings:
     called, also = names(model, name)
-    return Settings(called, also, keys, tuple(origins), most, timeout)
+    return Settings(called, also, keys, tuple(origins), most, timeout, host)

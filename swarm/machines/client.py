@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of
+from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of, printable
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.machines.routes import dismissed, newcomers
 from swarm.wire import LOOP, MOST_AHEAD, Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
@@ -274,7 +274,7 @@ class ClientSession:
         if not self.route or sender != self.route[0].peer or message.chain != self.chain or not 0 <= message.hop < len(self.route):
             return []
         self._opened &= message.reason == "leaving"  # who leaves still answers
-        return [Reroute(message.hop, self.route[message.hop].peer, message.reason, message.detail)]
+        return [Reroute(message.hop, self.route[message.hop].peer, printable(message.reason), printable(message.detail))]
 
     def lost(self, peer: PeerId) -> list[Effect]:
         effects = self._prepared("lost") if self._preparation is not None and peer == self._preparation.fed else []

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from swarm.errors import EmptyPrompt, NotAModel, UsageError
@@ -77,11 +76,11 @@ class Text:
         if not messages:
             raise EmptyPrompt
         if not self.tokenizer.chat_template:
-            raise UsageError(f"{self.tokenizer.name_or_path} has no chat template; give it a plain prompt, or choose a model that is tuned for chat")
+            raise UsageError("this model has no chat template; give it a plain prompt, or choose a model that is tuned for chat")
         try:
             ids = self.tokenizer.apply_chat_template([dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"the chat template of {self.tokenizer.name_or_path} refuses these messages: {error}") from error
+        except Exception as error:  # a template is a program that came with the model, and may fail in any way
+            raise UsageError(f"this model's chat template refuses these messages: {_first_line(error)}; give others, or a plain prompt") from error
         return list(ids)
 
     @property

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarm.core import LONGEST_ADDR, PeerId, Span, is_mixed, merge_spans, mixed
+from swarm.core import LONGEST_ADDR, MOST_NAME, PeerId, Span, is_mixed, merge_spans, mixed, printable
 from swarm.errors import ProtocolError
-from swarm.wire import Announcement
+from swarm.wire import STATES, Announcement
 
 FASTEST = 1e-6
 """Seconds for a layer's step below which an announced speed is not believed: who announces to take no time could not be found out, nor be divided by."""
@@ -50,10 +50,12 @@ class PeerView:
 
     @classmethod
     def of(cls, record: Announcement, components: int) -> PeerView:
-        """Of a model of so many components, whatever the record says of it. Raises ProtocolError for spans that the model does not have; ranges of single
-        fields were checked when the record was decoded. Addresses that no route can name are left out."""
+        """Of a model of so many components, whatever the record says of it. Raises ProtocolError for an unknown state, and for spans that the model does not
+        have; ranges of single fields were checked when the record was decoded. Addresses that no route can name are left out."""
         if record.components != components:
             raise ProtocolError(f"{record.peer} announces a model of {record.components} components where there are {components}")
+        if record.state not in STATES:  # or readers that know two of them would take it for the third
+            raise ProtocolError(f"{record.peer} announces to be {printable(record.state, MOST_NAME)!r}, which is no state that is known here")
         try:
             spans = merge_spans(Span(start, stop) for start, stop in record.spans)
         except ValueError as error:

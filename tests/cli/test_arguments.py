@@ -96,6 +96,7 @@ def test_switches_from_a_file_and_the_environment(tmp_path, monkeypatch):
         ("quite-unlike-anything: 1\n", ["quite-unlike-anything", "--help"]),
         ("ready-fd: 3\n", ["ready-fd"]),
         ("port: {a: 1}\n", ["port", "nested"]),
+        ("port: 1\nhost: a\nport: 2\n", ["'port' twice", "keep one"]),
         ("port: [\n", ["YAML"]),
         ("just words\n", ["no settings"]),
         ("port: many\n", ["--port", "many"]),

@@ -198,7 +198,7 @@ def test_what_a_model_cannot_take_is_said_before_local_peers_start(capsys, model
     monkeypatch.setattr("swarm.local.LocalSwarm", start)
     for words in (("x" * 1024,), ("x" * 1020, "--max-new-tokens", "5")):
         assert "need 1025 positions, but this model allows 1024" in said(capsys, generate.main, *words, "--model", model, "--local", "2")
-    assert "has no chat template" in said(capsys, generate.main, "hello", "--chat", "--model", model, "--local", "2")
+    assert "no chat template" in said(capsys, generate.main, "hello", "--chat", "--model", model, "--local", "2")
     assert "not valid Unicode" in said(capsys, generate.main, "caf\udce9", "--model", model, "--local", "2")
 
 
@@ -258,9 +258,13 @@ def test_a_home_where_no_key_can_be_made(capsys, monkeypatch):
     assert "/proc/nowhere" in said(capsys, bootstrap.main, "--host", "127.0.0.1")
 
 
-def test_debug_shows_where(capsys):
+def test_debug_shows_where(capsys, tmp_path):
     assert bootstrap.main(["--port", "70000", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+    for debug in (True, False):
+        (tmp_path / "settings.yaml").write_text(f"debug: {str(debug).lower()}\nidentity: {tmp_path}/mistyped/peer.key\nhost: 127.0.0.1\n")
+        assert bootstrap.main(["--config", str(tmp_path / "settings.yaml")]) == 2
+        assert ("Traceback" in capsys.readouterr().err) == debug
 
 
 def test_more_layers_than_anything_has_and_no_model_at_all(capsys, model):

@@ -74,17 +74,21 @@ def test_the_best_makes_the_most_and_of_alike_ones_is_the_simplest():
     assert best_of([figures(ONE, 0.0)]) is best_of([]) is None
 
 
-@pytest.mark.parametrize("setup", [ONE, TWO, COPIES, replace(ONE, dtype="bfloat16-int8"), Setup("", ())])
+@pytest.mark.parametrize("setup", [ONE, TWO, COPIES, replace(ONE, dtype="bfloat16-int8")])
 def test_what_is_recommended_is_what_serve_takes(tmp_path, setup):
-    found = recommended([figures(setup, 100), figures(setup, 90, prompt=256)], "some/model", ["/ip4/127.0.0.1/tcp/9/p2p/x"])
-    assert len(found.files) == max(len(setup.layers), 1)
+    found = recommended([figures(setup, 100), figures(setup, 90, prompt=256)], "some/model")
+    assert len(found.files) == len(setup.layers)
     for at, settings in enumerate(found.files):
         (tmp_path / "peer.yaml").write_text(yaml.safe_dump(dict(settings)))
         args = serve.parser().read(["--config", str(tmp_path / "peer.yaml")])
-        assert (args.model, args.layers) == ("some/model", setup.layers[at] if setup.layers else "auto")
-        assert args.threads == (setup.threads or None) and args.initial_peers == ["/ip4/127.0.0.1/tcp/9/p2p/x"]
-        assert args.cache_tokens == (2 * 4 * (256 + 32) if setup.layers else None)
+        assert (args.model, args.layers, args.threads) == ("some/model", setup.layers[at], setup.threads)
+        assert args.cache_tokens is None and not args.initial_peers, "of which nothing was measured"
         assert (args.dtype, args.quantize) == (("bfloat16", "int8") if setup.dtype else (None, "none"))
+
+
+def test_of_a_running_swarm_the_load_is_recommended_and_no_peer():
+    found = recommended([figures(Setup("", ()), 40, 1), figures(Setup("", ()), 100, 4)], "some/model")
+    assert found.load.streams == 4 and found.files == () and "100.0 tokens/s with 4 answers at once" in found.why and "was not measured" in found.why
 
 
 def test_it_says_what_the_best_was_better_than():
@@ -189,15 +193,51 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_is_measured():
 
 
 def test_what_somebody_else_wrote_is_left_alone(tmp_path, monkeypatch):
-    class Args(SimpleNamespace):
-        no_plots = True
-
     measured = [figures(TWO, 100)]
     (tmp_path / "peer-home.yaml").write_text("model: mine\n")
-    bench._write(tmp_path, Args(), "m", measured, recommended(measured, "m"))
+    bench._write(tmp_path, SimpleNamespace(), "m", measured, recommended(measured, "m"), draws=False)
     assert sorted(path.name for path in tmp_path.glob("*.yaml")) == ["peer-1.yaml", "peer-2.yaml", "peer-home.yaml"]
-    bench._write(tmp_path, Args(), "m", measured, recommended([figures(ONE, 100)], "m"))
+    bench._write(tmp_path, SimpleNamespace(), "m", measured, recommended([figures(ONE, 100)], "m"), draws=False)
     assert sorted(path.name for path in tmp_path.glob("*.yaml")) == ["peer-1.yaml", "peer-home.yaml"], "of the measurement before, nothing is left"
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(monkeypatch, tmp_path, capsys):
+    async def under(self, setup, loads):
+        if self.measured:
+            raise asyncio.CancelledError
+        self.measured.append(figures(setup, 50))
+
+    monkeypatch.setattr(bench.Bench, "under", under)
+    args = bench.parser().read(["--out", str(tmp_path), "--no-plots"])
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(bench._bench(args, tmp_path, None))
+    assert len(json.loads((tmp_path / "figures.json").read_text())["measured"]) == 1 and "peer-1.yaml" in capsys.readouterr().out
+
+
+def test_a_private_swarm_is_asked_as_its_member(monkeypatch):
+    args = bench.parser().read(["--initial-peers", "a", "--swarm-key", "k", "--identity", "i"])
+    given = {}
+
+    class Stranger:
+        def __init__(self, model, **options):
+            given.update(options)
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            pass
+
+    monkeypatch.setattr("swarm.aio.Client", Stranger)
+    asyncio.run(bench.Bench(args, "m", ("a",), (), lambda *_: None).under(Setup("", ()), lambda: ()))
+    assert (given["swarm_key"], given["identity"]) == ("k", "i")
+
+
+def test_processors_are_those_it_may_use(monkeypatch):
+    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda pid: {1, 5, 7}, raising=False)
+    assert bench._cores() == 3
+    monkeypatch.delattr(bench.os, "sched_getaffinity")
+    assert bench._cores() == bench.os.cpu_count()
 
 
 @pytest.mark.parametrize(("numbers", "flags"), [(2**20, ("--compile", "wait")), (2**19, ())])
@@ -205,7 +245,7 @@ def test_peers_are_measured_as_they_are_once_their_layers_are_compiled(monkeypat
     checkpoint = SimpleNamespace(shape=SimpleNamespace(component_bytes=(9 * 2**20, 2 * numbers, 2 * numbers, 9 * 2**20)), dtype="bfloat16")
     assert bench._as_in_the_long_run(checkpoint) == flags
     monkeypatch.setattr("swarm.local.LocalSwarm", lambda *_, **options: options["arguments"])
-    assert bench.Bench(None, "m", (), flags, print)._start(ONE) == flags
+    assert bench.Bench(SimpleNamespace(), "m", (), flags, print)._start(ONE) == flags
 
 
 def test_the_whole_over_real_peers(capsys, tmp_path, model):
@@ -225,5 +265,5 @@ def test_a_swarm_that_runs(capsys, tmp_path, model, local):
     whom = [text for addr in local.initial_peers for text in ("--initial-peers", addr)]
     quick = ["--concurrency", "1", "--prompts", "8", "--tokens", "4", "--seconds", "0.5", "--rates", "4", "--no-plots"]
     assert bench.main(["--model", model, "--out", str(tmp_path), *whom, *quick]) == 0
-    assert serve.parser().read(["--config", str(tmp_path / "peer-1.yaml")]).initial_peers == local.initial_peers
-    assert not list(tmp_path.glob("*.png")) and "the running swarm" in capsys.readouterr().out
+    assert not list(tmp_path.glob("peer-*.yaml")) and not list(tmp_path.glob("*.png"))
+    assert "the running swarm" in (out := capsys.readouterr().out) and "no settings are written" in " ".join(out.split())

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from swarm.cli import doctor, serve
+from swarm.cli import doctor, memory, serve
 from swarm.cli.findings import FINE, NOTE, TROUBLE, of_clock, of_compiler, of_disk, of_memory, of_port, of_reach, of_speed, verdict
 from swarm.cli.part import Fitting
+from swarm.cli.wish import Wish
 from swarm.core import Span
 from swarm.net.reach import Answer, Reach
 from tests.cli.test_bad_input import NOBODY, said
@@ -112,6 +113,15 @@ def test_this_machine_against_a_real_swarm(capsys, model, local):
     assert doctor.main([model, "--host", "127.0.0.1", "--port", taken, "--layers", "0:3", "--max-memory", "100KB", *whom]) == 1
     out = capsys.readouterr().out
     assert f"port {taken} on 127.0.0.1 is already in use" in out and "layers 0:3 do not fit" in out and "mend this before it serves: port, memory" in out
+
+
+def test_of_a_gpu_its_own_memory_counts_and_no_speed_is_made_up(monkeypatch, model):
+    for module in (doctor, memory):
+        monkeypatch.setattr(module, "free_of", lambda wish: {"cuda:0": 6 * GB, "cuda:1": GB})
+    wish = Wish(model=model, layers="0:6", dtype=None, device="cpu", cache_tokens=64, max_memory=None, max_disk=None, name="", region="")
+    found = doctor._machine(wish, doctor._opened(wish), [])
+    assert "7.0 GB are free on cuda:0, cuda:1" in one(found, "memory").what
+    assert "not known before it is measured on a GPU" in (speed := one(found, "speed")).what and "tokens/s" not in speed.what and speed.level == NOTE
 
 
 def test_a_swarm_that_does_not_answer(capsys, model):

@@ -28,7 +28,7 @@ from swarm.cli import generate, memory, part
 from swarm.cli.answer import Answer, Beside
 from swarm.cli.generate import even_split
 from swarm.cli.notices import introduce, is_public, say_once
-from swarm.cli.process import reporting, run, tell_ready
+from swarm.cli.process import reporting, run, set_logging, tell_ready
 from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving, machine
 from swarm.cli.wish import Wish
@@ -55,6 +55,20 @@ def test_an_even_split_covers_every_layer_once(layers):
         assert max(sizes) - min(sizes) <= 1
     with pytest.raises(UsageError, match=str(layers)):
         even_split(layers, layers + 1)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_a_log_quotes_is_no_command_to_the_terminal(plain):
+    handler = logging.StreamHandler() if plain else RichScreen(io.StringIO()).handler
+    before = logging.getLogger().handlers[:], logging.getLogger().level, logging.getLogger("swarm").level
+    try:
+        set_logging(True, handler)
+    finally:
+        logging.getLogger().handlers[:] = before[0]
+        logging.getLogger().setLevel(before[1])
+        logging.getLogger("swarm").setLevel(before[2])
+    said = handler.format(logging.LogRecord("swarm", logging.INFO, "", 0, "it says %s\nand\tmore", ("\x1b]0;mine\x07 é\u202e",), None))
+    assert said.endswith("it says \\x1b]0;mine\\x07 é\\u202e\nand\tmore")
 
 
 def test_a_notice_is_said_once(home):

@@ -335,6 +335,16 @@ def test_keys_open_what_they_should_and_nothing_opens_without():
     assert asking(it, "/").status == asking(it, "/health").status == 200
 
 
+def test_without_keys_no_page_can_ask_by_a_name_of_its_own():
+    it = gateway(host="swarm.lan")
+    for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000", "192.168.1.7", "SWARM.lan:8000"):
+        assert asking(it, "/v1/models", host=host).status == asking(it, "/swarm.json", host=host).status == 200
+    for host in ("evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example:127.0.0.1", ""):
+        said = asking(it, COMPLETIONS, TEXT, host=host)
+        assert said.status == 421 and said.error["code"] == "misdirected_request" and "--api-keys" in said.error["message"]
+    assert asking(gateway(keys=keys("correct horse")), "/v1/models", host="evil.example", authorization="Bearer correct horse").status == 200
+
+
 def test_keys_from_a_file(tmp_path):
     path = tmp_path / "keys"
     path.write_text("# ours\nfirst-key-1  # Ada's\n\nsecond-key\n")
@@ -356,6 +366,13 @@ def test_pages_from_elsewhere_ask_only_if_allowed():
     assert "access-control-allow-origin" not in asking(it, "/v1/models", origin="https://b.example").headers
     preflight = {"access_control_request_method": "POST", "access_control_request_headers": "authorization,content-type", "origin": "https://a.example"}
     assert asking(it, CHATS, method="OPTIONS", **preflight).status == 200
+
+
+def test_pages_that_may_ask_are_told_of_bugs_too():
+    it = gateway(client := Client(), origins=("https://a.example",))
+    client.check_tokens = lambda *_, **options: 1 / 0
+    said = asking(it, CHATS, CHAT, origin="https://a.example")
+    assert said.status == 500 and said.error["code"] == "bug" and said.headers["access-control-allow-origin"] == "https://a.example"
 
 
 def test_health_says_whether_the_swarm_can_answer():

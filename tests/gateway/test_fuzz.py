@@ -14,7 +14,7 @@ from tests.gateway.pretend import Client, gateway
 MODEL = "m"
 PATHS = {"/v1/models", "/v1/models/{name}", "/v1/completions", "/v1/chat/completions", "/health", "/metrics", "/swarm.json"}
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", build(gateway(Client("some words, and ünïcode"))))
+schema = schemathesis.openapi.from_asgi("/openapi.json", build(gateway(Client("some words, and ünïcode"), host="testserver")))
 
 
 @schema.hook("map_body")

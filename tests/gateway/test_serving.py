@@ -59,7 +59,7 @@ def test_a_request_that_runs_is_let_finish_when_the_gateway_leaves_and_no_new_on
             port = int(here.url.rpartition(":")[2])
             body = json.dumps({"model": "m", "prompt": "hi"}).encode()
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             await leaves.wait()
         said = await reader.read()
         writer.close()

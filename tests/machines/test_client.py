@@ -118,6 +118,9 @@ def test_a_cut_halts_the_ring():
 def test_broken_chains_ask_for_a_new_route_once_they_are_ours():
     client, _ = begun()
     assert client.broken("a", Broken(S, 1, -1, 1, "lost")) == [Reroute(1, "b", "lost", "")]
+    assert client.broken("a", Broken(S, 1, -1, 1, "fai\x1b]led", "no\x1b[2J r\u202eoom\n")) == [Reroute(1, "b", "fai]led", "no[2J room")], (
+        "no word to a terminal"
+    )
     assert client.broken("a", Broken(S, 0, -1, 1, "lost")) == []
     assert client.broken("b", Broken(S, 1, -1, 1, "lost")) == []
     assert client.broken("a", Broken(S, 1, -1, 7, "lost")) == []

@@ -182,6 +182,19 @@ def test_chat_goes_through_the_models_own_template():
         text.encode_chat([{"role": "bad", "content": "Hello"}])
     with pytest.raises(EmptyPrompt):
         text.encode_chat([])
+    text.tokenizer.chat_template = "{{ 1 / 0 }}"
+    with pytest.raises(UsageError, match="refuses these messages: division by zero; give others"):
+        text.encode_chat([{"role": "user", "content": "Hello"}])
+
+
+def test_where_the_tokenizer_lies_is_nobodys_business(tmp_path):
+    KINDS["byte_level"].tokenizer.save_pretrained(tmp_path)
+    text = Text.open(tmp_path)
+    for template in (None, "{{ raise_exception('no') }}"):
+        text.tokenizer.chat_template = template
+        with pytest.raises(UsageError) as caught:
+            text.encode_chat([{"role": "user", "content": "Hello"}])
+        assert str(tmp_path) not in str(caught.value)
 
 
 def test_stop_ids():

@@ -11,6 +11,7 @@ from swarm.routing import PeerView, Request
 from swarm.routing.placement import choose_spans
 from swarm.routing.plan import plan
 from swarm.routing.table import FASTEST, LIGHTEST, NARROWEST
+from swarm.wire import STATES
 
 
 def announcement(**changes) -> wire.Announcement:
@@ -25,6 +26,13 @@ def test_a_view_is_an_announcement_reduced():
     assert PeerView.of(announcement(), 10) == PeerView(
         "p", ("/ip4/1.2.3.4/tcp/1",), (Span(0, 6), Span(8, 9)), 0.01, 0.002, 1.5, 4096, 1024, 2048, "online", {"q": 0.04}, "rev", "float32"
     )
+
+
+def test_a_state_that_nobody_knows_is_not_taken_for_serving():
+    for state in STATES:
+        assert PeerView.of(announcement(state=state), 10).state == state
+    with pytest.raises(ProtocolError, match="no state that is known"):
+        PeerView.of(announcement(state="on\x1bline"), 10)
 
 
 @pytest.mark.parametrize("spans", [((3, 3),), ((4, 2),), ((0, 11),)])

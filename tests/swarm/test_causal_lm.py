@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers import AutoTokenizer, DynamicCache, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import swarm
@@ -203,6 +203,13 @@ def test_what_cannot_be_is_said(ours, folder):
         ours(long_ids(3), output_attentions=True)
     with pytest.raises(UsageError, match="shape"):
         ours(torch.tensor([1, 2]))
+    with pytest.raises(UsageError, match="leave out position_ids"):
+        ours(long_ids(3), position_ids=torch.arange(3)[None])
+    with pytest.raises(UsageError, match="give input_ids"):
+        ours(inputs_embeds=torch.zeros(1, 3, 8), input_ids=None)
+    for use in (ours, ours.generate):
+        with pytest.raises(UsageError, match="a DynamicCache cannot be used; leave out past_key_values"):
+            use(long_ids(3), past_key_values=DynamicCache())
     with pytest.raises(EmptyPrompt):
         ours(long_ids(3), attention_mask=torch.zeros(1, 3, dtype=torch.long))
     with ours.client.session() as session, pytest.raises(UsageError, match="read has no option frist; did you mean first"):

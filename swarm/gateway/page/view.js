@@ -32,7 +32,22 @@ function ago(seconds) {
 
 // --- asking ---------------------------------------------------------------------------------------------------------------------------------
 
-let key = sessionStorage.getItem("swarm-key") || "";
+// A browser may forbid storage, or have none left: then nothing is remembered, and everything else goes on.
+function recall(store, name) {
+  try {
+    return window[store].getItem(name) || "";
+  } catch {
+    return "";
+  }
+}
+
+function remember(store, name, value) {
+  try {
+    window[store].setItem(name, value);
+  } catch {}
+}
+
+let key = recall("sessionStorage", "swarm-key");
 let names = new Map(); // peer -> what it is called
 let taken = []; // hops of the last answer: {peer, start, stop}
 let latest = null;
@@ -317,9 +332,20 @@ async function ask(text) {
   } finally {
     running = null;
     busy(false);
+    at("heard-answer").textContent = item.textContent; // said once, whole
   }
   if (answer.content) conversation.push({ role: "assistant", content: answer.content.trim() });
   else conversation.pop();
+}
+
+// A proxy between us and the gateway says things of its own, in any form.
+async function whyNot(answer) {
+  const text = await answer.text();
+  try {
+    return JSON.parse(text).error.message;
+  } catch {
+    return `${answer.status} ${answer.statusText} ${text.replace(/<[^>]*>/g, " ").replace(/\s+/g, " ").trim().slice(0, 200)}`.trim();
+  }
 }
 
 async function stream(messages, signal, heard) {
@@ -329,7 +355,7 @@ async function stream(messages, signal, heard) {
   const answer = await fetch(chat ? "v1/chat/completions" : "v1/completions", {
     method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body), signal,
   });
-  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  if (!answer.ok) throw new Error(await whyNot(answer));
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let finish = null;
@@ -406,7 +432,7 @@ at("fresh").addEventListener("click", () => {
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = at("key").value.trim();
-  sessionStorage.setItem("swarm-key", key);
+  remember("sessionStorage", "swarm-key", key);
   look();
 });
 
@@ -416,11 +442,12 @@ function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   at("theme").textContent = `Theme: ${theme}`;
-  localStorage.setItem("swarm-theme", theme);
+  remember("localStorage", "swarm-theme", theme);
 }
 
-at("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(localStorage.getItem("swarm-theme") || "auto") + 1) % THEMES.length]));
-setTheme(localStorage.getItem("swarm-theme") || "auto");
+let theme = THEMES.includes(recall("localStorage", "swarm-theme")) ? recall("localStorage", "swarm-theme") : "auto";
+at("theme").addEventListener("click", () => setTheme((theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length])));
+setTheme(theme);
 setInterval(() => {
   if (heardAt) at("heard").textContent = `seen ${ago((Date.now() - heardAt) / 1000)} ago`;
 }, 1000);
