@@ -26,6 +26,7 @@ NOT_FOR_USERS = {
 
 WHERE_OTHERS_FAIL = {
     "it failed … times in … seconds": "tests/net/test_node.py",
+    "the libp2p daemon of … does not answer; is this machine overloaded? Start this node again": "tests/net/test_node.py",
     "the libp2p daemon of … ended and cannot be started again (…); start this node again": "tests/net/test_node.py",
     "the answer ended without saying why; ask again": "tests/gateway/test_app.py",
     "this is a bug: …": "tests/client/test_session.py",

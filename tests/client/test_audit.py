@@ -16,7 +16,7 @@ from swarm.machines.audits import Audits
 from swarm.machines.probe import ROOM
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Blob, Drawn, Have, Order, Step, decode_order
+from swarm.wire import Blob, Drawn, Have, Order, Shown, Step, decode_order
 
 
 def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
@@ -85,7 +85,9 @@ def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
             job = Job(b"s" * 16, 1, (Hop("a", 0, 6),), "r", "float32", (5, 6, 7, 8), 2, Sampling(), True)
             hidden = None if span.start == 0 else Blob("float32", 1, memoryview(bytes(12)))
             view = PeerView("b", spans=(span,), revision="r", numerics="float32", max_length=4096, free_tokens=free)
-            again = asyncio.ensure_future(auditor._again(job, Hop("a", span.start, span.stop), view, Testimony(None, hidden, 0, 3)))
+            again = asyncio.ensure_future(
+                auditor._again(job, Hop("a", span.start, span.stop), view, Testimony(SimpleNamespace(shown=Shown(b"s" * 16, 1, 0, 0)), hidden, 0, 3))
+            )
             await asyncio.sleep(0)
             opened = said[0]
             auditor.receive("b", Have(opened.session, 1, opened.to - 1, 0, 0, True))

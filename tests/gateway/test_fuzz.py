@@ -42,7 +42,7 @@ def test_no_request_ends_in_an_error_that_nobody_foresaw():
 
 
 def test_the_fuzzer_would_notice():
-    broken = schemathesis.openapi.from_asgi("/openapi.json", build(gateway(Client("", breaks=ZeroDivisionError("x")))))
+    broken = schemathesis.openapi.from_asgi("/openapi.json", build(gateway(Client("", breaks=ZeroDivisionError("x")), host="testserver")))
     operation = broken["/v1/completions"]["POST"]
     with pytest.raises(FailureGroup):
         operation.Case(body={"model": "m", "prompt": "hi"}).call_and_validate(checks=[not_a_server_error])
