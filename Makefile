@@ -11,8 +11,8 @@ UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 # Tests without a network, on virtual time or on none: two of them at once. The others start processes of their own, and have the cores to themselves.
 PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/model tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
-# Commands, the gateway and what else starts few processes and waits long for them: two files at once.
-HANDS = $(filter-out $(PURE),tests/cli tests/far tests/gateway tests/host)
+# Commands, the gateway, links and what else starts few processes and waits long for them: two files at once.
+HANDS = $(filter-out $(PURE),tests/cli tests/far tests/gateway tests/host tests/net tests/client/test_aio.py)
 
 export OMP_WAIT_POLICY = passive
 

@@ -9,8 +9,8 @@
 `calls.py`        a late reply kills the task that reads from p2pd, cancelled calls are kept for ever
 ================  ====================================================================================================================================
 
-What is believed of one record is `records.py`'s business; what bytes may say is `wire.py`'s. `install` puts the guards in place, before the first node starts;
-`tests/net/test_guards.py` notices when hivemind changes under them.
+What is believed of one record is `records.py`'s business; what bytes may say is `swarm/wire/`'s. `install` puts the guards in place, before the first node
+starts; `tests/net/test_guards.py` notices when hivemind changes under them.
 """
 
 from __future__ import annotations

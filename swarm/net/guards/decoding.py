@@ -1,6 +1,6 @@
 """Guard: how deep a payload may nest. In the room `net`; knows hivemind's decoder, nothing of records.
 
-Our own code decodes what strangers send with `swarm/wire.py`. hivemind's decoder is left where it reads what we have checked, and this is the net below.
+Our own code decodes what strangers send with `swarm/wire/`. hivemind's decoder is left where it reads what we have checked, and this is the net below.
 """
 
 from __future__ import annotations

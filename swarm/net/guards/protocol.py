@@ -1,8 +1,8 @@
 """Guard: the three calls of the DHT. In the room `net`; knows hivemind's protocol, and what the other guards say.
 
 hivemind decodes first and checks afterwards, believes what a reply says of its own size and life, and answers a failed call with its exception's text. Here
-requests and replies are looked at in `wire.py`'s words before anything is done with them, quotas are asked, and a stranger learns that he was refused, no more.
-What a reply calls its expiry is not believed: one that said "for ever" ended the whole search with what that one peer had to tell.
+requests and replies are looked at in `swarm/wire/`'s words before anything is done with them, quotas are asked, and a stranger learns that he was refused, no
+more. What a reply calls its expiry is not believed: one that said "for ever" ended the whole search with what that one peer had to tell.
 
 hivemind hands whatever it holds to each new peer. Ours does not: owners renew within eight seconds, and a stranger that goes through identities would have
 everybody send him all they hold, again and again.
