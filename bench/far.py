@@ -20,7 +20,7 @@ from typing import Any
 
 import swarm
 from bench.common import arguments, median, random_llama, show
-from bench.stream import split
+from swarm.core import even_split
 from swarm.demo import PROMPTS, draft_path
 from swarm.far.line import Distance
 
@@ -55,7 +55,7 @@ class World:
 
         self.folder, layers = (str(swarm.demo_model()), 12) if args.model == "demo" else (str(random_llama()), 32)
         self.args, self.hops, self.drafts = args, hops, draft
-        spans = split(layers, hops)
+        spans = even_split(layers, hops)
         flags = ["--compile", args.compile, *(["--draft", str(draft_path())] if draft else [])]
         self.local = swarm.LocalSwarm(
             self.folder, [*spans, *spans[1:2]] if spare else spans, dtype=args.dtype, threads=1, links=distance, client_link=client_link, arguments=flags

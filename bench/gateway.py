@@ -20,7 +20,7 @@ import psutil
 
 import swarm
 from bench.common import arguments, median, random_llama, show
-from bench.stream import split
+from swarm.core import even_split
 from swarm.local import LocalProcess
 from swarm.model.sources import layers_of
 
@@ -104,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.model or str(random_llama(vocab=256))
     layers = layers_of(folder) or 0
-    with swarm.LocalSwarm(folder, split(layers, args.peers), dtype=args.dtype, threads=args.threads) as local, tempfile.TemporaryDirectory() as logs:
+    with swarm.LocalSwarm(folder, even_split(layers, args.peers), dtype=args.dtype, threads=args.threads) as local, tempfile.TemporaryDirectory() as logs:
         peers = [text for address in local.initial_peers for text in ("--initial-peers", address)]
         with (path := Path(logs) / "log").open("wb") as log:
             gateway = LocalProcess("swarm.cli.gateway", ["--model", folder, "--name", "it", "--port", "0", "--no-reuse", *peers], log, {})

@@ -15,7 +15,7 @@ import time
 
 import swarm
 from bench.common import arguments, median, random_llama, show
-from bench.stream import split
+from swarm.core import even_split
 
 
 def answer(client: swarm.Client, prompt: list[int], count: int, times: list[float]) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     delays = [dice.uniform(0, args.over) for _ in prompts]
     folder = random_llama()
     figures: dict[str, object] = {}
-    with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", "wait"]) as local:
+    with swarm.LocalSwarm(str(folder), even_split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", "wait"]) as local:
         with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False, speculate=False) as client:
             together(client, prompts[:2], [0, 0], 2)
             rates = {}

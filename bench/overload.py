@@ -17,7 +17,7 @@ from pathlib import Path
 
 import swarm
 from bench.common import arguments, median, show
-from bench.stream import split
+from swarm.core import even_split
 from swarm.errors import Refused
 
 LAYERS = 6
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = str(save_llama(Path(folder), hidden=256, layers=LAYERS))
         options = ["--compile", "off", "--cache-tokens", str(args.fit * args.length)]
-        with swarm.LocalSwarm(model, split(LAYERS, args.peers), threads=1, arguments=options) as local:
+        with swarm.LocalSwarm(model, even_split(LAYERS, args.peers), threads=1, arguments=options) as local:
             kind = {"reuse": False, "speculate": False, "patience": args.patience}
             clients = [swarm.Client(model, initial_peers=local.initial_peers, **kind) for _ in range(args.clients)]
             served(clients, args.fit, 1, args.length)

@@ -17,7 +17,7 @@ from typing import Any
 
 import swarm
 from bench.common import arguments, random_llama, show
-from bench.stream import split
+from swarm.core import even_split
 
 EVERY = 0.02
 
@@ -94,7 +94,7 @@ def main() -> None:
 
     folder = str(random_llama())
     config_hash = Checkpoint.open(folder).shape.config_hash
-    with swarm.LocalSwarm(folder, split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
+    with swarm.LocalSwarm(folder, even_split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
         figures = asyncio.run(measure(args, folder, local.initial_peers, config_hash))
     show(f"pings beside {args.sessions} sessions, {args.peers} peers, {args.dtype}, {args.threads} threads, compile {args.compile}", figures, args.json)
 

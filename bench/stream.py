@@ -7,7 +7,6 @@ Baseline and subject take turns within one run, because this machine's speed is 
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import psutil
 
 import swarm
 from bench.common import Baseline, arguments, median, random_llama, show
-from swarm.core import base_dtype, is_rounded, parse_layers
+from swarm.core import base_dtype, even_split, is_rounded, parse_layers
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.memory import dtype_scale
 
@@ -97,11 +96,6 @@ def memory(local: swarm.LocalSwarm, folder: Path, dtype: str) -> dict:
     return found
 
 
-def split(layers: int, peers: int) -> list[str]:
-    cuts = [round(layers * at / peers) for at in range(peers + 1)]
-    return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
-
-
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--peers", type=int, default=3)
@@ -114,7 +108,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("stream", "prompt", "sessions"), help="one of the three")
     args = parser.parse_args()
     folder = random_llama()
-    with swarm.LocalSwarm(str(folder), split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
+    with swarm.LocalSwarm(str(folder), even_split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
         with swarm.Client(str(folder), initial_peers=local.initial_peers, reuse=False, speculate=False) as client:
             baseline = Baseline(folder, base_dtype(args.dtype), args.threads)
             baseline.generate([PROMPT], 2)

@@ -13,7 +13,7 @@ import time
 
 import swarm
 from bench.common import arguments, median, random_llama, show
-from bench.stream import split
+from swarm.core import even_split
 
 
 def first(session: swarm.Session, prompt: list[int]) -> float:
@@ -38,7 +38,7 @@ def main() -> None:
     def tokens(count: int) -> list[int]:
         return [dice.randrange(40000) for _ in range(count)]
 
-    with swarm.LocalSwarm(folder, split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
+    with swarm.LocalSwarm(folder, even_split(32, args.peers), dtype=args.dtype, threads=args.threads, arguments=["--compile", args.compile]) as local:
         peers = local.initial_peers
         with swarm.Client(folder, initial_peers=peers) as client, swarm.Client(folder, initial_peers=peers, reuse=False) as forgetful:
             for number in range(args.rounds + 1):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.cli.arguments import Parser, addresses, number, set_threads
 from swarm.cli.asking import add_asking, asking, whom_of
-from swarm.cli.generate import even_split, start_local
+from swarm.cli.generate import local_layers, start_local
 from swarm.cli.notices import ASKING, say_once
 from swarm.cli.process import Stop, hold_lifeline, reporting, run, set_logging, tell_ready
 from swarm.cli.screen import Screen, screen, waiting
 
 if TYPE_CHECKING:
-    from swarm.gateway.app import Settings
+    from swarm.gateway.gateway import Settings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _model(args: Any) -> str:
 def _settings(args: Any) -> Settings:
     """Raises InvalidConfig for keys that cannot be read, ModelNotFound and NotAModel for a folder that is none."""
     from swarm.gateway.access import Keys
-    from swarm.gateway.app import settings_of
+    from swarm.gateway.gateway import settings_of
     from swarm.model.sources import layers_of
 
     layers_of(_model(args))
@@ -106,17 +106,18 @@ def _bound(args: Any) -> socket.socket:
     return bind(args.host, args.port)
 
 
-def _local_layers(args: Any) -> list[str]:
+def _local_layers(args: Any) -> tuple[str, ...]:
     from swarm.model.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(_model(args))
     checkpoint.check_complete()
-    return even_split(checkpoint.shape.layers, args.local)
+    return local_layers(checkpoint.shape.layers, args.local)
 
 
 async def _serve(args: Any, settings: Settings, bound: socket.socket, initial_peers: Sequence[str], shown: Screen, stop: Stop) -> int:
     from swarm import aio
-    from swarm.gateway.app import Gateway, build
+    from swarm.gateway.app import build
+    from swarm.gateway.gateway import Gateway
     from swarm.gateway.serving import listening
 
     client = aio.Client(_model(args), initial_peers=initial_peers, reuse=not args.no_reuse, patience=args.patience, **asking(args))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from swarm.cli.notices import ASKING, say_once
 from swarm.cli.process import reporting, run, set_logging
 from swarm.cli.screen import screen, waiting
 from swarm.client.stops import StopStrings
-from swarm.core import Sampling
+from swarm.core import Sampling, even_split
 from swarm.errors import EmptyPrompt, NotAModel, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def _check_model(model: str, local: int | None) -> None:
 
     layers = layers_of(model)
     if layers is not None and local is not None:
-        even_split(layers, local)
+        local_layers(layers, local)
 
 
 def _know_revision(model: str) -> None:
@@ -132,7 +131,7 @@ def _know_revision(model: str) -> None:
             _ = checkpoint.revision
 
 
-def _local_layers(args: Any, model: str, prompt: str) -> list[str]:
+def _local_layers(args: Any, model: str, prompt: str) -> tuple[str, ...]:
     """Which layers each local peer takes. What the files can tell is told here: to start peers takes many seconds more.
 
     Raises NotAModel, UnsafeWeights, HubUnreachable, PromptTooLong, UsageError.
@@ -147,7 +146,7 @@ def _local_layers(args: Any, model: str, prompt: str) -> list[str]:
     need, most = length + (args.max_new_tokens or 1), checkpoint.shape.max_length
     if need > most:
         raise PromptTooLong(need, most)
-    return even_split(checkpoint.shape.layers, args.local)
+    return local_layers(checkpoint.shape.layers, args.local)
 
 
 def start_local(model: str, layers: Sequence[str], dtype: str | None) -> LocalSwarm:
@@ -164,12 +163,11 @@ def start_local(model: str, layers: Sequence[str], dtype: str | None) -> LocalSw
         return LocalSwarm(model, layers, dtype=dtype, ready=count)
 
 
-def even_split(layers: int, peers: int) -> list[str]:
-    """Ranges as `--layers` takes them, as even as can be. Raises UsageError for more peers than layers."""
+def local_layers(layers: int, peers: int) -> tuple[str, ...]:
+    """What each of so many peers of this machine serves. Raises UsageError for more peers than layers."""
     if peers > layers:
         raise UsageError(f"this model has {layers} layers, so at most {layers} peers can share them; give a smaller --local")
-    cuts = [round(layers * at / peers) for at in range(peers + 1)]
-    return [f"{start}:{stop}" for start, stop in itertools.pairwise(cuts)]
+    return even_split(layers, peers)
 
 
 async def _ask(args: Any, model: str, initial_peers: Sequence[str], prompt: str, options: dict[str, Any], answer: Answer) -> int:

@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-ALIKE = 0.97
+from swarm.core import even_split
+
+AS_GOOD = 0.97
 """Of the most tokens/s, how many make a set-up as good as the best: of those the simplest is taken. Two runs of one set-up differ by about as much."""
 
 SATURATED = 0.95
@@ -94,14 +96,9 @@ def setups(layers: int, peers: Sequence[int], shardings: Sequence[str], threads:
     for count, sharding, each, dtype in itertools.product(sorted(set(peers)), shardings, sorted(set(threads)), dtypes or ("",)):
         if count > layers or (count == 1 and sharding != shardings[0]):
             continue
-        spans = (f"0:{layers}",) * count if sharding == "copies" else split(layers, count)
+        spans = (f"0:{layers}",) * count if sharding == "copies" else even_split(layers, count)
         found.append(Setup("even" if count == 1 else sharding, spans, each, dtype))
     return found
-
-
-def split(layers: int, peers: int) -> tuple[str, ...]:
-    cuts = [round(layers * at / peers) for at in range(peers + 1)]
-    return tuple(f"{start}:{stop}" for start, stop in itertools.pairwise(cuts))
 
 
 def first_loads(streams: Sequence[int], prompts: Sequence[int], tokens: int) -> list[Load]:
@@ -144,7 +141,7 @@ def best_of(measured: Iterable[Figures]) -> Figures | None:
     if not closed:
         return None
     most = {setup: max(each.tokens_per_second for each in closed if each.setup == setup) for setup in dict.fromkeys(each.setup for each in closed)}
-    alike = [setup for setup, made in most.items() if made >= ALIKE * max(most.values())]
+    alike = [setup for setup, made in most.items() if made >= AS_GOOD * max(most.values())]
     chosen = min(alike, key=lambda setup: (len(setup.layers), len(setup.layers) * setup.threads, -most[setup]))
     enough = [each for each in closed if each.setup == chosen and each.tokens_per_second >= SATURATED * most[chosen]]
     return min(enough, key=lambda each: each.load.streams)

@@ -5,7 +5,7 @@ last one, so a model of L layers has L + 2 components. Everything that speaks of
 """
 
 from swarm.core.ids import CLIENT, Epoch, HopKey, PeerId, SessionId, digest_of
-from swarm.core.layers import AUTO, ENDLESS, check_layers, format_layers, parse_layers
+from swarm.core.layers import AUTO, ENDLESS, check_layers, even_split, format_layers, parse_layers
 from swarm.core.model import LengthScaling, ModelShape
 from swarm.core.numerics import ROUNDED_BITS, base_dtype, is_mixed, is_rounded, may_serve, mixed, rounding
 from swarm.core.sampling import Sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from swarm.core.spans import Span, merge_spans
 from swarm.errors import LayersOutOfRange, MalformedLayers
@@ -39,6 +40,12 @@ def parse_layers(text: str, layers: int) -> tuple[Span, ...]:
         else:
             raise MalformedLayers(part)
     return merge_spans(spans)
+
+
+def even_split(layers: int, peers: int) -> tuple[str, ...]:
+    """Ranges as `--layers` takes them, one for each of no more peers than layers, as even as can be."""
+    cuts = [round(layers * at / peers) for at in range(peers + 1)]
+    return tuple(f"{start}:{stop}" for start, stop in pairwise(cuts))
 
 
 ENDLESS = 10**100

@@ -26,7 +26,6 @@ MOST_MESSAGES = 2048
 OPENAI_ANSWER = 16
 """New tokens of a completion that names no number: what OpenAI's API says."""
 
-ROLES = ("system", "developer", "user", "assistant")
 
 NO_TOOLS = "this gateway has no tools or functions: models answer with text alone; leave them out"
 

@@ -28,8 +28,8 @@ from swarm.cli.trials import (
     percentiles,
     recommended,
     setups,
-    split,
 )  # fmt: skip
+from swarm.core import even_split
 from swarm.errors import PeerLost, UsageError
 from tests.cli.test_bad_input import said
 from tests.net.virtual import run
@@ -47,7 +47,7 @@ def test_every_set_up_is_tried_once():
     assert len(found) == len(set(found)) == 6 and Setup("even", ("0:12",), 1, "") in found and Setup("copies", ("0:12", "0:12"), 2, "") in found
     assert [len(each.layers) for each in setups(2, [1, 2, 3], ["even"], [1], [])] == [1, 2], "nobody holds less than a layer"
     assert len(setups(12, [1], ["even"], [1], ["float32", "bfloat16-int8"])) == 2
-    assert split(12, 5) == ("0:2", "2:5", "5:7", "7:10", "10:12")
+    assert even_split(12, 5) == ("0:2", "2:5", "5:7", "7:10", "10:12")
 
 
 def test_loads_are_planned_from_what_is_asked_and_what_was_found():

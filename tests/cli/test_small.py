@@ -26,14 +26,14 @@ import swarm
 from swarm.bootstrap import public_peers
 from swarm.cli import generate, memory, part
 from swarm.cli.answer import Answer, Beside
-from swarm.cli.generate import even_split
+from swarm.cli.generate import local_layers
 from swarm.cli.notices import introduce, is_public, say_once
 from swarm.cli.process import reporting, run, set_logging, tell_ready
 from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving, machine
 from swarm.cli.wish import Wish
 from swarm.client.session import OVERDUE
-from swarm.core import Span
+from swarm.core import Span, even_split
 from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
 from swarm.peer.server import Status
 from swarm.ports import Readings
@@ -54,7 +54,7 @@ def test_an_even_split_covers_every_layer_once(layers):
         sizes = [stop - start for start, stop in ranges]
         assert max(sizes) - min(sizes) <= 1
     with pytest.raises(UsageError, match=str(layers)):
-        even_split(layers, layers + 1)
+        local_layers(layers, layers + 1)
 
 
 @pytest.mark.parametrize("plain", [True, False])

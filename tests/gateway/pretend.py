@@ -15,7 +15,8 @@ from swarm.client.session import Token
 from swarm.core import ModelShape, Sampling
 from swarm.errors import EmptyPrompt, PromptTooLong, UsageError
 from swarm.gateway.access import OPEN, Keys
-from swarm.gateway.app import Gateway, Settings, build
+from swarm.gateway.app import build
+from swarm.gateway.gateway import Gateway, Settings
 from swarm.wire import Announcement, Logprobs
 
 EOS = 0

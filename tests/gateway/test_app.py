@@ -12,7 +12,8 @@ import pytest
 from swarm.client.session import Token
 from swarm.errors import Closed, InvalidConfig, MissingLayers, PeerLost, Refused, SwarmError, TimedOut, UsageError
 from swarm.gateway.access import Keys
-from swarm.gateway.app import build, names
+from swarm.gateway.app import build
+from swarm.gateway.gateway import names
 from swarm.gateway.rate import BARS, Rate
 from tests.gateway.pretend import EOS, Client, Session, ask, asking, gateway, keys, seen
 from tests.net.virtual import run
