@@ -19,7 +19,7 @@ from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import COMPRESSED, Accuse, Blob, Message, Statement
+from swarm.wire import Accuse, Blob, Message, Statement, compressed
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,9 @@ class Judge:
 
     async def _is_wrong(self, accuser: PeerId, accusation: Accuse, statement: Statement) -> bool:
         against = 0
-        for view in self._witnesses(accuser, statement)[:ASKED]:
+        special = compressed(accusation.hidden, accusation.rows)
+        able = [view for view in self._witnesses(accuser, statement) if view.compresses or not special]
+        for view in able[:ASKED]:
             rows = await self._again(view, accusation, statement)
             if rows is None or len(rows) != statement.stop:
                 continue
@@ -116,6 +118,6 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        compress = accusation.rows.dtype == COMPRESSED
+        compress = compressed(accusation.rows)
         work = Work(hop, statement.revision, statement.numerics, self._components, accusation.tokens, accusation.hidden, compress=compress)
         return await self.errands.run(view, work)
