@@ -1,8 +1,8 @@
-"""What rounding weights costs in understanding and gains in memory and speed: `python -m bench.quantized [--each 40] [--json]`.
+"""What rounding weights, or activations, costs in understanding and gains in memory: `python -m bench.quantized [--each 40] [--json]`.
 
 Perplexity of the demo model over answers to questions that it was never trained on, a byte a token, whole and rounded (it has learnt to tell answers, not what
 people ask); how far it is from the exact one over questions and answers (Kullback-Leibler divergence of what it expects next), which tells ways of rounding
-apart; and the bytes of its weights.
+apart; and the bytes of its weights. Activations are rounded as they are where they travel compressed, between `--hops` hops.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--each", type=int, default=40, help="questions of each task")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--hops", type=int, default=3, help="between which activations are rounded")
     args = parser.parse_args()
 
     import torch
     from transformers import AutoTokenizer
 
     import swarm
-    from swarm.core import Span
+    from bench.stream import split
+    from swarm.core import Span, parse_layers
+    from swarm.model.blobs import from_blob, to_blob
     from swarm.model.checkpoint import Checkpoint
     from swarm.model.quantized import METHODS
     from swarm.model.span import Row, SpanModel
@@ -35,17 +38,24 @@ def main() -> None:
     whole, tokenizer = Span(0, checkpoint.shape.components), AutoTokenizer.from_pretrained(swarm.demo_model())
     texts = [(tokenizer.encode(one.prompt), tokenizer.encode(" " + one.answer)) for one in test_set(seed=0, per_task=args.each)]
 
-    def judge(model: SpanModel) -> tuple[float, float]:
-        """Perplexity, and nats from `exact`."""
+    def judge(model: SpanModel, spans: Sequence[Span] = (whole,)) -> tuple[float, float]:
+        """Perplexity, and nats from `exact`, of a model whose spans hand on compressed rows."""
         lost, answers, off, seen = 0.0, 0, 0.0, 0
         for at in range(0, len(texts), BATCH):
             batch = texts[at : at + BATCH]
 
-            def logits(of: SpanModel, batch=batch) -> list[torch.Tensor]:
-                rows = [Row(of.new_cache(0, whole.stop), 0, asked + told, None, range(len(asked + told) - 1)) for asked, told in batch]
-                return [some_nV.float().log_softmax(-1) for some_nV in of.run(0, whole.stop, rows)]
+            def logits(of: SpanModel, spans: Sequence[Span] = (whole,), batch=batch) -> list[torch.Tensor]:
+                handed: list[torch.Tensor | None] = [None] * len(batch)
+                for span in spans:
+                    sent = [None if made is None else from_blob(to_blob(made, compress=True), "cpu", made.dtype) for made in handed]
+                    rows = [
+                        Row(of.new_cache(span.start, span.stop), 0, asked + told, hidden, range(len(asked + told) - 1))
+                        for (asked, told), hidden in zip(batch, sent, strict=True)
+                    ]
+                    handed = list(of.run(span.start, span.stop, rows))
+                return [some_nV.float().log_softmax(-1) for some_nV in handed if some_nV is not None]
 
-            for (_, told), ours_nV, exact_nV in zip(batch, logits(model), logits(exact), strict=True):
+            for (_, told), ours_nV, exact_nV in zip(batch, logits(model, spans), logits(exact), strict=True):
                 lost += float(torch.nn.functional.nll_loss(ours_nV[-len(told) :], torch.tensor(told), reduction="sum"))
                 off += float((exact_nV.exp() * (exact_nV - ours_nV)).sum())
                 answers, seen = answers + len(told), seen + len(ours_nV)
@@ -60,6 +70,10 @@ def main() -> None:
         figures[model.numerics] = f"perplexity {found[way]:.4f}, {off:.4f} nats a byte from exact, {model.nbytes / 1e6:.1f} MB of weights"
     for way in METHODS:
         figures[f"{way}: perplexity more by"] = f"{100 * (found[way] / found[None] - 1):.2f} %"
+    spans = [parse_layers(layers, checkpoint.shape.layers)[0] for layers in split(checkpoint.shape.layers, args.hops)]
+    perplexity, off = judge(exact, spans)
+    figures[f"{args.dtype}, activations compressed between {args.hops} hops"] = f"perplexity {perplexity:.4f}, {off:.4f} nats a byte from exact"
+    figures["compressed: perplexity more by"] = f"{100 * (perplexity / found[None] - 1):.2f} %"
     show("the demo model", figures, args.json)
 
 

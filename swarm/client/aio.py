@@ -179,10 +179,11 @@ class Client:
         mixed: bool = False,
         audit: float = 0.0,
         alike: Alike = alike,
+        compress: bool = False,
     ) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
         by which peers announce from `wall`. Audited work is compared by `alike`."""
-        self = cls(opened.shape.name, mixed=mixed, audit=audit)
+        self = cls(opened.shape.name, mixed=mixed, audit=audit, compress=compress)
         self._random, self.wall = generator, wall
         try:
             await self._begin(opened, connection, ends, alike)

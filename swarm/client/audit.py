@@ -23,7 +23,7 @@ from swarm.machines.evidence import received, stated
 from swarm.machines.marks import MOST_SHOWN_BYTES
 from swarm.machines.probe import ROOM, Probe, Work, hide
 from swarm.routing.table import PeerView
-from swarm.wire import COMPRESSED, ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement
+from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement, compressed
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +312,9 @@ class Auditor:
         """Who computed wrongly: nobody, the suspect, or a referee whom another one contradicts. Raises Unclear where that cannot be told."""
         suspect = job.route[number]
         against: list[PeerId] = []
-        for view in self._referees(job, suspect)[:REFEREES]:
+        special = compressed(testimony.hidden, testimony.made.shown.rows)
+        able = [view for view in self._referees(job, suspect) if view.compresses or not special]
+        for view in able[:REFEREES]:
             probe = await self._again(job, suspect, view, testimony)
             agrees = None if probe is None else self._agrees(job, probe, testimony)
             if agrees is None:
@@ -343,7 +345,7 @@ class Auditor:
         sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
         emit_from = self._emit_from(job, stop) if is_last else 0
         room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - stop - 1), 0)
-        compress = (rows := testimony.made.shown.rows) is not None and rows.dtype == COMPRESSED
+        compress = compressed(testimony.made.shown.rows)
         work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, emit_from, room, compress)
         session = self._dice.randbytes(16)
         probe, over = Probe(session, host.peer, work, host.wall() + ORDER_LIFETIME), asyncio.Event()

@@ -9,8 +9,11 @@ import numpy
 from swarm.model.blobs import decompressed
 from swarm.wire import COMPRESSED, Blob
 
-ALLOWED = {"float32": (1e-4, 1e-4), "float16": (4e-3, 1e-3), "bfloat16": (0.02, 4e-3), COMPRESSED: (0.03, 4e-3)}
-"""Most that honest rows are apart, with room: so much, and so much more for each layer (docs/security.md has what was measured)."""
+ALLOWED = {"float32": (1e-4, 1e-4), "float16": (4e-3, 1e-3), "bfloat16": (0.02, 4e-3), COMPRESSED: (0.02, 4e-3)}
+"""Most that honest rows are apart, with room: so much, and so much more for each layer (docs/security.md has what was measured).
+Rows that travel compressed say nothing of their dtype: as much as of bfloat16, since rounding both to eight bits adds next to nothing to what they were apart.
+(Measured, 400 hops of the demo model that were sent compressed rows and made some, packed or alone, on one thread or two: at most 0.0023 in float32; in
+bfloat16 0.012 of 4 layers, 0.020 of 8, 0.026 of 12. A copy in four bits is 0.11 off over 4 layers and 0.27 over 12.)"""
 
 
 def numbers(blob: Blob) -> numpy.ndarray:

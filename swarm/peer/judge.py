@@ -21,7 +21,7 @@ from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import COMPRESSED, Accuse, Blob, Message, Statement
+from swarm.wire import Accuse, Blob, Message, Statement, compressed
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class Judge:
 
     async def _is_wrong(self, accuser: PeerId, accusation: Accuse, statement: Statement) -> bool:
         against = failed = 0
-        witnesses = self._witnesses(accuser, statement)
+        special = compressed(accusation.hidden, accusation.rows)
+        witnesses = [view for view in self._witnesses(accuser, statement) if view.compresses or not special]
         for view in witnesses:
             rows = await self._again(view, accusation, statement)
             if rows is None or len(rows) != statement.stop:
@@ -137,5 +138,5 @@ class Judge:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
         room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - statement.stop - 1), 0)
-        told, compress = (accusation.tokens, accusation.hidden), accusation.rows.dtype == COMPRESSED
+        told, compress = (accusation.tokens, accusation.hidden), compressed(accusation.rows)
         return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, *told, room=room, compress=compress))

@@ -37,6 +37,9 @@ from swarm.sim.verdict import SETTLED, Sight, Turn, Verdict, faults_of
 AFTERMATH = 180.0
 """Seconds in which the last turns must end, misfortunes being over: 30 to a first token, some silences, some patience."""
 
+SLOW_LINE = 2000.0
+"""Bytes per second: what toy's rows of eight bytes, four of them compressed, are worth compressing for."""
+
 LEASES = 45.0
 """Seconds after which hops that nobody said goodbye to must be forgotten: a lease of 30 s, and what was under way."""
 
@@ -82,6 +85,8 @@ class Scene:
     """Whether coordinators have work made again."""
     guesses: float = 0.0
     """How often those who guess at first hops are right; 0 for nobody who does."""
+    compress: bool = False
+    """Whether clients let peers compress. Then every other peer says that its line is slow."""
 
     @property
     def components(self) -> int:
@@ -381,10 +386,17 @@ class Stage:
             span = self._choose([PeerView.of(record, self.scene.components) for record in await directory.read(self.shape.config_hash)], room)
         server.engine = self.engine(layer * slower)
         server.engine.boast = boast
-        numerics = self.scene.numerics[list(self.servers).index(server.peer) % len(self.scene.numerics)]
+        number = list(self.servers).index(server.peer)
+        numerics = self.scene.numerics[number % len(self.scene.numerics)]
         offer = Offer(toy.REVISION, numerics, self.scene.components, (span,), self.shape.max_length, journal=1.0, version=1, vocab=toy.VOCAB)
         held = Holding(server.engine.speed, offer, layer * 1.05 / boast, layer / 20 / boast, 1.0, self.scene.cache_tokens)
-        about = About(self.shape.name, self.shape.config_hash, (f"/sim/{server.peer}",), vocab=toy.VOCAB if self.scene.inspects else 0)
+        about = About(
+            self.shape.name,
+            self.shape.config_hash,
+            (f"/sim/{server.peer}",),
+            max_upload=SLOW_LINE if self.scene.compress and number % 2 == 0 else None,
+            vocab=toy.VOCAB if self.scene.inspects else 0,
+        )
         server.shell = Peer(
             server.links,
             directory,

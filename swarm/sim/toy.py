@@ -18,9 +18,12 @@ from swarm.machines.effects import Compute, Draw
 from swarm.peer.drafting import Drafter
 from swarm.peer.engine import Results
 from swarm.peer.schedule import Waiting, schedule
-from swarm.wire import Blob, Order
+from swarm.wire import COMPRESSED, Blob, Order
 
 REVISION, NUMERICS = "toy", "float32"
+
+LONG, SHORT = ("float32", 2), (COMPRESSED, 6)
+"""Rows of digests as they are, and as if compressed: eight bytes either way, so that tokens stay exact."""
 
 VOCAB = 1000
 
@@ -126,6 +129,8 @@ class Engine:
         self.share = 1.0
         self.work = 0
         """Rows times the components that each went through here."""
+        self.compressed = 0
+        """Rows that it handed on compressed."""
         self.boast = 1.0
         """By what factor its node is told that its rounds are shorter than they are: a liar's announcement is never corrected."""
         self.cheat: Callable[[HopKey, list[bytes]], list[bytes]] | None = None
@@ -244,7 +249,8 @@ class Engine:
         if key.stop == self.components:
             self.results.finished(key, job.serial, None, [Draw(job.start + at + 1, _drawn(rows[at])) for at in job.draw], micros)
         else:
-            self.results.finished(key, job.serial, Blob("float32", 2, memoryview(b"".join(rows))), (), micros)
+            self.compressed += len(rows) * job.compress
+            self.results.finished(key, job.serial, Blob(*(SHORT if job.compress else LONG), memoryview(b"".join(rows))), (), micros)
 
 
 def _feed(states: list[bytes], token: int) -> None:

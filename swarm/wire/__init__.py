@@ -111,5 +111,6 @@ from swarm.wire.words import (
     Text,
     TokenId,
     TokenIds,
+    compressed,
     row_size,
 )

@@ -64,6 +64,11 @@ class Blob(msgspec.Struct, frozen=True, array_like=True):
         return Blob(self.dtype, self.width, self.data[start * self.row_bytes : stop * self.row_bytes])
 
 
+def compressed(*blobs: Blob | None) -> bool:
+    """Whether any is, so that only who `compresses` can make something of it."""
+    return any(blob is not None and blob.dtype == COMPRESSED for blob in blobs)
+
+
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log-probability (natural log) of the drawn token, and the `top` alternatives, likeliest first."""
 

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job, Testimony, Unclear, drawn_alike
+from swarm.client.audit import UNDER_WAY, Auditor, Job, Made, Unclear, drawn_alike
+from swarm.client.audit import Testimony as Told
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
 from swarm.machines.probe import ROOM
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Blob, Drawn, Have, Order, Shown, Step, decode_order
+from swarm.wire import COMPRESSED, Blob, Drawn, Have, Order, Shown, Step, decode_order
 
 
 def test_however_long_others_take_to_make_work_again_few_audits_wait_for_them():
@@ -86,7 +87,7 @@ def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
             hidden = None if span.start == 0 else Blob("float32", 1, memoryview(bytes(12)))
             view = PeerView("b", spans=(span,), revision="r", numerics="float32", max_length=4096, free_tokens=free)
             again = asyncio.ensure_future(
-                auditor._again(job, Hop("a", span.start, span.stop), view, Testimony(SimpleNamespace(shown=Shown(b"s" * 16, 1, 0, 0)), hidden, 0, 3))
+                auditor._again(job, Hop("a", span.start, span.stop), view, Told(SimpleNamespace(shown=Shown(b"s" * 16, 1, 0, 0)), hidden, 0, 3))
             )
             await asyncio.sleep(0)
             opened = said[0]
@@ -105,3 +106,27 @@ def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
         assert len({token for _, tokens in orders for token in tokens}) > 20
     assert len({order.limit for order, _ in orders}) > 4
     assert seen(0, 40)[0].limit == 40 and seen(0, 0)[0].limit == 4
+
+
+@pytest.mark.parametrize(("dtype", "asked"), [(COMPRESSED, {"new"}), ("float32", {"old", "new"})])
+def test_who_knows_nothing_of_compressed_rows_is_no_referee_of_them(dtype, asked):
+    """It would make exact rows, or none, and be taken for a liar."""
+    seen: set[str] = set()
+
+    async def main() -> None:
+        host = SimpleNamespace(trust=Trust(), peer="me", table=PeerTable(), clock=lambda: 0.0, components=4)
+        peers = {"suspect": True, "old": False, "new": True}
+        host.table.show(PeerView(peer, spans=(Span(0, 2),), revision="r", numerics="float32", compresses=able) for peer, able in peers.items())
+        auditor = Auditor(host, Audits(1.0), lambda *_: True, random.Random(0))
+
+        async def nothing(job: Job, suspect: Hop, view: PeerView, testimony: Told) -> None:
+            seen.add(view.peer)
+
+        auditor._again = nothing
+        rows = Blob(dtype, 6, memoryview(bytes(24)))
+        job = Job(bytes(16), 1, (Hop("suspect", 0, 2), Hop("b", 2, 4)), "r", "float32", (1, 2, 3), 2, Sampling(), True)
+        with pytest.raises(Unclear):
+            await auditor._verdict(job, 0, Told(Made(Shown(bytes(16), 1, -1, 0, rows=rows), None), None, 0, 1))
+
+    asyncio.run(main())
+    assert seen == asked

@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 import swarm
 from swarm.core import Span
-from swarm.model.blobs import to_blob
+from swarm.model.blobs import from_blob, to_blob
 from swarm.model.checkpoint import Checkpoint
 from swarm.model.likeness import ALLOWED, alike, apart, numbers
 from swarm.model.span import Row, SpanModel
-from swarm.wire import Blob
+from swarm.wire import COMPRESSED, Blob
 
 TEXT = b"Once upon a time there was a little girl who lived near the forest. Q: sort 7 3 9 1\nA: 1 3 7 9\nQ: what is 12 + 30?\nA: 42\n" * 3
 SPANS = (Span(0, 4), Span(1, 5), Span(4, 7), Span(5, 13), Span(1, 13))
-HOPS, MANY = 60, 10_000
+KINDS = (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True))
+"""Dtypes, and whether rows travel compressed."""
+
+HOPS, MANY = 80, 10_000
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,11 @@ class Hop:
     span: Span
     tokens: list[int]
     hidden: torch.Tensor | None
+    compress: bool = False
 
     def make(self, length: int) -> Blob:
         """As a referee does: all at once, alone."""
-        return to_blob(self._run(self.model.new_cache(self.span.start, self.span.stop), 0, length)[0])
+        return to_blob(self._run(self.model.new_cache(self.span.start, self.span.stop), 0, length)[0], compress=self.compress)
 
     def make_as_served(self, length: int, dice: random.Random) -> Blob:
         """As a hop does: a prompt in chunks, then one position after the other, beside other sessions, on one thread or two."""
@@ -51,7 +55,7 @@ class Hop:
             rows = [Row(cache, at, self.tokens[at:stop], None if self.hidden is None else self.hidden[at:stop]) for cache in caches]
             parts.append(self.model.run(self.span.start, self.span.stop, rows)[0])
             at = stop
-        return to_blob(torch.cat(parts))
+        return to_blob(torch.cat(parts), compress=self.compress)
 
     def _run(self, cache, start: int, stop: int) -> list[torch.Tensor]:
         return self.model.run(
@@ -71,23 +75,27 @@ def hop(checkpoint: Checkpoint, span: Span, dtype: str, quantize: str | None = N
 def honest(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Span, str, float, float]]:
     dice, threads = random.Random(0), torch.get_num_threads()
     try:
-        for dtype in ("float32", "bfloat16"):
+        for dtype, compress in KINDS:
             for span in SPANS:
                 one = hop(checkpoint, span, dtype)
-                for _ in range(count // 2 // len(SPANS)):
+                if compress:
+                    one.compress = True
+                    one.hidden = None if one.hidden is None else from_blob(to_blob(one.hidden, compress=True), "cpu", one.model.dtype)
+                for _ in range(count // len(KINDS) // len(SPANS)):
                     one.tokens = [dice.randrange(256) if dice.random() < 0.1 else token for token in TEXT]
                     length = dice.randint(2, 48)
-                    base, each = ALLOWED[dtype]
-                    yield span, dtype, apart(one.make_as_served(length, dice), one.make(length)), base + each * len(span)
+                    base, each = ALLOWED[COMPRESSED if compress else dtype]
+                    kind = dtype + " compressed" * compress
+                    yield span, kind, apart(one.make_as_served(length, dice), one.make(length)), base + each * len(span)
     finally:
         torch.set_num_threads(threads)
 
 
 def check(checkpoint: Checkpoint, count: int) -> None:
     worst: dict[str, float] = {}
-    for span, dtype, found, allowed in honest(checkpoint, count):
-        assert found <= allowed, f"honest work over {span} in {dtype} is {found:.5f} apart, and {allowed:.5f} is allowed"
-        worst[dtype] = max(worst.get(dtype, 0.0), found / allowed)
+    for span, kind, found, allowed in honest(checkpoint, count):
+        assert found <= allowed, f"honest work over {span} in {kind} is {found:.5f} apart, and {allowed:.5f} is allowed"
+        worst[kind] = max(worst.get(kind, 0.0), found / allowed)
     print(f"{count} honest hops, 0 banned; at worst this part of what is allowed: {worst}")
     assert all(share < 0.7 for share in worst.values()), "too near for comfort"
 
@@ -101,21 +109,22 @@ def test_nobody_honest_is_banned_in_ten_thousand_hops(checkpoint):
     check(checkpoint, MANY)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "compress"), KINDS)
 @pytest.mark.parametrize("span", [Span(1, 5), Span(1, 13)], ids=["4 layers", "12 layers"])
-def test_cheats_are_far_from_honest(checkpoint, span, dtype):
+def test_cheats_are_far_from_honest(checkpoint, span, dtype, compress):
     one, length, layers = hop(checkpoint, span, dtype), 60, len(span)
+    one.compress = compress
     right = one.make(length)
     assert alike(right, right, layers)
     rows_TH = torch.tensor(numbers(right)).to(one.model.dtype)
     noise_TH = torch.randn(rows_TH.shape, generator=torch.Generator().manual_seed(0)).to(rows_TH.dtype)
-    four = hop(checkpoint, span, dtype, "int4").make(length)
-    skipped = Hop(one.model, Span(span.start, span.stop - 1), one.tokens, one.hidden).make(length)
-    other = Hop(SpanModel.load(checkpoint, [Span(3, 7)], dtype=dtype), Span(3, 7), one.tokens, one.hidden).make(length)
+    four = replace(hop(checkpoint, span, dtype, "int4"), compress=compress).make(length)
+    skipped = replace(one, span=Span(span.start, span.stop - 1)).make(length)
+    other = replace(one, model=SpanModel.load(checkpoint, [Span(3, 7)], dtype=dtype), span=Span(3, 7)).make(length)
     cheats = {
-        "zeros": to_blob(torch.zeros_like(rows_TH)),
-        "noise": to_blob(rows_TH + 0.2 * rows_TH.std() * noise_TH),
-        "the input": to_blob(one.hidden[:length]),
+        "zeros": to_blob(torch.zeros_like(rows_TH), compress=compress),
+        "noise": to_blob(rows_TH + 0.2 * rows_TH.std() * noise_TH, compress=compress),
+        "the input": to_blob(one.hidden[:length], compress=compress),
         "4-bit copy": four,
         "a skipped layer": skipped,
         "other weights": other,

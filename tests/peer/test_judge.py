@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from swarm.peer.judge import CASES, REST, Judge
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from swarm.sim import toy
-from swarm.wire import Accuse, Blob, Have, Message, Open, Statement, Step, decode_order, encode
+from swarm.wire import COMPRESSED, Accuse, Blob, Have, Message, Open, Statement, Step, decode_order, encode
 from tests.net.virtual import run
 
 MODEL, COMPONENTS, SPAN = "m", 6, Span(2, 4)
@@ -100,6 +101,16 @@ def test_our_own_word_is_enough():
 )
 def test_nobody_is_convicted_for_good_work_or_by_a_single_other(witnesses):
     assert not judged(World(witnesses), accusation(RIGHT))
+
+
+def test_who_knows_nothing_of_compressed_rows_is_no_witness_of_them():
+    """Older peers, though they stand first by lot, would make exact rows, or none."""
+    made, wrong = (Blob(COMPRESSED, 1, memoryview(bytes(numbers))) for numbers in ((1, 0, 0, 2, 0, 0, 3, 0, 0), (1, 0, 0, 2, 0, 0, 4, 0, 0)))
+    for told, found in ((made, frozenset()), (wrong, {"accused"})):
+        world = World({"me": RIGHT, "old": RIGHT, "new": made, "newer": made})
+        views = world.table.views
+        world.table.show(replace(views[peer], compresses=peer.startswith("new")) for peer in list(views))
+        assert judged(world, accusation(told)) == found and set(world.asked) <= {"new", "newer"} and world.asked
 
 
 def test_what_is_not_in_the_peers_own_words_has_nobody_compute_anything():

@@ -82,6 +82,7 @@ def found_out(seed: int, cheat: Cheat | None, span: Span, seconds: float = 900.0
             assert after and not faults_of(after, [], SCENE.components), "answers are still wrong"
             assert not {server.peer for server in stage.hops(guest)} & set(banned), "who is banned still serves"
         assert guest.client.auditor.passed > 0 or banned
+        assert not stage.scene.compress or sum(server.engine.compressed for server in servers) > 200
         assert not stage.scene.guesses or sum(oracle.wrong for oracle in stage.oracles) > 20
 
     Bare(seed, replace(SCENE, **{"audit": 0.05, **scene})).run(script)
@@ -94,6 +95,12 @@ def nobody_moves(monkeypatch):
         await asyncio.Event().wait()
 
     monkeypatch.setattr("swarm.peer.moving.Mover.run", stay)
+
+
+@pytest.mark.parametrize("span", [FRONT, BACK], ids=["compresses", "is sent compressed rows"])
+def test_a_cheat_is_found_out_where_rows_are_compressed(span):
+    cheats, banned, turns = found_out(1, wrong, span, compress=True)
+    assert banned == cheats and turns <= 60
 
 
 @pytest.mark.parametrize("span", [FRONT, BACK], ids=["middle", "head"])
@@ -172,6 +179,11 @@ def test_nobody_honest_is_banned_or_doubted(doubts):
 def test_nobody_honest_is_banned_or_doubted_for_wrong_guesses(doubts):
     """What was computed for them is taken back at every hop, and so are the marks of it."""
     _, banned, turns = found_out(2, None, FRONT, seconds=200.0, audit=1.0, guesses=0.5, across=0.2, layer=(0.001, 0.004))
+    assert not banned and not doubts and turns > 100
+
+
+def test_nobody_honest_is_banned_or_doubted_where_rows_are_compressed(doubts):
+    _, banned, turns = found_out(2, None, FRONT, seconds=200.0, audit=1.0, compress=True)
     assert not banned and not doubts and turns > 100
 
 

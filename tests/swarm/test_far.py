@@ -6,7 +6,7 @@ import pytest
 
 import swarm
 from swarm.errors import UsageError
-from swarm.far.line import Distance
+from swarm.far.line import Distance, Line
 from tests.swarm.conftest import LENGTH, PROMPT
 
 NEAR, FAR = 0.002, 0.02
@@ -52,6 +52,26 @@ def test_answers_have_the_same_tokens_with_guesses_and_without(distant, options)
         with swarm.Client(str(swarm.demo_model()), initial_peers=distant.initial_peers, speculate=speculate, reuse=False) as client:
             answers.append([client.generate(text, max_new_tokens=120, ignore_eos=True, **options) for text in texts])
     assert answers[0] == answers[1] and all(answers[0])
+
+
+def test_compressed_rows_are_fewer_bytes_and_an_answer(model, monkeypatch):
+    """Between peers that say how little they may send."""
+    sent, send = [0], Line.send
+
+    def counted(line: Line, size: int, now: float) -> float:
+        sent[0] += size
+        return send(line, size, now)
+
+    monkeypatch.setattr(Line, "send", counted)
+    prompt = [(31 * at + 7) % 256 for at in range(800)]
+    with swarm.LocalSwarm(str(model), ["0:3", "3:6"], threads=1, links=Distance(NEAR), arguments=["--max-upload", "100KB"]) as local:
+        found = []
+        for compress in (False, True):
+            with swarm.Client(str(model), initial_peers=local.initial_peers, compress=compress, audit=0) as client:
+                before = sent[0]
+                found.append((client.generate_tokens(prompt, max_new_tokens=20, ignore_eos=True), sent[0] - before))
+    assert [len(tokens) for tokens, _ in found] == [20, 20]
+    assert found[0][1] > 800 * 256 and found[1][1] < found[0][1] - 800 * 120, found
 
 
 def test_what_is_no_matrix_is_said_to_be_none_before_anything_starts(model):
