@@ -94,6 +94,8 @@ class Parser(configargparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: ") and (unknown := message.split()[2]).startswith("--"):
             known = [f"--{name}" for name in self._settable() if name not in self._unflagged]
+            if unknown.partition("=")[0].removeprefix("--") in self._unflagged:
+                raise InvalidConfig(f"there is no option {unknown.partition('=')[0]}; give the {unknown[2:].partition('=')[0]} without a flag before it")
             raise InvalidConfig(f"there is no option {unknown.partition('=')[0]}; {nearest(unknown.partition('=')[0], known, f'see {self.prog} --help')}")
         if isinstance(unopened := sys.exception(), OSError):  # nothing but the config file is opened while arguments are read
             raise InvalidConfig(f"cannot read the config file {unopened.filename}: {unopened.strerror}; name one that is there with --config")

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.arguments import Parser, addresses, number, set_threads
@@ -90,13 +91,14 @@ def _model(args: Any) -> str:
 
 def _settings(args: Any) -> Settings:
     """Raises InvalidConfig for keys that cannot be read, ModelNotFound and NotAModel for a folder that is none."""
+    import swarm
     from swarm.gateway.access import Keys
     from swarm.gateway.gateway import settings_of
     from swarm.model.sources import layers_of
 
     layers_of(_model(args))
     keys = Keys.read(args.api_keys) if args.api_keys else Keys()
-    name = args.name or (None if args.model else "demo")
+    name = args.name or ("demo" if Path(_model(args)).resolve() == Path(swarm.demo_model()).resolve() else None)
     return settings_of(_model(args), name, keys, addresses(args.cors), args.max_answers, args.timeout, args.host)
 
 

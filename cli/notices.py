@@ -63,7 +63,8 @@ def line_to_type(command: str, addrs: Sequence[str]) -> str:
 def introduce(say: Callable[[str], None], addrs: Sequence[str], model: str = "MODEL") -> None:
     """How others come to us."""
     here = all("/127." in addr or "/::1/" in addr for addr in addrs)
-    say("On this machine (no other can reach this address), type:" if here else "On other machines, type:")
+    what = ", with a model's hub id or folder for MODEL" if model == "MODEL" else ""
+    say(f"On this machine (no other can reach this address), type{what}:" if here else f"On other machines, type{what}:")
     say(f"  {line_to_type(f'swarm-serve {shlex.quote(model)} --layers auto', addrs)}")
     say(f"  {line_to_type(f'swarm-generate PROMPT --model {shlex.quote(model)}', addrs)}")
     if not here and not any(is_public(addr) for addr in addrs):

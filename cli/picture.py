@@ -118,17 +118,21 @@ def _events(seen: Overview) -> RenderableType:
 def _contributed(seen: Sequence[Overview], contributed: Sequence[Any]) -> RenderableType:
     from rich.text import Text
 
+    contributed = [one for one in contributed if one.tokens or one.peer in {peer.peer for each in seen for peer in each.peers}]
     if not contributed:
         return Text("this machine has not contributed yet: swarm-serve with --identity FILE, and what it serves is counted", style="dim")
     here = {peer.peer: f"serving layers {peer.layers} of {each.model} now" for each in seen for peer in each.peers if peer.serves}
     total = Text(
-        f"this machine has contributed {sum(one.tokens for one in contributed):,} tokens in {sum(one.seconds for one in contributed) / 3600:.1f} hours"
+        f"this machine has contributed {sum(one.tokens for one in contributed):,} tokens in {_time(sum(one.seconds for one in contributed))}, "
+        "by peers with an --identity of their own"
     )
     for one in contributed:
-        total.append(
-            f"\n  {short_id(one.peer)}  {one.tokens:,} tokens in {one.seconds / 3600:.1f} hours, {here.get(one.peer, 'not serving one of these models now')}"
-        )
+        total.append(f"\n  {short_id(one.peer)}  {one.tokens:,} tokens in {_time(one.seconds)}, {here.get(one.peer, 'not serving one of these models now')}")
     return total
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
 
 
 def _count(number: int, what: str) -> str:

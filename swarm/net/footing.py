@@ -127,4 +127,7 @@ def explained(error: DaemonError, entrances: Sequence[Entrance], at: tuple[str, 
 
 def nobody(entrances: Sequence[Entrance]) -> NoBootstrap:
     names = ", ".join(place.text for place in entrances)
-    return NoBootstrap(f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap) and that this machine can reach it")
+    return NoBootstrap(
+        f"none of the initial peers answered: {names}; check that one of them runs (swarm-bootstrap), that this machine can reach it, "
+        "and that the id at the end is right to the last letter: who has another key has another address"
+    )

@@ -47,17 +47,19 @@ class Explanation:
         return [*lines, self._ring()]
 
     def _instead(self, reason: Reason) -> str:
+        """Of all that the peer runs here, which may be several hops."""
         if reason.own:
             return "the client's own"
         if reason.alternative is None or reason.loss is None:
-            return "nobody else serves what it does"
+            return "no way round it: others do not serve all that it runs here"
         kept = {leg.hop for leg in self.route.legs}
         layers = self.route.components - 2
         others = [f"{short_id(hop.peer)} {format_layers([hop.span], layers)}" for hop in reason.alternative.hops if hop not in kept]
-        share = f", {100 * abs(reason.loss) / self.route.cost:.1f} %" if self.route.cost else ""
+        tokens = f"{self.output} token{'' if self.output == 1 else 's'}"
+        share = f", {100 * abs(reason.loss) / self.route.cost:.1f} % of its time" if self.route.cost else ""
         if reason.loss < 0:
-            return f"better by now, by {-reason.loss:.3f} s for {self.output} tokens{share}: {', '.join(others)}"
-        return f"without it {reason.loss:.3f} s more for {self.output} tokens{share}: {', '.join(others)}"
+            return f"better by now, by {-reason.loss:.3f} s for {tokens}{share}: {', '.join(others)}"
+        return f"without it {reason.loss:.3f} s more for {tokens}{share}: {', '.join(others)}"
 
     def _ring(self) -> str:
         total, harm = self.route.seconds_per_token, sum(leg.harm for leg in self.route.legs)

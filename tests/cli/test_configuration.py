@@ -113,6 +113,7 @@ def test_secrets_are_not_shown_but_files_that_hold_them_are(capsys, tmp_path):
         (["m", "--prot", "3"], "there is no option --prot; did you mean --port[?]"),
         (["m", "--cache-token=3"], "there is no option --cache-token; did you mean --cache-tokens[?]"),
         (["m", "--zzzzzz"], "there is no option --zzzzzz; see swarm-serve --help"),
+        (["--model", "m"], "there is no option --model; give the model without a flag before it"),
     ],
 )
 def test_an_unknown_option_names_the_nearest(given, words):

@@ -51,7 +51,7 @@ def test_a_peer_is_told_with_its_place_its_pace_and_its_room():
 
 @pytest.mark.parametrize("name", ["[/x]", "[red]ada[/red]", "[link=http://evil.example]ada[/link]", ":smile: \x1b]0;evil\x07", "\u202eada", "n" * 500])
 def test_what_strangers_say_of_themselves_is_text_and_moves_no_cursor(name):
-    record = announced(ME, name=name, region="eu\x1b[2J", numerics="\x1b[31mfloat32", state="on\x1b[1A")
+    record = announced(ME, name=name, region="eu\x1b[2J", numerics="\x1b[31mfloat32")
     shown = drawn(overview_of(SHAPE, [record], NOW, problems={ME[:-1] + "M": "\x1b[2Jnonsense"}), width=400)
     assert "".join(letter for letter in name if letter.isprintable())[:64] in shown and "n" * 65 not in shown
     assert all(letter.isprintable() for letter in shown.replace("\n", ""))

@@ -117,6 +117,8 @@ def test_a_cut_ends_also_what_has_only_one_end_left(monkeypatch):
     with contextlib.closing(emulator), socket.create_server(("127.0.0.1", 0)) as server:
         with dial(emulator.listen(0, "127.0.0.1", server.getsockname()[1])) as client:
             there, _ = server.accept()
+            client.sendall(b"x")
+            assert there.recv(1) == b"x", "the emulator has both ends"
             there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             there.close()
             assert gone.wait(PATIENCE)

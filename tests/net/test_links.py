@@ -46,14 +46,14 @@ def test_the_activations_arrive_as_they_were():
 
 
 def test_tokens_pass_a_prompt():
-    """48 MB of one session are under way; small messages of another go there and back all the while."""
+    """Some 40 MB of one session are under way; small messages of another go there and back all the while."""
 
     async def main():
         async with nodes(2) as [one, two]:
             seen = Collector(one.links)
             Collector(two.links, echo=True)
             prompt, token = b"p" * 16, b"t" * 16
-            one.links.send(two.peer_id, step(0, 48 * 2**20, session=prompt))
+            one.links.send(two.peer_id, step(0, 40 * 2**20, session=prompt))
             trips: list[float] = []
             while not any(message.session == prompt for _, message in seen.messages):
                 seen.messages.clear()

@@ -23,9 +23,9 @@ def test_lines_for_people():
     request = Request(6, prompt=10, output=100)
     assert explain(PEERS, request, plan(PEERS, request)).lines() == [
         "hop 0  12D3KooW…aaaaaa  layers 0:2     20.50 ms compute      0.00 ms queue     20.00 ms to the next hop",
-        "       nobody else serves what it does",
+        "       no way round it: others do not serve all that it runs here",
         "hop 1  12D3KooW…bbbbbb  layers 2:4     80.00 ms compute      0.00 ms queue     20.00 ms to the first hop",
-        "       without it 2.010 s more for 100 tokens, 14.1 %: 12D3KooW…cccccc 2:4",
+        "       without it 2.010 s more for 100 tokens, 14.1 % of its time: 12D3KooW…cccccc 2:4",
         "ring of 2: 140.50 ms per token predicted, 7.1 tokens/s",
     ]
 
@@ -33,7 +33,7 @@ def test_lines_for_people():
 def test_a_route_that_was_better_once_says_so():
     request = Request(6, prompt=10, output=100)
     dear = repair(PEERS, request, plan(PEERS, request), {"12D3KooWbbbbbbbb"})
-    assert "better by now, by 2.010 s for 100 tokens, 12.4 %: 12D3KooW…bbbbbb 2:4" in explain(PEERS, request, dear).lines()[3]
+    assert "better by now, by 2.010 s for 100 tokens, 12.4 % of its time: 12D3KooW…bbbbbb 2:4" in explain(PEERS, request, dear).lines()[3]
 
 
 def test_lines_under_load():
