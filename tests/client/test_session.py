@@ -774,7 +774,7 @@ def test_whoever_planned_hears_how_far_the_answer_is_when_it_ends_and_how_it_wen
     assert told[0][0] == "progress" and length < told[0][1] <= length + 8 and not told[0][2]
     assert ("progress", length + 8, True) in told and ("kept", "chief", True) in told
     assert (route.planner, route.term) == ("chief", 3) and "planned by coordinator chief" in route.explain()
-    assert "predicted from what peers announce" in route.explain() and "nobody else serves" in route.explain()
+    assert "predicted from what peers announce" in route.explain() and "no way round it" in route.explain()
 
 
 def test_a_session_that_rests_tells_nobody_that_it_runs():
