@@ -21,8 +21,11 @@ SwarmError
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 OR_RESUME = ", or resume the session"
 """How a sentence ends that has something more to offer to who holds a session. A command holds none, and leaves it out."""

@@ -21,7 +21,7 @@ from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
 from swarm.machines.marks import MOST_SHOWN_BYTES
-from swarm.machines.probe import ROOM, Probe, Work, hide
+from swarm.machines.probe import USUAL_ROOM, Probe, Work, hide
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement, compressed
 
@@ -344,7 +344,7 @@ class Auditor:
         tokens = hide(job.tokens[:stop], self._dice.getrandbits) if suspect.start and not is_last else job.tokens[:stop]
         sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
         emit_from = self._emit_from(job, stop) if is_last else 0
-        room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - stop - 1), 0)
+        room = min(self._dice.randint(*USUAL_ROOM), view.spare(stop))
         compress = compressed(testimony.made.shown.rows)
         work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, emit_from, room, compress)
         session = self._dice.randbytes(16)

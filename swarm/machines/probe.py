@@ -17,7 +17,7 @@ from swarm.wire import COMPRESSED, Blob, Broken, Close, Drawn, Have, Message, Op
 CHUNK, WINDOW = 256, 1024
 """As of hops: positions sent at once, and beyond what is acknowledged."""
 
-ROOM = 64, 512
+USUAL_ROOM = 64, 512
 """Positions that an answer, which nobody will draw, asks room for: few orders ask for none."""
 
 

@@ -25,6 +25,7 @@ from hivemind.p2p.p2p_daemon_bindings import p2pclient
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import SwarmError
+from swarm.net.addresses import listen_addr
 from swarm.net.guards.calls import guard_calls
 from swarm.net.identity import Identity
 
@@ -35,6 +36,8 @@ STARTUP = 15.0
 
 IDLE_TIMEOUT = 30
 """Seconds after which p2pd ends by itself if we never connect to it: the net below the net, where no parent-death signal exists (macOS)."""
+
+LOOPBACK = ("127.0.0.1", "::1")
 
 _TERMINATE = 2.0
 """Seconds p2pd has to leave by itself (it takes 0.03) before it is killed."""
@@ -58,6 +61,19 @@ if os.getppid() == parent:
 """
 """Run by a small python that then becomes p2pd: ask Linux to kill us when our parent dies (PR_SET_PDEATHSIG survives exec), and give up if it just did. A
 `preexec_fn` would do the same after a fork of our own process, whose compute threads may hold any lock at that moment. 20 ms."""
+
+
+def flags_of(
+    host: str, port: int, announce: Sequence[str], client_mode: bool, listen: bool, serve_relay: bool = False, use_relay: bool = False
+) -> tuple[str, ...]:
+    """How p2pd is told what kind of node it is."""
+    outside = listen and host not in LOOPBACK
+    flags = ["-dhtClient" if client_mode else "-dhtServer", "-connManager", "-tls", "-relay"]
+    flags += [f"-relayService={int(serve_relay)}", f"-autoRelay={int(use_relay)}", f"-autonat={int(outside)}", f"-natPortMap={int(outside)}"]
+    flags.append(f"-hostAddrs={listen_addr(host, port)}" if listen else "-noListenAddrs")
+    if announce:
+        flags.append("-announceAddrs=" + ",".join(announce))
+    return tuple(flags)
 
 
 class DaemonError(SwarmError):

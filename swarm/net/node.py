@@ -22,7 +22,7 @@ from swarm.errors import IdentityInUse, InvalidConfig, MalformedAddress, PortInU
 from swarm.net import guards, reach
 from swarm.net.addresses import Entrance, dialable, entrance, listen_addr, most_public_first
 from swarm.net.clock import SwarmClock
-from swarm.net.daemon import Daemon, DaemonError
+from swarm.net.daemon import LOOPBACK, Daemon, DaemonError, flags_of
 from swarm.net.directory import DhtDirectory
 from swarm.net.footing import JOIN, Footing, Ground, explained, through
 from swarm.net.guards.decoding import set_logging
@@ -42,7 +42,6 @@ PROBE = 3.0
 LOOK = 5.0
 """Seconds between two looks at who is a member no more, and at the file of those revoked."""
 
-LOOPBACK = ("127.0.0.1", "::1")
 
 MAX_ADDRS = 8
 """Addresses we tell others: a machine with many virtual networks has dozens, and each costs whoever dials us an attempt."""
@@ -134,7 +133,7 @@ class Node:
         if listen:
             held = _hold_port(host, port)
             port = held.getsockname()[1]
-        flags = _flags(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
+        flags = flags_of(host, port, announce_addrs or (), client_mode, listen, serve_relay, use_relay)
         clock = SwarmClock()
         self = cls(Ground(identity, flags, client_mode, Guard(BadRecords(), clock, members), clock, debug, (host, port)), entrances, others)
         if held is not None:
@@ -244,16 +243,6 @@ class Node:
         await asyncio.shield(self._closing)
 
 
-def _flags(host: str, port: int, announce: Sequence[str], client_mode: bool, listen: bool, serve_relay: bool, use_relay: bool) -> tuple[str, ...]:
-    outside = listen and host not in LOOPBACK
-    flags = ["-dhtClient" if client_mode else "-dhtServer", "-connManager", "-tls", "-relay"]
-    flags += [f"-relayService={int(serve_relay)}", f"-autoRelay={int(use_relay)}", f"-autonat={int(outside)}", f"-natPortMap={int(outside)}"]
-    flags.append(f"-hostAddrs={listen_addr(host, port)}" if listen else "-noListenAddrs")
-    if announce:
-        flags.append("-announceAddrs=" + ",".join(announce))
-    return tuple(flags)
-
-
 async def probe(initial_peers: Sequence[str], host: str, port: int, announce: Sequence[str] = ()) -> reach.Reach:
     """What `swarm-doctor` asks: whether a node that listened here would be reached. Raises MalformedAddress, InvalidConfig, PortInUse, SwarmError."""
     for text in announce:
@@ -264,7 +253,7 @@ async def probe(initial_peers: Sequence[str], host: str, port: int, announce: Se
 
     def flags(use_relay: bool = False) -> list[str]:
         at = 0 if use_relay else port
-        return [*_flags(host, at, announce, client_mode=False, listen=True, serve_relay=False, use_relay=use_relay)]
+        return [*flags_of(host, at, announce, client_mode=False, listen=True, serve_relay=False, use_relay=use_relay)]
 
     return await reach.probe(initial_peers, flags, port, announce, outside=host not in LOOPBACK)
 

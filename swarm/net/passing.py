@@ -10,13 +10,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from swarm.net import guards
-from swarm.net.daemon import Daemon
+from swarm.net.daemon import Daemon, flags_of
 from swarm.net.identity import Identity
 from swarm.net.links import LinkPool
 from swarm.ports import Guise
-
-FLAGS = ("-dhtClient", "-connManager", "-tls", "-relay", "-noListenAddrs")
-"""As of a client (`node._flags`)."""
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +21,7 @@ async def passing() -> AsyncIterator[Guise]:
     """Raises DaemonError."""
     guards.install()
     me = Identity.ephemeral()
-    daemon = await Daemon.start(me, FLAGS)
+    daemon = await Daemon.start(me, flags_of("127.0.0.1", 0, (), client_mode=True, listen=False))
     try:
         links = await LinkPool.start(daemon.p2p)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -47,7 +48,8 @@ class Errands:
                 over.set()
 
     async def run(self, view: PeerView, work: Work) -> Blob | None:
-        """What a peer makes of it. None if it does not come to an end."""
+        """What a peer makes of it. None if it does not come to an end. Of room for an answer it is asked for what it has."""
+        work = replace(work, room=min(work.room, view.spare(len(work.tokens))))
         session = self._dice.randbytes(16)
         probe, over = Probe(session, self._links.peer, work, self._wall() + ORDER_LIFETIME), asyncio.Event()
         self._probes[session] = probe, over

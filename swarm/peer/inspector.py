@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Span, merge_spans
 from swarm.errors import SwarmError, contained
-from swarm.machines.probe import ROOM, Work, hide
+from swarm.machines.probe import USUAL_ROOM, Work, hide
 from swarm.peer.errands import Errands
 from swarm.peer.judge import Judge
 from swarm.ports import Guise
@@ -85,7 +85,7 @@ class Inspector:
         self.walks += 1
         # Low ids are the frequent tokens of most vocabularies, so ids whose logarithm is even are about as frequent as in text.
         tokens = tuple(int(self._vocab ** self._dice.random()) % self._vocab for _ in range(self._dice.randint(SHORTEST, LONGEST)))
-        here: Stretch | None = await self._embedded(errands, Stretch(kind, 0, tokens, None, self._dice.randint(*ROOM)))
+        here: Stretch | None = await self._embedded(errands, Stretch(kind, 0, tokens, None, self._dice.randint(*USUAL_ROOM)))
         while here is not None and here.at < self._components - 1:
             here = await self._compare(errands, here)
 

@@ -16,7 +16,7 @@ from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import Verify, charge
 from swarm.machines.marks import MOST_SHOWN_BYTES
-from swarm.machines.probe import ROOM, Work
+from swarm.machines.probe import USUAL_ROOM, Work
 from swarm.peer.errands import Errands
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
@@ -137,6 +137,6 @@ class Judge:
     async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
-        room = max(min(self._dice.randint(*ROOM), min(view.max_length, view.free_tokens) - statement.stop - 1), 0)
+        room = self._dice.randint(*USUAL_ROOM)
         told, compress = (accusation.tokens, accusation.hidden), compressed(accusation.rows)
         return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, *told, room=room, compress=compress))

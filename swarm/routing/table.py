@@ -87,5 +87,9 @@ class PeerView:
         """The longest session it could ever take, in positions."""
         return min(self.max_length, self.cache_tokens)
 
+    def spare(self, length: int) -> int:
+        """Positions that it has room for now in a session of so many, and of one more."""
+        return max(min(self.max_length, self.free_tokens) - length - 1, 0)
+
     def holds(self, span: Span) -> bool:
         return any(own.covers(span) for own in merge_spans(self.spans))

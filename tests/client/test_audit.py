@@ -14,7 +14,7 @@ from swarm.client.audit import Testimony as Told
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.audits import Audits
-from swarm.machines.probe import ROOM
+from swarm.machines.probe import USUAL_ROOM
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
 from swarm.wire import COMPRESSED, Blob, Drawn, Have, Order, Shown, Step, decode_order
@@ -100,7 +100,7 @@ def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
 
     orders = [seen(seed, 4096) for seed in range(8)]
     for order, tokens in orders:
-        assert 3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1]
+        assert 3 + USUAL_ROOM[0] <= order.until < order.limit <= 4 + USUAL_ROOM[1]
         assert (tokens == (5, 6, 7)) == (span != Span(2, 4))
     if span == Span(2, 4):
         assert len({token for _, tokens in orders for token in tokens}) > 20

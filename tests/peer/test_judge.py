@@ -12,7 +12,7 @@ import pytest
 
 from swarm.core import Span
 from swarm.machines.marks import MOST_SHOWN_BYTES, marks
-from swarm.machines.probe import ROOM
+from swarm.machines.probe import USUAL_ROOM
 from swarm.peer.judge import CASES, REST, Judge
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
@@ -205,4 +205,4 @@ def test_to_a_witness_it_is_a_session_that_wants_an_answer():
             super().send(peer, message)
 
     judged(Seen({"a": RIGHT, "b": RIGHT}), accusation(WRONG))
-    assert len(orders) == 2 and all(3 + ROOM[0] <= order.until < order.limit <= 4 + ROOM[1] for order in orders)
+    assert len(orders) == 2 and all(3 + USUAL_ROOM[0] <= order.until < order.limit <= 4 + USUAL_ROOM[1] for order in orders)
