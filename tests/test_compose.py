@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from swarm.compose import Connection, OpenedModel, keep_ends, serving_peer
 from swarm.core import Hop, Sampling, Span
-from swarm.machines.hop import HopLimits
+from swarm.machines.limits import HopLimits
 from swarm.net.identity import Identity, verify
 from swarm.peer.holding import Holding
 from swarm.peer.hops import Offer

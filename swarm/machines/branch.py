@@ -5,9 +5,10 @@ Knows how far they are and what they lack; not the hop's outputs, nor who else h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.core import PeerId
+from swarm.machines.feed import Feed
 from swarm.machines.routes import dismissed
 from swarm.wire import Close, Have, Open, Order, Prepare
 
@@ -20,9 +21,7 @@ class Branch:
     first: int
     upto: int
     draft: int = 0
-    ready: bool = False
-    sent: int = 0
-    acked: int = 0
+    feed: Feed = field(default_factory=Feed)
     told: bool = False
     """Whether the client has heard that they hold nearly everything."""
 
@@ -43,23 +42,15 @@ class Branch:
         if sender != self.peer or message.draft > self.draft or (message.resend and message.draft < self.draft):
             return
         if message.resend:
-            self.ready, self.sent, self.acked = True, message.length, message.length
+            self.feed.begins_at(message.length)
         else:
-            self.acked = max(self.acked, min(message.length, self.sent))
-
-    def lacks(self, computed: int, chunk: int, window: int) -> tuple[int, int] | None:
-        """Which positions to send next, of those that are computed; None for none now."""
-        end = min(computed, self.sent + chunk, self.acked + window)
-        return (self.sent, end) if self.ready and self.sent < end else None
-
-    def is_fed(self, computed: int, slack: int) -> bool:
-        """Whether they hold all but so few positions."""
-        return self.ready and self.acked + slack >= computed
+            self.feed.has(message.length)
 
     def truncate(self, length: int) -> None:
         """What was sent from `length` on is void; a higher draft says so to the newcomers."""
-        if length < self.sent:
-            self.sent, self.acked, self.draft = length, min(self.acked, length), self.draft + 1
+        if length < self.feed.sent:
+            self.feed.truncate(length)
+            self.draft += 1
 
     def farewell(self, order: Order | None) -> Close | None:
         """To the newcomers that the next order does without, so that they need not wait for their leases to run out."""

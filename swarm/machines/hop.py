@@ -1,7 +1,8 @@
 """One hop of one session: the rule that tells an ordinary step, a resend, a replay, a late frame and a rolled-back draft apart by one comparison.
 
-Knows its neighbours in the chain, which positions it holds, and what its successor has. Knows nothing of sockets, tensors, clocks or which peer it lives on
-besides itself: every event is a method that returns what should happen next.
+Knows its neighbours in the chain, and what each event means. Keeps four books: what it holds (`positions.py`), how far its successor is (`feed.py`), what it
+starts by itself where it is the first hop (`looping.py`), and what it has drawn where it is the last (`drawing.py`). Knows nothing of sockets, tensors, clocks
+or which peer it lives on besides itself: every event is a method that returns what should happen next.
 
 A hop's positions come in four lengths, each at most the one before:
 
@@ -13,23 +14,22 @@ A hop's positions come in four lengths, each at most the one before:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
-from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, digest_of, longest_after_cut, slab_size
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
 from swarm.machines.branch import Branch
+from swarm.machines.drawing import Drawing, portion, wanted
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
-from swarm.machines.journal import Journal
-from swarm.machines.marks import MOST_SHOWN_BYTES, marks, token_marks
+from swarm.machines.feed import Feed
+from swarm.machines.limits import SHOWN, STEP, HopLimits
+from swarm.machines.looping import Guesser, Looping
+from swarm.machines.marks import MOST_SHOWN_BYTES, token_marks
+from swarm.machines.positions import Positions
 from swarm.machines.routes import dismissed
 from swarm.wire import (
     COMPRESSED,
-    LOGITS,
-    LOOP,
     MARK,
     Blob,
     Broken,
@@ -48,63 +48,7 @@ from swarm.wire import (
     Step,
 )
 
-SHOWN = 16
-"""How often a hop shows its client what it made, in one chain: a small frame asks for a large one."""
-
-STEP = 8
-"""Positions of a step of the ring at most: more, and a peer's engine would take it for a prompt. What is guessed further ahead follows in steps of its own."""
-
-LEAST_CHUNK = 32
-"""Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class HopLimits:
-    chunk: int = 256
-    """Positions computed or sent at once at most: what a prompt is cut into, so that all hops work at the same time. An order may ask for less."""
-    window: int = 1024
-    """Positions a hop sends beyond what its successor has acknowledged."""
-    ack_every: int = 32
-    """Steps of an answer are acknowledged this seldom; acknowledgements only move the window."""
-    journal_bytes: int = 256 * 2**20
-    resends: int = 256
-    """How often a successor may ask to be sent something again in one chain; a small frame that asks makes large ones. Once, after the OPEN, is usual, however
-    many guesses are taken back: the head has computed what a higher draft continues, so every hop has. More is for journals that did not reach back."""
-    lease: float = 30.0
-    """Seconds of silence after which a hop forgets a session. The client renews every 10 s, so three renewals must be lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    serial: int
-    start: int
-    count: int
-    micros: tuple[int, ...]
-
-
 Veil = Callable[[int, int], int]
-
-
-class Guesser(Protocol):
-    """Who guesses for a first hop, and learns from what becomes of that."""
-
-    def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> Sequence[int]:
-        """What may follow these tokens and then those, of which together the first `sure` are right: at most so many."""
-
-    def left(self, start: int, stop: int) -> None:
-        """These positions are started, as one step."""
-
-    def took(self, start: int, micros: int) -> None:
-        """What starts there took us so long: of whatever others say of a step, that much at least is so."""
-
-    def judged(self, position: int, right: bool) -> None:
-        """The token that stands at a position has been drawn, or another one."""
-
-    def home(self, position: int, micros: Sequence[int]) -> int:
-        """The token of a position is here: of how many positions the step was that brought it, 0 where nobody knows."""
-
-    def missed(self, length: int) -> None:
-        """Only so many positions hold: what was guessed beyond is void."""
 
 
 class HopSession:
@@ -125,41 +69,25 @@ class HopSession:
         self.session = session
         self.limits = limits
         self.epoch = Epoch(-1, 0)
-        self.tokens: list[int] = []
-        self.computed = 0
-        self.sent = 0
-        self.acked = 0
         self.lease_ends = float("inf")
         self.reserved = 0
         """Positions that its cache has room for, or may come to have."""
-        self._longest = 0
-        self._rewindable = rewindable
         self._order: Order | None = None
         self._opened: Open | None = None
         self._veil = veil
         self._vocab = vocab
-        self._journal = Journal(limits.journal_bytes)
-        self._pending: deque[_Pending] = deque()
-        self._serial = 0
-        self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
-        self._next_ready = False
-        self._resent = 0
-        self._asked = False
-        self._until = 0
-        self._held: tuple[int, int] | None = None
-        """Position and token, drawn, that wait for credit. There is one at most: nobody can draw behind a position that is not started."""
-        self._halted = self._deserted = False
-        self._drawn: tuple[int, int] | None = None
-        self._astray = False
+        self._positions = Positions(limits.journal_bytes, rewindable)
+        self._looping = Looping(guesser)
+        self._drawing = Drawing()
+        self._feed = Feed()
+        """Of the successor."""
         self._branch: Branch | None = None
-        self._marks, self._shown = bytearray(), 0
-        """Of the rows received, by position; none at the first hop, which has the tokens."""
-        self._guesser = guesser
-        self._flows = False
-        """Whether tokens of this chain come home: before that there is nothing to guess from."""
-        self._sure = 0
-        """Tokens below it are right, those from there on guesses. At the first hop: what the client gave and what came home, which no head can change any more;
-        each step tells it to those behind. At the others: what steps have told, at most what is true by now. Newcomers are fed up to it."""
+        self._last: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+        """What the engine answered last, [start, stop), and what each hop so far spent on it."""
+        self._asked = False
+        """Whether the predecessor is to send something again, and nothing useful has come since."""
+        self._resent = self._shown = 0
+        """How often in this chain."""
 
     # --- who is who ---------------------------------------------------------------------------------------------------------------------------------------
 
@@ -179,15 +107,6 @@ class HopSession:
         return self.order.route
 
     @property
-    def accepted(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def computes(self) -> bool:
-        """Whether the engine owes it an answer."""
-        return bool(self._pending)
-
-    @property
     def is_first(self) -> bool:
         return self.index == 0
 
@@ -200,41 +119,6 @@ class HopSession:
         """Whether it was opened for a chain that is not there yet."""
         return self._opened is not None and self._opened.upto < len(self.route)
 
-    def reserves(self, order: Order) -> int:
-        """Positions to be reserved once it follows this order: a lower limit does not shrink what has grown under an earlier one."""
-        return max(order.limit, min(slab_size(longest_after_cut(self._longest, self._kept(order))), self.reserved))
-
-    def _kept(self, order: Order) -> int:
-        """How many of its positions an order lets it keep."""
-        if order.chain <= self.epoch.chain:
-            return self.accepted
-        if self._order is not None and self._compresses(order) != self._compresses(self._order):  # a journal is of one kind of rows
-            return 0
-        keep = min((start for chain, start in order.starts if chain > self.epoch.chain), default=0)
-        return min(keep if self._rewindable else 0, self.accepted)
-
-    def _compresses(self, order: Order) -> bool:
-        """Whether its outputs are to be compressed."""
-        return self.route[self.index].stop in order.compressed
-
-    @property
-    def size(self) -> int:
-        """Positions that its cache takes room for now."""
-        return min(slab_size(self._longest), self.reserved)
-
-    def holds(self, prefix: Prefix) -> bool:
-        return self.computed >= prefix.length and digest_of(self.tokens[: prefix.length]) == prefix.digest
-
-    def begin_as(self, other: HopSession, length: int, *, instead: bool = False) -> None:
-        """Before the first OPEN: hold what another hop over the same components holds below `length`; `instead` of that one, which is over."""
-        self.tokens, self.computed, self._longest = other.tokens[:length], length, length
-        self._marks = other._marks[: MARK * length]
-        if instead:
-            self._journal, self._longest = other._journal, longest_after_cut(other._longest, length)
-            self._journal.truncate(length)
-        else:
-            self._journal = other._journal.prefix(length)
-
     def feeds(self, chain: int, to: int) -> bool:
         """Whether frames of newcomers that this hop feeds are addressed so."""
         return self._branch is not None and self._branch.addressed(chain, to)
@@ -246,6 +130,53 @@ class HopSession:
     @property
     def _next(self) -> tuple[PeerId, int]:
         return self.route[self.index + 1].peer, self.index + 1
+
+    def _compresses(self, order: Order) -> bool:
+        """Whether its outputs are to be compressed."""
+        return self.route[self.index].stop in order.compressed
+
+    # --- what it holds -------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._positions.tokens
+
+    @property
+    def accepted(self) -> int:
+        return self._positions.accepted
+
+    @property
+    def computed(self) -> int:
+        return self._positions.computed
+
+    @property
+    def computes(self) -> bool:
+        """Whether the engine owes it an answer."""
+        return self._positions.owed
+
+    def reserves(self, order: Order) -> int:
+        """Positions to be reserved once it follows this order: a lower limit does not shrink what has grown under an earlier one."""
+        return max(order.limit, min(self._positions.size_after_cut(self._kept(order)), self.reserved))
+
+    def _kept(self, order: Order) -> int:
+        """How many of its positions an order lets it keep."""
+        if order.chain <= self.epoch.chain:
+            return self.accepted
+        if self._order is not None and self._compresses(order) != self._compresses(self._order):  # a journal is of one kind of rows
+            return 0
+        return self._positions.keeps(min((start for chain, start in order.starts if chain > self.epoch.chain), default=0))
+
+    @property
+    def size(self) -> int:
+        """Positions that its cache takes room for now."""
+        return min(self._positions.size, self.reserved)
+
+    def holds(self, prefix: Prefix) -> bool:
+        return self._positions.holds(prefix)
+
+    def begin_as(self, other: HopSession, length: int, *, instead: bool = False) -> None:
+        """Before the first OPEN: hold what another hop over the same components holds below `length`; `instead` of that one, which is over."""
+        self._positions.begin_as(other._positions, length, instead=instead)
 
     # --- events -------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -261,14 +192,11 @@ class HopSession:
         self.reserved = self.reserves(order)
         self._opened, self._order = message, order
         self.epoch = Epoch(order.chain, 0)
-        self._next_ready, self._asked, self._until, self._held, self._halted = False, False, order.until, None, False
+        self._feed.ready = self._asked = False
         self._resent = self._shown = 0
-        self._deserted = False
         effects: list[Effect] = self._truncate(keep)
-        self._drawn, self._astray = None, False
-        self._flows, self._sure = False, self.accepted
-        if self._guesser is not None:
-            self._guesser.missed(self.accepted)
+        self._drawing = Drawing()
+        self._looping.opened(order.until, self.accepted)
         effects.append(self._have(resend=True))
         if not self.is_last and self.index != message.upto:
             effects.append(self._to_next(_readdressed(message, self.index + 1)))
@@ -291,7 +219,7 @@ class HopSession:
             self.epoch, self._asked = epoch, False
             effects += self._truncate(message.start)
         if not self.is_first:
-            self._sure = max(self._sure, message.sure)
+            self._looping.told(message.sure)
         if message.start > self.accepted:
             return effects + self._ask()
         known = self.accepted - message.start
@@ -302,25 +230,24 @@ class HopSession:
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
         effects += self._append(tokens, hidden, message.micros)
         if self.is_first:
-            self._sure = self.accepted
-        return effects + self._take_held()
+            self._looping.fed(self.accepted)
+        return effects + self._start()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
         """The engine finished a job: its output rows, or at the head the drawn tokens. The result of a voided job is dropped."""
-        if not self._pending or serial != self._pending[0].serial:
+        before = self.computed // self.limits.ack_every
+        if (job := self._positions.finished(serial)) is None:
             return []
-        job = self._pending.popleft()
-        before, self.computed = self.computed // self.limits.ack_every, self.computed + job.count
         effects: list[Effect] = []
         if job.count > STEP or self.computed // self.limits.ack_every > before:
             effects.append(self._have())
         spent = (*job.micros, micros)
-        if self._guesser is not None and self.is_first:
-            self._guesser.took(job.start, micros)
+        if self.is_first:
+            self._looping.took(job.start, micros)
         if self.is_last:
             return effects + (self._emit(draws, spent) if rows is None else [self._tell(rows, spent)])
         if rows is not None:
-            self._journal.append(rows)
+            self._positions.journal.append(rows)
         self._last = (job.start, self.computed, spent)
         return effects + self._forward()
 
@@ -328,46 +255,33 @@ class HopSession:
         """Our successor says how far it is, and perhaps where we must send from. What it acknowledged before guesses were taken back still moves the window."""
         if self._branch is not None and self.feeds(message.chain, message.to):
             self._branch.have(sender, message)
-            return self._feed(self._branch)
+            return self._feed_branch(self._branch)
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
             return []
         if message.resend and message.draft < self.epoch.draft:
             return []
         if not message.resend:
-            self.acked = max(self.acked, min(message.length, self.sent))
+            self._feed.has(message.length)
             return self._forward()
         self._resent += 1
         if self._resent > self.limits.resends:
             return [self._report(self.index + 1, "failed", "it asks for the same again and again")] if self._resent == self.limits.resends + 1 else []
-        self._next_ready = True
-        self.acked = self.sent = message.length
+        self._feed.begins_at(message.length)
         return self._forward()
 
     def drawn(self, sender: PeerId, message: Drawn, now: float) -> list[Effect]:
         """At the first hop: the head's tokens come home, go on to the client, and start the next step if the client's credit allows."""
         if not self.is_first or sender != self.route[-1].peer or (message.chain, message.draft) != self.epoch:
             return []
-        if message.start + len(message.tokens) > self._drawable(message):  # nobody can have drawn that yet, nor can we answer for it
+        if not self._looping.believes(message, self.tokens):  # nobody can have drawn that yet, nor can we answer for it
             return []
         if 0 < self._vocab <= max(message.tokens, default=0):  # our own engine would fail on it, and we for the head
             return [self._report(len(self.route) - 1, "failed", "it drew a token that the model does not have")]
         self._renew(now)
-        self._flows = True
         effects: list[Effect] = [Send(self.order.client, self._told(message))]
-        for position, token in enumerate(message.tokens, message.start):
-            if position < self._sure:  # the client has it, or gave it: a head that now says otherwise would have us hold other tokens than that knows of
-                continue
-            if position < self.accepted:
-                self._judge(position, right := self.tokens[position] == token)
-                if not right:
-                    effects += self.retract(position)
-            if position == self.accepted:
-                self._held = position, token
-            if position == self._sure:
-                self._sure += 1
-        if message.finish is not None:
-            self._halted = True
-        return effects + self._take_held()
+        while (wrong := self._looping.home(message, self.tokens)) is not None:
+            effects += self.retract(wrong)
+        return effects + self._start()
 
     def rows(self, sender: PeerId, message: Rows, now: float) -> list[Effect]:
         """At the first hop: what the head made of some positions goes on to the client."""
@@ -380,8 +294,8 @@ class HopSession:
         if not self.is_first or sender != self.order.client or message.chain != self.epoch.chain:
             return []
         self._renew(now)
-        self._until, self._deserted = message.until, False
-        return self._take_held()
+        self._looping.granted(message.until)
+        return self._start()
 
     def keep(self, sender: PeerId, message: Keep, now: float) -> list[Effect]:
         if sender != self._prev[0] or message.chain != self.epoch.chain:
@@ -413,13 +327,13 @@ class HopSession:
         """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report; the head's is the
         first hop, which the client notices if it is dead, but not if only the way to it is. Without its client the ring halts until that is heard of again."""
         if self.is_first and peer == self.order.client:
-            self._deserted = True
+            self._looping.deserted()
         effects = self._give_up(self._branch, "lost") if self._branch is not None and peer == self._branch.peer else []
         if self.is_last:
             return [*effects, *([self._report(0, "lost", "")] if peer == self.route[0].peer and not self.is_first else [])]
         if peer != self._next[0]:
             return effects
-        self._next_ready = False
+        self._feed.ready = False
         return [*effects, self._report(self.index + 1, "lost", "")]
 
     def failed(self, reason: str, detail: str) -> list[Effect]:
@@ -435,11 +349,11 @@ class HopSession:
         makes = start < stop and not self.is_last
         if not start <= stop <= self.computed or self._shown == SHOWN:
             return None
-        if makes and (start < self._journal.start or (stop - start) * self._journal.row_bytes > MOST_SHOWN_BYTES):
+        if makes and (start < (journal := self._positions.journal).start or (stop - start) * journal.row_bytes > MOST_SHOWN_BYTES):
             return None
         self._shown += 1
-        received = token_marks(self.tokens[:stop]) if self.is_first else bytes(self._marks[: MARK * stop])
-        return received, self._journal.rows(start, stop) if makes else None
+        received = token_marks(self.tokens[:stop]) if self.is_first else bytes(self._positions.marks[: MARK * stop])
+        return received, self._positions.journal.rows(start, stop) if makes else None
 
     # --- newcomers: fed while the chain goes on -------------------------------------------------------------------------------------------------------------
 
@@ -465,17 +379,17 @@ class HopSession:
             return []
         return [self._to_prev(_readdressed(message, self.index - 1))]
 
-    def _feed(self, branch: Branch) -> list[Effect]:
+    def _feed_branch(self, branch: Branch) -> list[Effect]:
         """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain. Guesses they do not get: an OPEN
         that makes use of them may overtake, from one newcomer to the next, the step that takes a wrong one back."""
         effects: list[Effect] = []
-        right = min(self.computed, self._sure)
-        while (part := branch.lacks(right, self._chunk, self.limits.window)) is not None:
-            if branch.sent < self._journal.start:
+        right = min(self.computed, self._looping.sure)
+        while (part := branch.feed.lacks(right, self._chunk, self.limits.window)) is not None:
+            if part[0] < self._positions.journal.start:
                 return effects + self._give_up(branch, "unknown")
             effects.append(Send(branch.peer, self._rows(branch.order.chain, branch.first, branch.draft, *part, ())))
-            branch.sent = part[1]
-        if not branch.told and branch.is_fed(right, 2 * self.limits.ack_every):
+            branch.feed.sent = part[1]
+        if not branch.told and branch.feed.is_fed(right, 2 * self.limits.ack_every):
             branch.told = True
             effects.append(self._tell_ready(branch))
         return effects
@@ -497,17 +411,15 @@ class HopSession:
 
     def more(self) -> list[Effect]:
         """The guesser may have something new."""
-        return self._take_held() if self._order is not None and self.is_first else []
+        return self._start() if self._order is not None and self.is_first else []
 
     def retract(self, length: int) -> list[Effect]:
         """Take back positions from `length` on, under a higher draft number that the next step carries down the chain."""
         self.epoch = Epoch(self.epoch.chain, self.epoch.draft + 1)
-        if self._guesser is not None:
-            self._guesser.missed(length)
-        self._held = None
+        self._looping.missed(length)
         kept = tuple(self.tokens[:length])
         effects = self._truncate(length) + self._append(kept[self.accepted :], None, ())
-        self._sure = self.accepted
+        self._looping.fed(self.accepted)
         return effects
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -529,153 +441,78 @@ class HopSession:
     @property
     def _chunk(self) -> int:
         """Positions computed or sent at once."""
-        return min(max(self.order.chunk, LEAST_CHUNK), self.limits.chunk) if self.order.chunk else self.limits.chunk
+        return self.limits.chunk_for(self.order.chunk)
 
     def _append(self, tokens: Sequence[int], hidden: Blob | None, micros: tuple[int, ...]) -> list[Effect]:
         effects: list[Effect] = []
         at = 0
         while at < len(tokens):
             start = self.accepted
-            part = tuple(tokens[at : at + self._portion(start)])
-            self.tokens.extend(part)
-            self._longest = max(self._longest, self.accepted)
-            self._serial += 1
-            self._pending.append(_Pending(self._serial, start, len(part), micros))
+            part = tuple(tokens[at : at + (portion(self.order, start, self._chunk) if self.is_last else self._chunk)])
             rows = hidden[at : at + len(part)] if hidden is not None else None
-            self._marks += marks(rows) if rows is not None else b""
-            draw, history = self._wanted(start, part)
-            effects.append(Compute(self._serial, start, part, rows, draw, history, self._compresses(self.order)))
+            serial = self._positions.append(part, rows, micros)
+            draw, history = wanted(self.order, start, len(part), self.tokens) if self.is_last else ((), ())
+            effects.append(Compute(serial, start, part, rows, draw, history, self._compresses(self.order)))
             at += len(part)
         return effects
-
-    def _portion(self, start: int) -> int:
-        """Positions computed at once from there on. Where logits are asked for these are few: a row of them is as long as the vocabulary."""
-        before = self.order.emit_from - 1 - start
-        if not self.is_last or self.order.reply != LOGITS:
-            return self._chunk
-        return min(self._chunk, before) if before > 0 else LEAST_CHUNK
-
-    def _wanted(self, start: int, part: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """At the head: which offsets of this job to draw after, and the history that the sampling asks for."""
-        if not self.is_last:
-            return (), ()
-        draw = tuple(range(max(self.order.emit_from - 1 - start, 0), len(part)))
-        draws = draw and self.order.reply == LOOP and self.order.sampling.repetition_penalty != 1
-        return draw, tuple(self.tokens[:start]) if draws else ()
 
     def _tell(self, rows: Blob, micros: tuple[int, ...]) -> Effect:
         """Send what was asked for instead of tokens home: of the last positions computed."""
         return Send(self.route[0].peer, Rows(self.session, self.epoch.chain, 0, self.epoch.draft, self.computed - len(rows), rows, micros))
 
     def _emit(self, draws: Sequence[Draw], micros: tuple[int, ...]) -> list[Effect]:
-        """Send drawn tokens home. A token already here that differs from the drawn one was a wrong guess: what follows it is astray until it is taken back."""
-        sent: list[Draw] = []
-        finish = None
-        for draw in draws:
-            if draw.position < self.order.emit_from:
-                continue
-            if self._drawn is not None and draw.position - 1 == self._drawn[0] and self.tokens[draw.position - 1] != self._drawn[1]:
-                self._astray = True
-            if self._astray:
-                break
-            self._drawn = (draw.position, draw.token)
-            sent.append(draw)
-            if draw.token in self.order.sampling.stop_ids:
-                finish = "stop"
-            elif draw.position + 1 >= self.order.limit:
-                finish = "length"
-            if finish is not None:
-                self._astray = True
-                break
+        """Send drawn tokens home."""
+        sent, finish = self._drawing.take(draws, self.tokens, self.order)
         if not sent:
             return []
         tokens, logprobs = tuple(draw.token for draw in sent), tuple(draw.logprobs for draw in sent if draw.logprobs is not None)
         return [Send(self.route[0].peer, Drawn(self.session, self.epoch.chain, 0, self.epoch.draft, sent[0].position, tokens, finish, logprobs, micros))]
 
-    def _take_held(self) -> list[Effect]:
+    def _start(self) -> list[Effect]:
         """Start the positions whose tokens came home and whose credit is there, and with them what is guessed to follow."""
-        fresh: list[int] = []
-        if self._held is not None and self._held[0] < self.accepted:  # the client has fed it
-            self._held = None
-        if self._held is not None and not self._halted and not self._deserted and self._held[0] == self.accepted < min(self._until, self.order.limit):
-            fresh, self._held = [self._held[1]], None
-        tokens, effects = (*fresh, *self._guesses(fresh)), list[Effect]()
-        for at in range(0, len(tokens), STEP):
-            part = tokens[at : at + STEP]
-            if self._guesser is not None:
-                self._guesser.left(self.accepted, self.accepted + len(part))
-            effects += self._append(part, None, ())
-        return effects
-
-    def _drawable(self, message: Drawn) -> int:
-        """Up to where tokens can have been drawn: behind the last position, and behind the first guess that is not what this message says."""
-        for position, token in enumerate(message.tokens, message.start):
-            if self._sure <= position < self.accepted and self.tokens[position] != token:
-                return position + 1
-        return self.accepted + 1
-
-    def _guesses(self, fresh: Sequence[int]) -> Sequence[int]:
-        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess."""
-        if self._guesser is None or not self._flows or self._halted or self._deserted:
-            return ()
-        begin = self.accepted + len(fresh)
-        room = min(self._until, self.order.limit - 1) - begin
-        return self._guesser.propose(self.tokens, fresh, min(self._sure, begin), room)[:room] if room > 0 else ()
-
-    def _judge(self, position: int, right: bool) -> None:
-        if self._guesser is not None:
-            self._guesser.judged(position, right)
+        return [effect for step in self._looping.starts(self.tokens, self.order.limit) for effect in self._append(step, None, ())]
 
     def _told(self, message: Drawn) -> SessionMessage:
         """For the client, to whom what a step of several positions took would look like slowness."""
-        several = self._guesser is not None and self._guesser.home(message.start, message.micros) > 1
+        several = self._looping.positions_of(message) > 1
         return msgspec.structs.replace(message, to=CLIENT, micros=()) if several else _readdressed(message, CLIENT)
 
     def _forward(self) -> list[Effect]:
         """To the successor what it lacks, and to newcomers."""
         effects: list[Effect] = []
-        while self._next_ready and self.sent < self.computed and self.sent < self.acked + self.limits.window:
-            if self.sent < self._journal.start:
-                return effects + self._rewind(self.sent)
-            stop = min(self.computed, self.sent + self._chunk, self.acked + self.limits.window)
-            micros = self._last[2] if (self.sent, stop) == self._last[:2] else ()
-            effects.append(self._to_next(self._rows(self.epoch.chain, self.index + 1, self.epoch.draft, self.sent, stop, micros)))
-            self.sent = stop
-        return effects + (self._feed(self._branch) if self._branch is not None else [])
+        while (part := self._feed.lacks(self.computed, self._chunk, self.limits.window)) is not None:
+            if part[0] < self._positions.journal.start:
+                return effects + self._rewind(part[0])
+            micros = self._last[2] if part == self._last[:2] else ()
+            effects.append(self._to_next(self._rows(self.epoch.chain, self.index + 1, self.epoch.draft, *part, micros)))
+            self._feed.sent = part[1]
+        return effects + (self._feed_branch(self._branch) if self._branch is not None else [])
 
     def _rows(self, chain: int, to: int, draft: int, start: int, stop: int, micros: tuple[int, ...]) -> Step:
         """Positions [start, stop) as the next hop gets them."""
         tokens = self._veiled(start, self.tokens[start:stop]) if self.is_first else tuple(self.tokens[start:stop])
-        return Step(self.session, chain, to, draft, start, tokens, self._journal.rows(start, stop), micros, self._sure)
+        return Step(self.session, chain, to, draft, start, tokens, self._positions.journal.rows(start, stop), micros, self._looping.sure)
 
     def _rewind(self, length: int) -> list[Effect]:
         """The successor needs outputs that the journal no longer holds: compute them again, fed by our own predecessor. The first hop feeds itself: what it
         guessed may be further down already, and one draft has one token at a position."""
-        tokens, sure = tuple(self.tokens), self._sure
+        tokens, sure = tuple(self.tokens), self._looping.sure
         effects = self._truncate(length)
         if not self.is_first:
             return [*effects, self._have(resend=True)]
-        self._sure = sure
+        self._looping.fed(sure)
         return effects + self._append(tokens[self.accepted :], None, ())
 
     def _truncate(self, length: int) -> list[Effect]:
         """Keep positions below `length`. Jobs in the engine that reach beyond are void; those below it go on."""
-        if length >= self.accepted:
+        if (keep := self._positions.cut(length)) is None:
             return []
-        keep = min([length, *(job.start for job in self._pending if job.start + job.count > length)]) if self._rewindable else 0
-        while self._pending and self._pending[-1].start >= keep:
-            self._pending.pop()
-        del self.tokens[keep:], self._marks[MARK * keep :]
-        self._sure = min(self._sure, keep)
-        self._longest = longest_after_cut(self._longest, keep)
-        self.computed, self.sent, self.acked = min(self.computed, keep), min(self.sent, keep), min(self.acked, keep)
-        self._journal.truncate(self.computed)
+        self._looping.truncate(keep)
+        self._drawing.truncate(keep)
+        self._feed.truncate(keep)
         if self._branch is not None:
             self._branch.truncate(keep)
         self._asked = False
-        if self._drawn is None or self._drawn[0] > keep:
-            self._drawn = None
-        self._astray = False
         return [Truncate(keep)]
 
     def _ask(self) -> list[Effect]:

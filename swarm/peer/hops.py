@@ -17,8 +17,9 @@ import msgspec
 from swarm.core import CLIENT, Hop, HopKey, PeerId, SessionId, Span, check_cover, may_serve
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
-from swarm.machines.hop import HopLimits, HopSession
+from swarm.machines.hop import HopSession
 from swarm.machines.ledger import CacheLedger
+from swarm.machines.limits import HopLimits
 from swarm.machines.marks import marks
 from swarm.peer.crowd import Crowd
 from swarm.peer.drafting import Drafter, Guesser, Lookup, Told

@@ -19,8 +19,8 @@ from swarm.core import PeerId, Span
 from swarm.errors import PeerLost, ProtocolError, RemoteError, contained
 from swarm.machines.election import Candidacy, height
 from swarm.machines.evidence import Verify
-from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
+from swarm.machines.limits import HopLimits
 from swarm.peer.coordinator import Coordinator, Think
 from swarm.peer.drafting import Drafter
 from swarm.peer.holding import Holding, Loader, ServingEngine

@@ -10,7 +10,8 @@ import pytest
 
 from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
-from swarm.machines.hop import LEAST_CHUNK, HopLimits, HopSession
+from swarm.machines.hop import HopSession
+from swarm.machines.limits import LEAST_CHUNK, HopLimits
 from swarm.wire import COMPRESSED, HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Rows, Step, encode
 
 S = b"s" * 16
@@ -59,8 +60,10 @@ def settled(to: int, chain: int) -> HopSession:
     return hop
 
 
-def state(hop: HopSession) -> dict:
-    return copy.deepcopy({**vars(hop), "_journal": vars(hop._journal)})
+def state(part) -> dict:
+    """All that a hop remembers, its books included."""
+    books = {name: state(book) for name, book in vars(part).items() if hasattr(book, "__dict__")}
+    return copy.deepcopy({**vars(part), **books})
 
 
 HANDLERS = {
@@ -249,11 +252,11 @@ def test_the_first_hop_computes_nothing_beyond_what_is_reserved_and_takes_nothin
     run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     for position in range(3, 7):
         run(first, first.drawn("c", Drawn(S, 1, 0, 0, position, (7,)), 0))
-    assert first.accepted == 5 and first._held == (5, 7)
+    assert first.accepted == 5 and first._looping.held == (5, 7)
     wide = opened(0, limit=10**6)
     run(wide, wide.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
     assert wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7, 7)), 0) == [] == wide.drawn("c", Drawn(S, 1, 0, 0, 5000, (7,)), 0), "the client is not told, either"
-    assert not wide._held and wide.accepted == 3 and wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
+    assert not wide._looping.held and wide.accepted == 3 and wide.drawn("c", Drawn(S, 1, 0, 0, 3, (7,)), 0)
 
 
 def test_a_head_cannot_change_tokens_that_are_known():

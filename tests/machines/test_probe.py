@@ -12,8 +12,8 @@ from swarm.core import Hop, HopKey, Sampling, Span
 from swarm.errors import ProtocolError
 from swarm.machines.effects import Draw
 from swarm.machines.evidence import charge, stated
-from swarm.machines.hop import SHOWN
 from swarm.machines.ledger import CacheLedger
+from swarm.machines.limits import SHOWN
 from swarm.machines.marks import marks, token_marks
 from swarm.machines.probe import Probe, Work
 from swarm.peer.hops import HopRoom, Offer

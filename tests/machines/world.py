@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from swarm.core import CLIENT, Hop, PeerId, Sampling, Span
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Compute, Deliver, Draw, Prepared, Reroute, Send
-from swarm.machines.hop import HopLimits
 from swarm.machines.ledger import CacheLedger
+from swarm.machines.limits import HopLimits
 from swarm.peer.drafting import Drafter
 from swarm.peer.hops import HopKey, HopRoom, Offer
 from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, Ready, SessionMessage, decode, encode
