@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,23 +21,22 @@ import msgspec
 from swarm.client.advice import Advisers
 from swarm.client.audit import Alike, Auditor
 from swarm.client.chronicle import Chronicle
+from swarm.client.classes import ClassChoice
 from swarm.client.distances import Distances
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session, Token, check_options, check_seconds, is_number
 from swarm.client.trust import Trust
 from swarm.client.whisper import MakeLine
 from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model
-from swarm.core import CLIENT, Hop, ModelShape, PeerId, SessionId, Span, base_dtype, is_mixed, is_rounded, mixed, texts
-from swarm.errors import OR_RESUME, Closed, MissingLayers, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
+from swarm.core import CLIENT, Hop, ModelShape, PeerId, SessionId, Span, base_dtype, texts
+from swarm.errors import OR_RESUME, Closed, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.audits import USUAL, Audits
-from swarm.machines.client import GUESSED
+from swarm.machines.client import GUESSED, ClientSession
 from swarm.machines.effects import Send
 from swarm.peer.hops import HopRoom
-from swarm.routing.atlas import Class
 from swarm.routing.compression import compresses
 from swarm.routing.peers import PeerTable
-from swarm.routing.plan import choose_class, or_mix
-from swarm.routing.route import Request, Route
+from swarm.routing.route import Route
 from swarm.routing.slow import Slowness
 from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Announcement, Message, Open, Prepare, SessionMessage
 
@@ -47,11 +46,6 @@ log = logging.getLogger(__name__)
 
 KEEP_EVERY = 10.0
 """Seconds between signs of life for every session; hops forget one after 30."""
-
-MEASURE_EVERY = 30.0
-"""As serving peers do, and for the same reason (docs/routing.md)."""
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 LOOK_AGAIN = 0.2
 """Seconds between looks at the directory while a session cannot be opened yet."""
@@ -235,7 +229,7 @@ class Client:
             self.own, self.own_addrs, self._room = own.spans, connection.addrs, own.room
             self._dtype = own.numerics
             await distances.measure()
-            await self._stack.enter_async_context(_task(self._keep_measuring(distances), "measure"))
+            await self._stack.enter_async_context(_task(distances.keep_measuring(), "measure"))
         await self._stack.enter_async_context(_task(self._keep_refreshing(), "refresh"))
         await self._stack.enter_async_context(_task(self._keep_leases(), "leases"))
         await self._stack.enter_async_context(_task(self._watch(), "watch"))
@@ -247,10 +241,7 @@ class Client:
         self._closed = True
         if self.auditor is not None:  # sessions wait for it to end
             await self.auditor.close()
-        for machine in self.earlier.close():
-            for effect in machine.close():
-                if isinstance(effect, Send):
-                    self.send(effect.peer, effect.message)
+        self._let_go(self.earlier.close())
         for session in list(self._sessions.values()):
             await session.close()
         if self._refreshing is not None:
@@ -266,7 +257,7 @@ class Client:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
         if self._dead is not None:
             raise self._dead
-        revision, numerics = self._choose_class(self._opened)
+        revision, numerics = self._choice(self._opened).choose()
         if self._room is not None and self._opened.revision is None:  # our files are too few to tell; we take whoever serves, and our own ends follow
             self._room.offer = replace(self._room.offer, revision=revision)
         session = Session(self, self._random.randbytes(16), revision, numerics, lambda: self._random.getrandbits(63))
@@ -397,10 +388,7 @@ class Client:
     def distrust(self, peer: PeerId, until: float) -> None:
         """Use a peer no more until then, nor what came of it."""
         self.table.ban(peer, until)
-        for machine in self.earlier.forsake(peer):
-            for effect in machine.close():
-                if isinstance(effect, Send):
-                    self.send(effect.peer, effect.message)
+        self._let_go(self.earlier.forsake(peer))
         for session in list(self._sessions.values()):
             session.distrust(peer)
 
@@ -475,41 +463,18 @@ class Client:
             raise Closed("this client is not open; use `async with`, or `await client.start()`")
         return self._opened
 
-    def _choose_class(self, opened: OpenedModel) -> Class:
-        """Whom a session begins with. Peers that failed us lately are forgiven before it is said that nobody serves some layers."""
-        for forgive in (False, True):
-            exclude = self.table.shunned(self.clock(), forgive=forgive)
-            request = Request(
-                self.components,
-                source=self.peer if self.own else None,
-                source_rtts=self.rtts,
-                own=self.own,
-                exclude=exclude,
-                shape=opened.shape,
-                scale=opened.shape.scale(ITEM_SIZE.get(base_dtype(self._dtype or ""))),
-            )
-            try:
-                return self._cheapest_class(self._mixed, opened, request)
-            except MissingLayers as error:
-                missing = error
-        try:
-            self._cheapest_class(True, opened, request)
-        except (MissingLayers, UsageError):
-            raise self.trust.explained(missing) from None
-        raise or_mix(missing)
-
-    def _cheapest_class(self, may_mix: bool, opened: OpenedModel, request: Request) -> Class:
-        if not may_mix:
-            return choose_class(self.table.atlases, opened.revision, self.components, self._dtype, request)
-        return choose_class(self.table.mixed, opened.revision, self.components, self._dtype and mixed(self._dtype), request)
+    def _choice(self, opened: OpenedModel) -> ClassChoice:
+        return ClassChoice(self, opened.shape, opened.revision, self._dtype, self._mixed)
 
     def _usual_dtype(self, opened: OpenedModel) -> str | None:
-        """What our own ends should compute in, if the caller does not mind: what the peers do. None where there are none yet: as the checkpoint has it."""
-        try:
-            classes = [self._choose_class(opened)]
-        except (MissingLayers, UsageError):
-            classes = [(revision, numerics) for revision, numerics in sorted(self.table.atlases) if opened.revision in (None, revision)]
-        return next((numerics for _, numerics in classes if numerics in DTYPES or is_rounded(numerics) or is_mixed(numerics)), None)
+        return self._choice(opened).usual_dtype()
+
+    def _let_go(self, resting: Iterable[ClientSession]) -> None:
+        """Tell the hops of sessions that rest that they need not be kept."""
+        for machine in resting:
+            for effect in machine.close():
+                if isinstance(effect, Send):
+                    self.send(effect.peer, effect.message)
 
     async def _read(self) -> None:
         try:
@@ -556,12 +521,6 @@ class Client:
             if self._sessions or idle + RENEW_EVERY > LIFETIME:
                 await self.refresh()
                 idle = 0.0
-
-    async def _keep_measuring(self, distances: Distances) -> None:
-        """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
-        while True:
-            await asyncio.sleep(MEASURE_EVERY)
-            await distances.measure()
 
     async def _keep_leases(self) -> None:
         while True:

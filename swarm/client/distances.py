@@ -12,8 +12,11 @@ from swarm.errors import PeerLost
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 
+MEASURE_EVERY = 30.0
+"""Seconds between two measurements, where there are any."""
+
 MEASURED_PEERS = 20
-"""As serving peers do, and for the same reason (docs/routing.md)."""
+"""Both as serving peers do, and for the same reason (docs/routing.md)."""
 
 MEASURE_AT_MOST = 2.0
 """Seconds for all round trips of one look together: whoever has not answered by then is far away, or gone."""
@@ -32,6 +35,12 @@ class Distances:
     async def measure(self) -> None:
         """To some peers, drawn anew each time."""
         self.rtts, _ = await self._trips()
+
+    async def keep_measuring(self) -> None:
+        """Round trips to peers beside which our own ends might stand: every token passes there. Without own ends a client's distance is paid once an answer."""
+        while True:
+            await asyncio.sleep(MEASURE_EVERY)
+            await self.measure()
 
     async def look(self) -> None:
         """To some peers, and to all that were mute."""
