@@ -97,11 +97,13 @@ PURE_MODULES = {
     "swarm.client.chat",
     "swarm.client.chronicle",
     "swarm.client.report",
+    "swarm.client.setbacks",
     "swarm.client.stops",
     "swarm.gateway.asked",
     "swarm.gateway.rate",
     "swarm.gateway.replies",
     "swarm.client.trust",
+    "swarm.client.watching",
     "swarm.net.frames",
     "swarm.model.names",
 }

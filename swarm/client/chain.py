@@ -10,24 +10,25 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from swarm.client.audit import Auditor, Job
+from swarm.client.better import Better, BetterRoutes
 from swarm.client.planner import Planner, Surroundings
 from swarm.client.report import RouteReport, Stopwatch
+from swarm.client.setbacks import Setbacks
+from swarm.client.watching import Watching
 from swarm.client.whisper import MakeLine, Whisper
 from swarm.core import Hop, PeerId, Sampling, SessionId
-from swarm.errors import MissingLayers, PeerLost, Refused, RemoteError
+from swarm.errors import PeerLost, Refused, RemoteError
 from swarm.machines.client import ClientSession
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
 from swarm.routing.chunks import chunk_size
-from swarm.routing.peers import SHUNNED
-from swarm.routing.route import Leg, Route
-from swarm.routing.slow import Watch, pays
+from swarm.routing.route import Route
 from swarm.wire import ORDER_LIFETIME, Broken, Drawn, Have, Ready, Rows, SessionMessage
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,6 @@ FIRST_TOKEN = 30.0
 
 NEXT_TOKEN = 5.0
 """Seconds to the next token at least, and ten times the usual gap: silence of processes is noticed by their links, this is for the rest."""
-
-
-FEEDING = 20.0
-"""Seconds, beyond four times what is predicted, in which newcomers must be fed; some hop of theirs hangs if they are not."""
-
-LEAST_WAIT = 0.05
-"""Seconds before a peer without room is asked again, at least."""
-
-SETTLED = 60.0
-"""Seconds between two moves away from slow peers, so that an answer does not wander."""
 
 
 class Network(Surroundings, Protocol):
@@ -73,30 +64,6 @@ class Network(Surroundings, Protocol):
     async def prepare(self, route: Route) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Better:
-    """A way without a hop of the route `old`, which is "leaving" or "slow": being sought, and with a `route` found."""
-
-    reason: str
-    hop: int
-    old: Route
-    route: Route
-
-    @property
-    def must(self) -> bool:
-        """Whether staying is no choice."""
-        return self.reason == "leaving"
-
-
-@dataclass(slots=True)
-class _Crowded:
-    """Peers have no room for us: who has said so since we waited last, how often we have waited, and for how long together."""
-
-    full: set[PeerId] = field(default_factory=set)
-    waits: int = 0
-    waited: float = 0.0
-
-
 class Chain:
     """One turn after another: `begin`, then `follow` to the end of the answer or to its failure, then `end`. `history` is every token so far."""
 
@@ -119,26 +86,16 @@ class Chain:
         self._route: Route | None = None
         self._carried: Route | None = None
         """Over which the last token came home."""
-        self._events: asyncio.Queue[tuple[int, Effect | _Better]] = asyncio.Queue()
-        self._seeking: asyncio.Task[None] | None = None
+        self._events: asyncio.Queue[tuple[int, Effect | Better]] = asyncio.Queue()
+        self._watching = Watching(network)
+        self._better = BetterRoutes(network, self._machine, self._planner, self._watching, self._prepare, self._put)
+        self._setbacks = Setbacks(session)
         self._began = 0
         self._followed = False
         self._answers = False
         self._sick: str | None = None
-        self._silences = 0
         self._retry_after = 0.0
         """What a peer without room has said last."""
-        self._crowded: _Crowded | None = None
-        self._trouble: dict[PeerId, tuple[float, float]] = {}
-        """When a peer failed us first, and last."""
-        self._next: _Better | None = None
-        """Whose newcomers are being fed while the chain goes on."""
-        self._fed_by = 0.0
-        """When they are given up, if they are not fed by then."""
-        self._watch: Watch | None = None
-        self._supposed: dict[PeerId, tuple[float, bool]] = {}
-        """What peers of this chain were predicted to take for a layer's step, and whether they were known to be slower than they announced."""
-        self._settled = 0.0
 
     @property
     def history(self) -> list[int]:
@@ -240,8 +197,7 @@ class Chain:
     async def follow(self) -> AsyncGenerator[Deliver, None]:
         """The tokens of the turn, whatever happens to the peers in between. Raises MissingLayers, PromptTooLong, PeerLost, Refused: there is no way on."""
         self._followed = True
-        self._silences, self._crowded = 0, None
-        self._trouble.clear()
+        self._setbacks.over()
         try:
             await self._open_turn()
             while True:
@@ -250,31 +206,32 @@ class Chain:
                     await self._reroute(effect)
                     continue
                 if isinstance(effect, Prepared):
-                    await self._change_over(effect)
+                    if (route := self._better.prepared(effect)) is not None:
+                        await self._open(route)
                     continue
-                if isinstance(effect, _Better):
-                    await self._leave(effect)
+                if isinstance(effect, Better):
+                    if (route := self._better.leave(effect, self._route, len(self.history) - self._began)) is not None:
+                        await self._open(route, term=route.term)
                     continue
-                self._sick, self._silences, self._crowded = None, 0, None
-                self._trouble.clear()
+                self._sick = None
+                self._setbacks.over()
                 self._stopwatch.token(self._network.clock(), effect.micros)
                 self._carries()
-                decodes = self._watch is not None and self._answers and effect.rows is None
-                slow = self._watch.add([micros / 1e6 for micros in effect.micros]) if self._watch is not None and decodes else None
+                slow = self._watching.add(effect.micros) if self._answers and effect.rows is None else None
                 self._answers = True
                 yield effect
                 if effect.finish is not None:
                     return
-                if self._next is not None and self._network.clock() > self._fed_by:
-                    self._feed_no_longer(self._next)
+                self._better.give_up_late(self._route)
                 if slow is not None:
-                    self._notice_slow(slow)
+                    self._watching.note(slow)
+                    self._better.notice_slow(slow, self._route)
         except RemoteError:
             self._sick = self._sick or "given up"  # whoever resumes plans anew
             raise
         finally:
             self._followed = False
-            await self._seek_no_more()
+            await self._better.seek_no_more()
 
     def _carries(self) -> None:
         """A token came home. Where it did not come the way of the last one, others have taken over."""
@@ -296,7 +253,7 @@ class Chain:
     def end(self, length: int) -> None:
         """The turn is over with `length` tokens; what overshot is dropped, and the ring halts."""
         self._stopwatch.pause()
-        self._remember()
+        self._watching.remember()
         if self._network.advisers is not None:
             self._network.advisers.progress(self._session, len(self.history), ended=True)
             if self._route is not None and (gap := self._stopwatch.usual_gap):
@@ -339,9 +296,9 @@ class Chain:
             self._sick = None
             await self._find_route()
         else:
-            await self._open(self._next.route if self._next is not None else self._route)
+            await self._open(self._better.next or self._route)
 
-    async def _happens(self) -> Deliver | Reroute | Prepared | _Better:
+    async def _happens(self) -> Deliver | Reroute | Prepared | Better:
         """The next thing that concerns the current chain, or the session. Silence beyond reason counts as a break of the chain, the same hops to be tried
         again."""
         patience = self._silence_allowed()
@@ -349,7 +306,7 @@ class Chain:
             async with asyncio.timeout(patience):
                 while True:
                     chain, effect = await self._events.get()
-                    if chain == self._machine.chain or isinstance(effect, Deliver | _Better):
+                    if chain == self._machine.chain or isinstance(effect, Deliver | Better):
                         return effect  # type: ignore[return-value]
         except TimeoutError:
             return Reroute(-1, "", "silent", f"no token for {patience:.0f} s")
@@ -377,7 +334,7 @@ class Chain:
         if broken.peer == self._network.peer and (broken.reason != "lost" or self._route is None):
             raise Refused(f"this client's own hop failed: {broken.detail}", broken.reason)
         if broken.reason == "leaving":
-            self._seek("leaving", broken.hop)
+            self._better.seek("leaving", broken.hop, self._route)
             return
         if broken.reason == "overloaded" and self._route is not None:
             await self._find_room(broken, self._route)
@@ -387,7 +344,7 @@ class Chain:
             failure = Refused(
                 f"peer {broken.peer} says no and nobody can take its place ({broken.detail}); try again later, or resume the session", broken.reason
             )
-        if self._troubled(broken.peer) > self._network.patience:
+        if self._setbacks.troubled(broken.peer, self._network.clock()) > self._network.patience:
             raise failure
         if broken.peer == self._network.peer and self._route is not None:  # the last peer lost its way to our own head; we are still here
             await self._open(self._route)
@@ -396,22 +353,15 @@ class Chain:
 
     async def _find_room(self, broken: Reroute, route: Route) -> None:
         """A peer has none: go where there is some, or wait for as long as it says and ask again. Raises Refused when patience runs out."""
-        length = len(self.history)
-        if self._crowded is None:
-            self._crowded = _Crowded()
-        crowded = self._crowded
-        crowded.full.add(broken.peer)
-        other = self._planner.elsewhere(route, length, self._machine.goal, frozenset(crowded.full), begun=length > self._began)
+        length, setbacks, patience = len(self.history), self._setbacks, self._network.patience
+        other = self._planner.elsewhere(route, length, self._machine.goal, setbacks.full(broken.peer), begun=length > self._began)
         if other is not None:
             await self._open(other)
             return
-        crowded.full.clear()  # all have been asked
-        if not crowded.waits:
-            log.warning("waiting up to %.0f s for room: peer %s says that %s", self._network.patience, broken.peer, broken.detail)
-        spread = 0.75 + self._session[crowded.waits % len(self._session)] / 512  # of those who were refused together
-        wait = max(self._retry_after, LEAST_WAIT) * spread
-        crowded.waits, crowded.waited = crowded.waits + 1, crowded.waited + wait
-        if crowded.waited > self._network.patience:
+        if not setbacks.waits:
+            log.warning("waiting up to %.0f s for room: peer %s says that %s", patience, broken.peer, broken.detail)
+        wait = setbacks.wait(self._retry_after)
+        if setbacks.waited > patience:
             raise Refused(
                 f"peer {broken.peer} has no room and nobody can take its place ({broken.detail}); start another peer, try again in "
                 f"{math.ceil(wait)} s or later, or resume the session",
@@ -421,152 +371,23 @@ class Chain:
         await asyncio.sleep(wait)
         await self._open(route)
 
-    def _troubled(self, peer: PeerId) -> float:
-        """For how many seconds a peer has failed us again and again. Once it is no longer shunned it was chosen on its merits, not for want of others."""
-        now = self._network.clock()
-        first, last = self._trouble.get(peer, (now, now))
-        if now > last + SHUNNED:
-            first = now
-        self._trouble[peer] = first, now
-        return now - first
-
     async def _after_silence(self, broken: Reroute) -> None:
         """Every link lives and no token comes: some hop hangs, and nobody knows which. Try the same hops once, then others, then give up."""
-        self._silences += 1
-        if self._silences == 1 and self._route is not None:
+        times = self._setbacks.fell_silent()
+        if times == 1 and self._route is not None:
             await self._open(self._route)
             return
-        if self._silences > 2:
+        if times > 2:
             raise PeerLost(f"{broken.detail}, and none from the peers tried instead; try again later, or resume the session")
         for hop in self._route.hops if self._route is not None else ():
             if hop.peer != self._network.peer:
                 self._shun(hop.peer)
         self._route = None
+        self._watching.forget()
         await self._find_route()
 
     def _shun(self, peer: PeerId) -> None:
         self._network.table.shun(peer, self._network.clock(), self._network.wall())
-
-    # --- better routes, while an answer runs ------------------------------------------------------------------------------------------------------------------
-
-    def _seek(self, reason: str, hop: int) -> None:
-        """Look for a route without the peer of a hop, beside the answer that goes on; what is found comes as an event."""
-        if self._route is None:
-            return
-        if self._seeking is not None and not self._seeking.done():
-            if reason != "leaving":
-                return
-            self._seeking.cancel()
-        self._seeking = asyncio.create_task(self._sought(_Better(reason, hop, self._route, self._route)), name="seek")
-
-    async def _sought(self, better: _Better) -> None:
-        avoid, length, goal = frozenset({better.old.hops[better.hop].peer}), len(self.history), self._machine.goal
-        try:
-            found = await self._planner.find(better.old, length, goal, patience=0, begun=True, avoid=avoid, tentative=not better.must)
-        except MissingLayers:
-            log.info("hop %d is %s and nobody can take its place yet; staying with it", better.hop, better.reason)
-        else:
-            self._events.put_nowait((self._machine.chain, replace(better, route=found)))
-
-    def _seek_again(self, better: _Better) -> None:
-        """What was found is of no use; who leaves says so only once."""
-        leaving = better.old.hops[better.hop].peer
-        number = next((at for at, hop in enumerate(self._route.hops) if hop.peer == leaving), None) if self._route is not None else None
-        if better.must and number is not None:
-            self._seek(better.reason, number)
-
-    async def _seek_no_more(self) -> None:
-        if self._seeking is not None:
-            self._seeking.cancel()
-            await asyncio.wait({self._seeking})
-
-    async def _leave(self, better: _Better) -> None:
-        """Away from a peer that leaves in any case, from a slow one if it pays."""
-        if better.old is not self._route:  # rebuilt meanwhile
-            self._seek_again(better)
-        elif better.must:
-            await self._make_before_break(better)
-        elif self._next is None and self._pays(better):
-            log.info("hop %d has become slow; feeding another peer to move there", better.hop)
-            self._settled = self._network.clock() + SETTLED
-            await self._make_before_break(better)
-
-    def _notice_slow(self, number: int) -> None:
-        """A hop has become slow: remember it, and look for somebody faster."""
-        if self._route is None or self._watch is None:
-            return
-        self._note(number)
-        if self._network.clock() >= self._settled and self._next is None:
-            self._seek("slow", number)
-
-    def _remember(self) -> None:
-        """What was learned of this chain's hops, also in answers so short that no alarm was raised: the next route is planned with it."""
-        for number, hop in enumerate(self._route.hops if self._route is not None and self._watch is not None else ()):
-            if self._watch is not None and self._watch.tried(number):
-                self._network.slowness.prove(hop.peer)
-            _, known = self._supposed.get(hop.peer, (0.0, False))
-            if self._watch is not None and self._watch.plainly(number, known=known):
-                self._note(number)
-
-    def _note(self, number: int) -> None:
-        if self._route is None or self._watch is None:
-            return
-        peer = self._route.hops[number].peer
-        supposed, _ = self._supposed.get(peer, (0.0, False))
-        view = self._network.table.views.get(peer)
-        if view is not None and supposed > 0:
-            self._network.slowness.note(peer, supposed * self._watch.slower(number), view.decode, self._network.clock())
-
-    def _suppose(self, route: Route) -> None:
-        """Watch a new chain, by the predictions that chose it."""
-        views = self._network.table.views
-        factors = self._network.slowness.factors(self._network.clock(), views)
-        believed = self._network.slowness.believed(self._network.clock(), views)
-        known = (hop.peer for hop in route.hops if hop.peer in views)
-        self._supposed = {peer: (views[peer].decode * believed.get(peer, 1.0), peer in factors) for peer in known}
-        self._watch = Watch([leg.compute for leg in route.legs])
-
-    def _pays(self, better: _Better) -> bool:
-        """Newcomers are expected to take longer than predicted by as much as the hops that we know."""
-        number, watch, length = better.hop, self._watch, len(self.history)
-        if watch is None:
-            return False
-        new = self._newcomers(better)
-        replacement = watch.others(number) * sum(leg.compute for leg in new) + sum(better.route.network) - sum(better.old.network)
-        gain, prefill = watch.now(number) - replacement, sum(leg.prefill for leg in new)
-        return pays(gain, length, length - self._began, self._machine.goal - length, prefill)
-
-    async def _make_before_break(self, better: _Better) -> None:
-        """Change over without a pause: newcomers are fed while the chain goes on. Where that cannot be and it must be, change over and have them fed then."""
-        route = better.route
-        self._network.learn(route)
-        if effects := self._machine.prepare(self._dialled(route)):
-            self._next = better
-            self._fed_by = self._network.clock() + FEEDING + 4 * len(self.history) * sum(leg.prefill for leg in self._newcomers(better))
-            self._do(effects)
-        elif better.must:
-            await self._open(route, term=route.term)
-
-    async def _change_over(self, effect: Prepared) -> None:
-        better, self._next = self._next, None
-        if better is None:  # too late
-            return
-        if effect.reason:
-            log.info("those who were to take over could not be fed: %s", effect.reason)
-        if better.must or not effect.reason:
-            await self._open(better.route)
-
-    def _feed_no_longer(self, better: _Better) -> None:
-        """Some newcomer hangs. Whoever is to be left still is: with others."""
-        log.info("those who were to take over are not fed in time; passing them over")
-        self._next, self._settled = None, self._network.clock()
-        for peer in {hop.peer for hop in better.route.hops} - {hop.peer for hop in better.old.hops}:  # whoever serves us beside that does not hang
-            self._shun(peer)
-        self._seek_again(better)
-
-    @staticmethod
-    def _newcomers(better: _Better) -> list[Leg]:
-        return [leg for leg in better.route.legs if leg.hop not in better.old.hops]
 
     async def _find_route(self, refusal: Refused | None = None) -> None:
         length = len(self.history)
@@ -578,10 +399,9 @@ class Chain:
         self._network.learn(route)
         if self._network.own:
             await self._network.prepare(route)
-        if self._watch is None or self._route is None or route.hops != self._route.hops:
-            self._remember()
-            self._suppose(route)
-        self._route, self._next = route, None
+        self._watching.follow(route)
+        self._better.opened()
+        self._route = route
         self._stopwatch.opened()
         self._answers = False
         hops = self._dialled(route)
@@ -592,6 +412,16 @@ class Chain:
     def _dialled(self, route: Route) -> list[Hop]:
         """With the addresses at which our own ends can be reached."""
         return [replace(hop, addrs=self._network.own_addrs) if hop.peer == self._network.peer else hop for hop in route.hops]
+
+    def _prepare(self, route: Route) -> bool:
+        """Have newcomers of a route fed while the chain goes on. False where that cannot be."""
+        self._network.learn(route)
+        effects = self._machine.prepare(self._dialled(route))
+        self._do(effects)
+        return bool(effects)
+
+    def _put(self, event: Effect | Better) -> None:
+        self._events.put_nowait((self._machine.chain, event))
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -604,4 +434,4 @@ class Chain:
                 if not self._followed:
                     self._sick = effect.reason
             if self._followed or isinstance(effect, Deliver):  # or whoever is first could fill the memory of a session that rests
-                self._events.put_nowait((self._machine.chain, effect))
+                self._put(effect)

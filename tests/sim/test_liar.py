@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from swarm.client.chain import Chain
+from swarm.client.watching import Watching
 from swarm.sim.swarm import Scene, Server, Stage
 
 SCENE = Scene(peers=10, clients=1, holds=(4, 6), answer=(3, 12), think=(0.0, 1.0), impatience=0.0, skew=0.5)
@@ -50,6 +50,6 @@ def test_a_peer_that_announces_a_hundred_times_its_speed_gets_no_more_than_its_s
     fair, got = (sum(share(seed, boast) for seed in SEEDS) for boast in (1.0, 100.0))
     assert fair > 0.1, "it never had a share"
     assert got <= 1.2 * fair
-    monkeypatch.setattr(Chain, "_note", lambda chain, hop: None)
+    monkeypatch.setattr(Watching, "note", lambda watching, hop: None)
     unwatched = sum(share(seed, 100.0) for seed in SEEDS)
     assert unwatched > 1.5 * fair, "nobody need look: the scene proves nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from swarm.client.chain import FEEDING, SETTLED
+from swarm.client.better import FEEDING, SETTLED
 from swarm.core import Span
 from swarm.sim.swarm import Guest, Scene, Server, Stage
 
@@ -85,7 +85,7 @@ def test_where_newcomers_hang_others_are_taken():
 
 def test_what_does_not_pay_is_not_done(monkeypatch):
     asked = []
-    monkeypatch.setattr("swarm.client.chain.pays", lambda *arguments: bool(asked.append(arguments)))
+    monkeypatch.setattr("swarm.client.watching.pays", lambda *arguments: bool(asked.append(arguments)))
 
     async def script(stage: Stage) -> None:
         guest, slow = await answering(stage)
