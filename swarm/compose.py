@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from swarm.peer.drafter import DraftModel
     from swarm.peer.drafting import Drafter
     from swarm.peer.holding import Holding, Loader, ServingEngine
-    from swarm.peer.hops import Offer
+    from swarm.peer.offer import Offer
     from swarm.peer.pace import Fit
     from swarm.peer.server import Peer
 
@@ -211,7 +211,7 @@ async def keep_ends(
     """Hold embed and head in this process: the same hop room that serves peers, for one client, which is ourselves."""
     from swarm.model.span import SpanModel
     from swarm.peer.engine import Engine
-    from swarm.peer.hops import Offer
+    from swarm.peer.offer import Offer
 
     shape = opened.shape
     spans = own_spans(layers, shape)
@@ -359,7 +359,7 @@ def speed_of(checkpoint: Checkpoint, model: SpanModel, *, compiles: bool, on_dis
 def holding(part: Part, cache_tokens: int, position_bytes: float = 0.0) -> Holding:
     """What a peer can serve of what was loaded."""
     from swarm.peer.holding import Holding
-    from swarm.peer.hops import Offer
+    from swarm.peer.offer import Offer
 
     shape, speed = part.checkpoint.shape, part.speed
     offer = Offer(

@@ -11,7 +11,7 @@ from swarm.core import Hop, Sampling, Span
 from swarm.machines.limits import HopLimits
 from swarm.net.identity import Identity, verify
 from swarm.peer.holding import Holding
-from swarm.peer.hops import Offer
+from swarm.peer.offer import Offer
 from swarm.wire import Have, Open, Order, encode
 from tests.model.tiny import build
 from tests.net.virtual import run

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from swarm.core import Span
 from swarm.peer.engine import Results
-from swarm.peer.hops import HopEngine, Offer
+from swarm.peer.hops import HopEngine
+from swarm.peer.offer import Offer
 from swarm.peer.pace import Fit
 
 

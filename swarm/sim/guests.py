@@ -13,7 +13,7 @@ from swarm.client.session import Session
 from swarm.compose import Connection, OpenedModel, OwnEnds, run_ends
 from swarm.core import Span
 from swarm.errors import SwarmError
-from swarm.peer.hops import Offer
+from swarm.peer.offer import Offer
 from swarm.sim import toy
 from swarm.sim.directory import Directory
 from swarm.sim.verdict import SETTLED, Turn

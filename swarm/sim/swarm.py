@@ -21,7 +21,7 @@ from swarm.client.session import Session
 from swarm.core import PeerId, Span
 from swarm.errors import RemoteError, SwarmError
 from swarm.peer.holding import Holding
-from swarm.peer.hops import Offer
+from swarm.peer.offer import Offer
 from swarm.peer.server import About, Peer
 from swarm.ports import Guise
 from swarm.routing.placement import choose_spans

@@ -16,7 +16,8 @@ from swarm.machines.ledger import CacheLedger
 from swarm.machines.limits import SHOWN
 from swarm.machines.marks import marks, token_marks
 from swarm.machines.probe import Probe, Work
-from swarm.peer.hops import HopRoom, Offer
+from swarm.peer.hops import HopRoom
+from swarm.peer.offer import Offer
 from swarm.wire import MARK, Accuse, Blob, Close, Have, Open, Show, Shown, Step
 
 S = b"p" * 16

@@ -34,7 +34,7 @@ class ReadingWorld(World):
         finished = room.finished
 
         def given(key, serial, blob, draws, micros) -> None:
-            if key.stop == COMPONENTS and room._hops[key.session][key].order.reply != LOOP:
+            if key.stop == COMPONENTS and room._tenants.get(key).order.reply != LOOP:
                 states = engine.caches[key][-1]
                 rows = b"".join(states[draw.position - 1] for draw in draws)
                 blob, draws = Blob("float32", 2, memoryview(rows)) if draws else None, ()

@@ -19,7 +19,8 @@ from swarm.machines.effects import Compute, Deliver, Draw, Prepared, Reroute, Se
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.limits import HopLimits
 from swarm.peer.drafting import Drafter
-from swarm.peer.hops import HopKey, HopRoom, Offer
+from swarm.peer.hops import HopKey, HopRoom
+from swarm.peer.offer import Offer
 from swarm.wire import Blob, Broken, Drawn, Have, Message, Order, Ready, SessionMessage, decode, encode
 
 COMPONENTS = 6

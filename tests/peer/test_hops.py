@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from swarm.core import Hop, HopKey, Sampling, Span, digest_of
 from swarm.machines.ledger import CacheLedger
+from swarm.peer.admission import IDLE
 from swarm.peer.drafting import Drafter
-from swarm.peer.hops import AT_WORK, IDLE, HopRoom, Offer
+from swarm.peer.hops import AT_WORK, HopRoom
+from swarm.peer.offer import Offer
 from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Prefix, Step, encode
 
 S = b"s" * 16
@@ -421,8 +423,8 @@ def test_the_last_of_the_cache_is_for_clients_that_have_none_of_it():
 
 
 def test_sessions_that_reserve_nothing_are_counted_too(monkeypatch):
-    monkeypatch.setattr("swarm.peer.hops.MOST_EACH", 3)
-    monkeypatch.setattr("swarm.peer.hops.MOST_SESSIONS", 5)
+    monkeypatch.setattr("swarm.peer.admission.MOST_EACH", 3)
+    monkeypatch.setattr("swarm.peer.admission.MOST_SESSIONS", 5)
     setting, reasons = Setting(), []
     for number, client in enumerate(["one"] * 4 + ["two"] * 3):
         order = changed(session=bytes([number]) * 16, limit=0, client=client)
@@ -673,13 +675,13 @@ def test_nobody_makes_room_for_another_session_of_its_own_client_or_in_vain():
     setting = full_of("one", "two")
     setting.now = IDLE + 1
     setting.answer("before", Step(bytes([1]) * 16, 1, 1, 0, 0, (1,), Blob("float32", 1, memoryview(bytes(4)))))  # this one works
-    setting.room._worked[bytes(16)] = setting.now
+    setting.room._tenants.works(bytes(16))
     assert [message.reason for _, message in setting.answer("before", changed(session=b"x" * 16, client="three"))] == ["overloaded"]
     assert kept(setting) == [0, 1]
 
 
 def test_where_there_are_as_many_sessions_as_are_taken_the_idlest_goes(monkeypatch):
-    monkeypatch.setattr("swarm.peer.hops.MOST_SESSIONS", 2)
+    monkeypatch.setattr("swarm.peer.admission.MOST_SESSIONS", 2)
     setting = Setting(tokens=10_000)
     for number in (0, 1):
         setting.now = float(number)

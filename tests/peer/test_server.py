@@ -12,7 +12,7 @@ import pytest
 from swarm.core import Span
 from swarm.errors import DoesNotFit, RemoteError
 from swarm.peer.holding import Holding
-from swarm.peer.hops import Offer
+from swarm.peer.offer import Offer
 from swarm.peer.server import GAUGE_EVERY, MEASURE_EVERY, TICK, About, Peer
 from swarm.wire import RENEW_EVERY, Claim, Needed, decode_announcement, encode
 from tests.net.helpers import announcement
