@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from swarm.client import aio
-from swarm.client.session import check_options
+from swarm.client.options import check_options
 from swarm.client.sync import Client
 from swarm.errors import EmptyPrompt, UsageError
 from swarm.wire import HIDDEN, LOGITS

@@ -24,7 +24,8 @@ from swarm.client.chronicle import Chronicle
 from swarm.client.classes import ClassChoice
 from swarm.client.distances import Distances
 from swarm.client.earlier import Earlier
-from swarm.client.session import Session, Token, check_options, check_seconds, is_number
+from swarm.client.options import check_options, check_seconds, is_number
+from swarm.client.session import Session, Token
 from swarm.client.trust import Trust
 from swarm.client.whisper import MakeLine
 from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model

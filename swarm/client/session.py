@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
-import inspect
-import logging
-import math
-import operator
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from swarm.client.chain import Chain, Network
 from swarm.client.chat import Chat, Prompt
+from swarm.client.options import answer_length, check_options, check_seconds, token_ids, whole
 from swarm.client.report import RouteReport
 from swarm.client.stops import StopStrings
+from swarm.client.turn import Turn
 from swarm.core import PeerId, Sampling, SessionId
-from swarm.errors import OR_RESUME, Closed, EmptyPrompt, InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, SwarmError, TimedOut, UsageError
-from swarm.machines.effects import Deliver
+from swarm.errors import Closed, EmptyPrompt, InvalidSampling, PromptTooLong, SwarmError, UsageError
 from swarm.wire import LOGITS, LOOP, REPLIES, Blob, Logprobs, SessionMessage
-
-log = logging.getLogger(__name__)
-
-USUAL_ANSWER = 256
-"""New tokens when the caller names no number."""
 
 ROOM = 64
 """Positions by which the room of a conversation that is read grows, where its caller does not say how long it will become."""
@@ -39,35 +30,6 @@ WINDOW, WINDOW_POSITIONS = 32 * 2**20, 4096
 LEAVING = 0.5
 """Seconds for a turn to end that nobody reads any more, before another one is refused."""
 
-OVERDUE = f"the time allowed for this answer is over; allow more time{OR_RESUME}"
-
-
-def whole(value: Any, name: str) -> int:
-    """An int, or what is as good as one. Raises UsageError."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name} is a whole number, and cannot be {value!r}") from None
-
-
-def check_seconds(timeout: Any) -> None:
-    """Raises UsageError for what no answer could keep to."""
-    if timeout is not None and not (is_number(timeout) and 0 < timeout < math.inf):
-        raise UsageError(f"timeout is a number of seconds above 0, or None for no limit, and cannot be {timeout!r}")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_options(method: str, options: Iterable[str], taker: Callable[..., Any]) -> None:
-    """Options are handed on to `taker`; one that it does not know is said to be none of `method`, which is what the caller called. Raises UsageError."""
-    known = [name for name, one in inspect.signature(taker).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UsageError(f"{method} has no option {name}; {f'did you mean {near[0]}? ' if near else ''}it has {', '.join(known)}")
-
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -76,10 +38,6 @@ class Token:
     id: int
     logprobs: Logprobs | None = None
     finish: str | None = None
-
-
-def _for_reader(effect: Deliver) -> Token | Deliver:
-    return Token(effect.token, effect.logprobs, effect.finish) if effect.rows is None else effect
 
 
 class Host(Network, Protocol):
@@ -121,8 +79,7 @@ class Session:
         self._rests.set()
         self._closed = False
         self._aborted: SwarmError | None = None
-        self._driver: asyncio.Task[None] | None = None
-        self._answer: asyncio.Queue[Token | Deliver | SwarmError] | None = None
+        self._running: Turn | None = None
         self._last: tuple[Sampling, Reading | None, int] | None = None
         self._chat: Chat | None = Chat()
         self._turn_began = 0.0
@@ -250,7 +207,7 @@ class Session:
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
         sampling = self._sampling(seed=seed, stop_ids=stop_ids, ignore_eos=ignore_eos, logprobs=logprobs, **drawing)
         await self._rested()
-        async with contextlib.aclosing(self._turn(self._appended(self._ids(tokens)), sampling, max_new_tokens, timeout)) as turn:
+        async with contextlib.aclosing(self._turn(self._appended(token_ids(tokens, self._host.vocab)), sampling, max_new_tokens, timeout)) as turn:
             async for token in turn:
                 yield token
 
@@ -284,7 +241,7 @@ class Session:
         await self._rested()
         if what not in REPLIES or what == LOOP:
             raise UsageError(f"what is read is 'logits' or 'hidden', and cannot be {what!r}")
-        ids, history = self._ids(tokens), len(self._chain.history)
+        ids, history = token_ids(tokens, self._host.vocab), len(self._chain.history)
         keep = history if keep is None else whole(keep, "keep")
         if not 0 <= keep <= history:
             raise UsageError(f"keep is how many of the {history} tokens of this conversation stay, and cannot be {keep}")
@@ -316,14 +273,14 @@ class Session:
 
     def check_tokens(self, tokens: Sequence[int], **options: Any) -> None:
         """As `check`, of what `stream_details` is given."""
-        self._check(self._appended(self._ids(tokens)), **options)
+        self._check(self._appended(token_ids(tokens, self._host.vocab)), **options)
 
     async def close(self) -> None:
         """End the session everywhere. Idempotent."""
         if not self._closed:
             self._closed = True
-            if self._driver is not None:
-                self._driver.cancel()
+            if self._running is not None:
+                self._running.stop()
                 self.abort(Closed("this session was closed; open another"))
             if self._host.auditor is not None:
                 self._host.auditor.after_hearing(self.id, self._end)
@@ -345,8 +302,8 @@ class Session:
     def abort(self, error: SwarmError) -> None:
         """The network below is gone: whoever waits for a token hears of it."""
         self._aborted = error
-        if self._answer is not None:
-            self._answer.put_nowait(error)
+        if self._running is not None:
+            self._running.abort(error)
 
     def distrust(self, peer: PeerId) -> None:
         self._chain.distrust(peer)
@@ -384,16 +341,6 @@ class Session:
             raise EmptyPrompt
         return self._chat.ask(message, self._chain.history, self._host.text)
 
-    def _ids(self, tokens: Sequence[int]) -> list[int]:
-        """Checked here: a token that no model has would be taken for a fault of the peers."""
-        vocab = self._host.vocab
-        if not isinstance(tokens, Iterable) or isinstance(tokens, str):
-            raise UsageError(f"token ids are a sequence of whole numbers, and cannot be {tokens!r:.80}; text goes to stream or generate")
-        ids = [whole(token, "a token id") for token in tokens]
-        if wrong := [token for token in ids if not 0 <= token < vocab]:
-            raise UsageError(f"{wrong[0]} is no token of this model; ids go from 0 to {vocab - 1}")
-        return ids
-
     async def _text(self, prompt: Prompt, sampling: Sampling, reading: Reading, max_new: int | None, timeout: float | None) -> AsyncGenerator[str, None]:
         """Tokens of a turn as text. A stop string ends the turn where the text before it ends; what overshot leaves the history."""
         cutter, detokenizer = reading.cutter, reading.detokenizer
@@ -414,10 +361,10 @@ class Session:
         self, prompt: Prompt, sampling: Sampling, max_new: int | None, timeout: float | None, reading: Reading | None = None
     ) -> AsyncGenerator[Token, None]:
         self._check_free()
-        max_new = self._check_length(prompt, max_new)
+        end = began = prompt.keep + len(prompt.ids)
+        max_new = answer_length(began, max_new, self._host.max_length)
         check_seconds(timeout)
         deadline = None if timeout is None else self._host.clock() + timeout
-        end = began = prompt.keep + len(prompt.ids)
         ended = withdrawn = False
         chat_before = self._chat
         self._rests.clear()
@@ -425,26 +372,24 @@ class Session:
         self._chain.begin(prompt.keep, prompt.ids, sampling, max_new)
         if prompt.ids:
             self._chat = None if prompt.messages is None else Chat(prompt.messages, began)
-        answer = self._answer = asyncio.Queue()
-        driver = self._driver = asyncio.create_task(self._drive(answer, began, deadline), name="turn")
+        turn = self._running = Turn(self._chain, began, deadline)
         try:
             while True:
-                token = await answer.get()
-                if isinstance(token, SwarmError):
-                    withdrawn = isinstance(token, UsageError) and len(self._chain.history) == began  # asked for what cannot be: as if it had not been
+                came = await turn.get()
+                if isinstance(came, SwarmError):
+                    withdrawn = isinstance(came, UsageError) and len(self._chain.history) == began  # asked for what cannot be: as if it had not been
                     end = prompt.keep if withdrawn else len(self._chain.history)
-                    raise token
-                if isinstance(token, Deliver):
-                    continue  # rows of a turn that read
+                    raise came
+                if came.rows is not None:
+                    continue  # of a turn that read
                 end += 1
-                ended = token.finish is not None
-                yield token
+                ended = came.finish is not None
+                yield Token(came.token, came.logprobs, came.finish)
                 if ended:
                     return
         finally:
-            driver.cancel()
-            await asyncio.wait({driver})
-            self._answer = self._driver = None
+            await turn.close()
+            self._running = None
             self._chain.end(end)
             left = began + max_new - end
             stopped = reading.cutter.matched if reading is not None else None
@@ -462,21 +407,19 @@ class Session:
         self._turn_began = self._host.clock()
         self._chain.begin_reading(keep, ids, first, goal, what)
         self._chat = self._last = None
-        answer = self._answer = asyncio.Queue()
-        driver = self._driver = asyncio.create_task(self._drive(answer, len(self._chain.history), deadline), name="turn")
+        turn = self._running = Turn(self._chain, len(self._chain.history), deadline)
         try:
             while True:
-                came = await answer.get()
+                came = await turn.get()
                 if isinstance(came, SwarmError):
                     raise came
-                if isinstance(came, Deliver) and came.rows is not None:
+                if came.rows is not None:
                     yield came.rows
                     if came.finish is not None:
                         return
         finally:
-            driver.cancel()
-            await asyncio.wait({driver})
-            self._answer = self._driver = None
+            await turn.close()
+            self._running = None
             self._chain.end(len(self._chain.history))
             self._rests.set()
 
@@ -494,43 +437,7 @@ class Session:
             async with asyncio.timeout(LEAVING):
                 await self._rests.wait()
 
-    async def _drive(self, answer: asyncio.Queue[Token | Deliver | SwarmError], began: int, deadline: float | None) -> None:
-        """See a turn through, whether or not its reader is waiting: a repair must not wait for somebody who reads slowly."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                async with contextlib.aclosing(self._chain.follow()) as tokens:
-                    async for effect in tokens:
-                        answer.put_nowait(_for_reader(effect))
-        except TimeoutError:
-            self._break_off(answer, TimedOut(OVERDUE, tuple(self._chain.history[began:])))
-        except SwarmError as error:
-            if isinstance(error, (MissingLayers, PeerLost, Refused, TimedOut)):
-                error.partial = tuple(self._chain.history[began:])
-            self._break_off(answer, error)
-        except Exception as error:
-            log.exception("a turn failed in a way nobody foresaw")
-            self._break_off(answer, SwarmError(f"this is a bug: {error!r}"))
-
-    def _break_off(self, answer: asyncio.Queue[Token | Deliver | SwarmError], error: SwarmError) -> None:
-        """End the turn with an error, after the tokens that came home while a way out was sought: they are in the history, so the reader must see them."""
-        for effect in self._chain.came_home():
-            answer.put_nowait(_for_reader(effect))
-        answer.put_nowait(error)
-
     def _check(self, prompt: Prompt, *, max_new_tokens: int | None = None, timeout: float | None = None, **drawing: Any) -> None:
-        self._check_length(prompt, max_new_tokens)
+        answer_length(prompt.keep + len(prompt.ids), max_new_tokens, self._host.max_length)
         check_seconds(timeout)
         self._sampling(**drawing)
-
-    def _check_length(self, prompt: Prompt, max_new: int | None) -> int:
-        length = prompt.keep + len(prompt.ids)
-        if not length:
-            raise EmptyPrompt
-        if max_new is not None:
-            max_new = whole(max_new, "max_new_tokens")
-            if max_new < 1:
-                raise UsageError(f"max_new_tokens must be at least 1, not {max_new}")
-        room = self._host.max_length - length
-        if room < 1 or (max_new or 0) > room:
-            raise PromptTooLong(length + (max_new or 1), self._host.max_length)
-        return max_new if max_new is not None else min(USUAL_ANSWER, room)

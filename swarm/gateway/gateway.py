@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.client.aio import Client
+from swarm.client.options import USUAL_ANSWER
 from swarm.client.overview import overview
-from swarm.client.session import USUAL_ANSWER
 from swarm.gateway.access import OPEN, Keys
 from swarm.gateway.answers import Question, check
 from swarm.gateway.asked import MOST_PROMPTS, OPENAI_ANSWER, Asked, ChatAsked, CompletionAsked

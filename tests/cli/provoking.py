@@ -29,7 +29,7 @@ from huggingface_hub import errors as hub_errors
 
 import swarm
 from swarm import causal_lm
-from swarm.client.session import OVERDUE
+from swarm.client.turn import OVERDUE
 from swarm.core import Sampling, Span
 from swarm.errors import Refused, SwarmError, TimedOut
 from swarm.gateway.access import Keys

@@ -32,7 +32,7 @@ from swarm.cli.process import reporting, run, set_logging, tell_ready
 from swarm.cli.screen import PIECES, PlainScreen, RichScreen, screen, waiting
 from swarm.cli.serve import Post, Rate, _keep_serving, machine
 from swarm.cli.wish import Wish
-from swarm.client.session import OVERDUE
+from swarm.client.turn import OVERDUE
 from swarm.core import Span, even_split
 from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
 from swarm.peer.server import Status
