@@ -77,7 +77,7 @@ ONLY_IN: dict[str, set[str]] = {
 """Library → the rooms that may know it."""
 
 ONLY_IN_EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("swarm.peer.engine", "torch"): "joins the logits of several sessions, on the compute thread; inside a function, so that importing the room stays light",
+    ("swarm.peer.rounds", "torch"): "joins the logits of several sessions, on the compute thread; inside a function, so that importing the room stays light",
 }
 
 HEAVY = {"hivemind": {"swarm.net"}, "torch": {"swarm.model", "swarm.causal_lm"}, "transformers": {"swarm.model", "swarm.causal_lm"}}
@@ -97,6 +97,7 @@ PURE_MODULES = {
     "swarm.peer.past",
     "swarm.peer.prefixes",
     "swarm.peer.schedule",
+    "swarm.peer.slots",
     "swarm.peer.tenants",
     "swarm.client.chat",
     "swarm.client.chronicle",

@@ -1,29 +1,28 @@
 """The engine of a peer: schedule, run, send. One compute thread does all tensor work; the event loop stays free for the network.
 
-Knows the span model, caches and the sampler. Does not know what a chain is: it gets jobs with a key and gives results back under that key.
+Knows what waits and when it runs; how, on that thread, is `rounds.py`. Does not know what a chain is: it gets jobs with a key and gives results back under
+that key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from swarm.core import HopKey, PeerId, Sampling, Span, on_one_machine
+from swarm.core import HopKey, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
 from swarm.peer.fair import Turns
 from swarm.peer.muster import Muster
+from swarm.peer.rounds import Rounds
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
-from swarm.wire import HIDDEN, LOOP, Blob, Order
+from swarm.peer.slots import Copy, Done, Part, Slot
+from swarm.wire import LOOP, Blob, Order
 
 if TYPE_CHECKING:
-    from swarm.model.cache import KVCache
     from swarm.model.span import SpanModel
 
 log = logging.getLogger(__name__)
@@ -33,114 +32,14 @@ T = TypeVar("T")
 LOOK = 0.25
 """Seconds between two looks at our share in a pause that is longer."""
 
-
 WORTH_GIVING_BACK = 8 * 2**20
 """Bytes of caches freed after which the allocator is asked to return what it keeps, which takes some milliseconds. Otherwise it keeps nearly all of it."""
-
-
-COPIED = 16 * 2**20
-"""Bytes of prefixes copied between two rounds, which takes some 10 ms."""
 
 
 class Results(Protocol):
     def finished(self, key: HopKey, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> None: ...
 
     def failed(self, key: HopKey, detail: str) -> None: ...
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One hop in the engine: its cache, and its jobs and cuts in order. A cut is the length to cut to. `ran` is what came so far of a long job, which runs in
-    portions: the first of the queue, or one whose last portion runs now."""
-
-    sampling: Sampling
-    cache: KVCache
-    queue: deque[Compute | int] = field(default_factory=deque)
-    ran: list[_Done] = field(default_factory=list)
-    arrived: int = 0
-    musters: bool = False
-    """Whether this is the first hop of a ring on one machine, whose sessions are kept in step."""
-    shared: bool = False
-    """Whether it is any hop of such a ring."""
-    share: float = 1.0
-    """How much of the model it runs."""
-    reply: str = LOOP
-    """What its head gives: drawn tokens, or as the order has it."""
-    client: PeerId = ""
-
-    def next_job(self) -> Compute | None:
-        return next((entry for entry in self.queue if isinstance(entry, Compute)), None)
-
-    def ran_of(self, job: Compute) -> list[_Done]:
-        return [result for result in self.ran if result.part.job is job]
-
-    def done(self, job: Compute) -> int:
-        """Positions of it that have run."""
-        return sum(result.part.count for result in self.ran_of(job))
-
-
-@dataclass(eq=False, slots=True)
-class _Copy:
-    """A cache that is to begin as another one, in so many positions. It is `urgent` once some of these are to be cut from the other."""
-
-    cache: KVCache
-    other: KVCache
-    length: int
-    urgent: bool = False
-    done: bool = False
-    _steps: Iterator[int] | None = None
-
-    def step(self) -> int:
-        """A piece of it: how many bytes."""
-        try:
-            self._steps = self._steps or self.cache.begin_as(self.other, self.length)
-            return next(self._steps)
-        except StopIteration:
-            self.done = True
-        except Exception:  # whatever there is too little of: the hop's first row does not append then, and fails
-            log.warning("a session's prefix could not be copied", exc_info=True)
-            self.done = True
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Positions [begin, end) of a job, counted from its start, and the cuts before it."""
-
-    key: HopKey
-    slot: _Slot
-    job: Compute
-    begin: int
-    end: int
-    cuts: tuple[int, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return self.end - self.begin
-
-    @property
-    def is_last(self) -> bool:
-        return self.end == len(self.job.tokens)
-
-    @property
-    def start(self) -> int:
-        return self.job.start + self.begin
-
-    @property
-    def draw(self) -> tuple[int, ...]:
-        """Which of its positions to draw after, counted from its own start."""
-        return tuple(offset - self.begin for offset in self.job.draw if self.begin <= offset < self.end)
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What came of a part: outputs (None behind the head), and tokens drawn."""
-
-    part: _Part
-    rows: Any = None
-    draws: tuple[Draw, ...] = ()
-    micros: int = 0
-    error: str = ""
 
 
 class Engine:
@@ -150,12 +49,10 @@ class Engine:
         self._model = model
         self.results: Results | None = None
         self.timed: Callable[[Span, int, float], None] = lambda span, rows, seconds: None
-        self.steps = 0
-        self.tokens = 0
         self.share = 1.0
         self._clock = clock
-        self._slots: dict[HopKey, _Slot] = {}
-        self._copies: list[_Copy] = []
+        self._slots: dict[HopKey, Slot] = {}
+        self._copies: list[Copy] = []
         self._freed = 0
         """Bytes of caches that have gone since memory was last given back."""
         self._arrivals = 0
@@ -165,6 +62,8 @@ class Engine:
         self._chunks = Chunks()
         self._turns = Turns()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
+        self._rounds = Rounds(lambda: self.model, lambda: self._clock())
+        """What happens on it."""
 
     @property
     def model(self) -> SpanModel:
@@ -172,12 +71,22 @@ class Engine:
             raise RuntimeError("no model is loaded")
         return self._model
 
+    @property
+    def steps(self) -> int:
+        """How often the model was run."""
+        return self._rounds.steps
+
+    @property
+    def tokens(self) -> int:
+        """Over how many positions in all."""
+        return self._rounds.tokens
+
     # --- HopEngine --------------------------------------------------------------------------------------------------------------------------------------------
 
     def open(self, key: HopKey, order: Order) -> None:
         slot = self._slots.get(key)
         if slot is None:
-            slot = self._slots[key] = _Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
+            slot = self._slots[key] = Slot(order.sampling, self.model.new_cache(key.start, key.stop, order.limit))
         slot.sampling, slot.client = order.sampling, order.client
         slot.cache.limit = order.limit
         slot.reply = order.reply
@@ -208,7 +117,7 @@ class Engine:
         self._wake.set()
 
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
-        self._copies.append(_Copy(self._slots[key].cache, self._slots[other].cache, length))
+        self._copies.append(Copy(self._slots[key].cache, self._slots[other].cache, length))
 
     def take_over(self, key: HopKey, other: HopKey, length: int) -> None:
         slot, theirs = self._slots[key], self._slots.pop(other)
@@ -258,7 +167,7 @@ class Engine:
                 while round_ := schedule(waiting := self._waiting(), chunk := self._chunk(waiting)):
                     for keys in round_:
                         batch = self._take(keys, chunk)
-                        done = await loop.run_in_executor(self._thread, self._round, tuple(self._copies), batch)
+                        done = await loop.run_in_executor(self._thread, self._rounds.run, tuple(self._copies), batch)
                         self._copies = [copy for copy in self._copies if not copy.done]
                         self._tell_time(batch, done)
                         self._report(done)
@@ -277,7 +186,7 @@ class Engine:
                 slot.queue.clear()
         freed, self._freed = self._freed, 0 if self._freed >= WORTH_GIVING_BACK else self._freed
         if copies or cuts or freed >= WORTH_GIVING_BACK:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._clean, copies, cuts, freed >= WORTH_GIVING_BACK)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._rounds.clean, copies, cuts, freed >= WORTH_GIVING_BACK)
             self._copies = [copy for copy in self._copies if not copy.done]
             if copies:  # whoever waited for one, or another piece
                 self._wake.set()
@@ -318,7 +227,7 @@ class Engine:
         """How many positions of these prompts run at once."""
         return self._chunks.size(self._clock(), shared=any(self._slots[job.what].shared for job in waiting if not job.decodes))
 
-    def _take(self, keys: Sequence[HopKey], chunk: int) -> list[_Part]:
+    def _take(self, keys: Sequence[HopKey], chunk: int) -> list[Part]:
         """Of each hop's oldest job what is to run now, and the cuts before it. A hop that went, or whose job was voided, while another group ran is skipped;
         its cuts stay."""
         batch = []
@@ -331,7 +240,7 @@ class Engine:
                 cuts.append(cut)
                 slot.queue.popleft()
             begin = slot.done(job)
-            part = _Part(key, slot, job, begin, begin + portion(len(job.tokens) - begin, chunk), tuple(cuts))
+            part = Part(key, slot, job, begin, begin + portion(len(job.tokens) - begin, chunk), tuple(cuts))
             if part.is_last:
                 slot.queue.popleft()
                 self._arrivals += 1
@@ -341,7 +250,7 @@ class Engine:
             batch.append(part)
         return batch
 
-    def _tell_time(self, batch: Sequence[_Part], done: Sequence[_Done]) -> None:
+    def _tell_time(self, batch: Sequence[Part], done: Sequence[Done]) -> None:
         """Of a round in which every row went well: others took a part of its time for nothing."""
         if batch and len(done) == len(batch) and not any(result.error for result in done):
             key, count, seconds = batch[0].key, sum(part.count for part in batch), done[0].micros / 1e6
@@ -351,7 +260,7 @@ class Engine:
             if not decodes and batch[0].slot.musters:
                 self._muster.chunk(batch[-1].key, seconds, batch[0].slot.share, now)
 
-    def _report(self, done: Sequence[_Done]) -> None:
+    def _report(self, done: Sequence[Done]) -> None:
         for result in done:
             part, slot = result.part, result.part.slot
             if self._slots.get(part.key) is not slot or self.results is None:
@@ -375,104 +284,11 @@ class Engine:
                 log.exception("a result could not be handed on")
                 self.results.failed(part.key, repr(error))
 
-    def _finished(self, part: _Part, whole: Sequence[_Done]) -> None:
+    def _finished(self, part: Part, whole: Sequence[Done]) -> None:
         assert self.results is not None
         draws = tuple(draw for result in whole for draw in result.draws)
         micros = round(sum(result.micros for result in whole) / self.share)  # the rest that it costs is a part of what it took: clients see who is slow
         self.results.finished(part.key, part.job.serial, joined([result.rows for result in whole]), draws, micros)
-
-    # --- on the compute thread --------------------------------------------------------------------------------------------------------------------------------
-
-    def _round(self, copies: Sequence[_Copy], batch: Sequence[_Part]) -> list[_Done]:
-        self._copy(copies)
-        return self._execute(batch)
-
-    @staticmethod
-    def _copy(copies: Sequence[_Copy]) -> None:
-        """A piece of them, so that nobody else waits long."""
-        left = COPIED
-        for copy in sorted(copies, key=lambda copy: not copy.urgent):
-            while not copy.done and (left > 0 or copy.urgent):
-                left -= copy.step()
-
-    def _clean(self, copies: Sequence[_Copy], cuts: Sequence[tuple[KVCache, int]], gives_back: bool) -> None:
-        from swarm.model.memory import trim
-
-        self._copy(copies)
-        for cache, length in cuts:
-            with contextlib.suppress(ValueError):  # what could not be copied, or failed half-way, is shorter already
-                cache.truncate(length)
-        if gives_back:
-            trim()
-
-    def _execute(self, batch: Sequence[_Part]) -> list[_Done]:
-        """Run one group. A row that cannot be run fails alone: the others get another try without it."""
-        began = self._clock()
-        ready = []
-        done: list[_Done] = []
-        for part in batch:
-            try:
-                for length in part.cuts:
-                    part.slot.cache.truncate(length)
-                ready.append((part, self._row(part)))
-            except Exception as error:  # whatever a stranger's rows provoke stays this session's trouble
-                log.debug("a row could not be prepared", exc_info=True)
-                done.append(_Done(part, error=repr(error)))
-        if not ready:
-            return done
-        try:
-            done += self._run(ready, began)
-        except Exception as error:
-            if len(ready) == 1:
-                log.debug("a row could not be run", exc_info=True)
-                return [*done, _Done(ready[0][0], error=repr(error))]
-            for part, _ in ready:
-                part.slot.cache.truncate(part.start)
-                done += self._execute([replace(part, cuts=())])
-        return done
-
-    def _row(self, part: _Part):
-        from swarm.model.blobs import from_blob
-        from swarm.model.span import Row
-
-        job, here = part.job, slice(part.begin, part.end)
-        hidden = None if job.hidden is None else from_blob(job.hidden[here], self.model.device, self.model.dtype, width=self.model.hidden)
-        return Row(part.slot.cache, part.start, job.tokens[here], hidden, part.draw, raw=part.slot.reply == HIDDEN)
-
-    def _run(self, ready, began: float) -> list[_Done]:
-        from swarm.model.blobs import to_blob
-
-        start, stop = ready[0][0].key.start, ready[0][0].key.stop
-        outputs = self.model.run(start, stop, [row for _, row in ready])
-        is_head = stop == self.model.head + 1
-        draws = self._draw(ready, outputs) if is_head else [()] * len(ready)
-        wanted = [not is_head or (part.slot.reply != LOOP and bool(part.draw)) for part, _ in ready]
-        blobs = [to_blob(output, compress=part.job.compress) if wants else None for (part, _), output, wants in zip(ready, outputs, wanted, strict=True)]
-        self.steps += 1
-        self.tokens += sum(part.count for part, _ in ready)
-        micros = round((self._clock() - began) * 1e6)
-        return [_Done(part, blob, tuple(drawn), micros) for (part, _), blob, drawn in zip(ready, blobs, draws, strict=True)]
-
-    def _draw(self, ready, outputs) -> list[list[Draw]]:
-        """Draw every token that was asked for, all sessions in one go."""
-        import torch
-
-        from swarm.model.sampling import DrawRequest, draw
-
-        requests, owners = [], []
-        draws = [part.draw if part.slot.reply == LOOP else () for part, _ in ready]
-        for at, (part, _) in enumerate(ready):
-            sampling, job = part.slot.sampling, part.job
-            for offset in draws[at]:
-                history = (*job.history, *job.tokens[: part.begin + offset + 1]) if sampling.repetition_penalty != 1 else ()
-                requests.append(DrawRequest(sampling, part.start + offset + 1, history))
-                owners.append(at)
-        drawn: list[list[Draw]] = [[] for _ in ready]
-        if requests:
-            logits_KV = torch.cat([output for output, drawing in zip(outputs, draws, strict=True) if drawing])
-            for owner, request, token in zip(owners, requests, draw(logits_KV, requests), strict=True):
-                drawn[owner].append(Draw(request.position, token.token, token.logprobs))
-        return drawn
 
 
 def joined(parts: Sequence[Blob | None]) -> Blob | None:

@@ -39,8 +39,12 @@ class ServingEngine(HopEngine, Protocol):
     """What a peer needs of its engine besides: a model to run or none, counts of what was computed, where results go, who hears how long a round took (its
     components, all its rows, seconds), the share of its time in which it computes at most, and one task for its life."""
 
-    steps: int
-    tokens: int
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
     share: float
     results: Results | None
     timed: Callable[[Span, int, float], None]

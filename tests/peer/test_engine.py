@@ -14,8 +14,9 @@ import torch
 
 from swarm.core import Hop, Sampling, Span
 from swarm.machines.effects import Compute
-from swarm.peer.engine import COPIED, LOOK, WORTH_GIVING_BACK, Engine
+from swarm.peer.engine import LOOK, WORTH_GIVING_BACK, Engine
 from swarm.peer.hops import HopKey
+from swarm.peer.rounds import COPIED
 from swarm.peer.schedule import SHARED
 from swarm.wire import Blob, Order
 from tests.net.virtual import run
