@@ -17,21 +17,19 @@ from typing import Any, Protocol
 
 from swarm.client.planner import Surroundings
 from swarm.core import Hop, PeerId, Sampling, SessionId, base_dtype
+from swarm.errands import Errands
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
 from swarm.machines.marks import MOST_SHOWN_BYTES
 from swarm.machines.probe import USUAL_ROOM, Probe, Work, hide
 from swarm.routing.table import PeerView
-from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, ORDER_LIFETIME, Accuse, Blob, Message, SessionMessage, Show, Shown, Statement, compressed
+from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, Accuse, Blob, Message, Show, Shown, Statement, compressed
 
 log = logging.getLogger(__name__)
 
 ANSWER = 15.0
 """Seconds for a hop to show what it made: some megabytes, behind whatever else it sends."""
-
-AGAIN = 60.0
-"""Seconds for another peer to make it again, behind whatever else it computes."""
 
 MOST_BYTES = MOST_SHOWN_BYTES
 """Of activations that one audit fetches of a hop: it looks at the beginning of a session, as far as that reaches."""
@@ -127,7 +125,7 @@ class Auditor:
         self._host, self._alike, self._dice = host, alike, dice
         self._waiting: dict[tuple[SessionId, int, PeerId], tuple[asyncio.Future[Shown], bool]] = {}
         """What somebody is to show, and whether it is held against him that he does not."""
-        self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
+        self._errands = Errands(host, dice)
         self._tasks: set[asyncio.Task[None]] = set()
         self._hearings: dict[SessionId, Hearing] = {}
 
@@ -149,14 +147,7 @@ class Auditor:
             if future is not None and not future.done():
                 future.set_result(message)
             return True
-        if not isinstance(message, SessionMessage) or message.session not in self._probes:
-            return False
-        probe, over = self._probes[message.session]
-        for effect in probe.receive(sender, message):
-            self._host.say(effect.peer, effect.message)
-        if probe.over:
-            over.set()
-        return True
+        return self._errands.receive(sender, message)
 
     def lost(self, peer: PeerId) -> None:
         doubts = False
@@ -166,10 +157,7 @@ class Auditor:
                 doubts |= doubted
         if doubts:  # a cheat might hang up rather than show anything; one that died has refused once, however much it was asked for
             self._doubt(peer)
-        for probe, over in self._probes.values():
-            probe.lost(peer)
-            if probe.over:
-                over.set()
+        self._errands.lost(peer)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -339,29 +327,14 @@ class Auditor:
 
     async def _again(self, job: Job, suspect: Hop, view: PeerView, testimony: Testimony) -> Probe | None:
         """None if it does not come to an end."""
-        host, stop, is_last = self._host, testimony.stop, suspect.stop == self._host.components
+        stop, is_last = testimony.stop, suspect.stop == self._host.components
         hop = Hop(view.peer, suspect.start, suspect.stop, view.addrs, view.version)
         tokens = hide(job.tokens[:stop], self._dice.getrandbits) if suspect.start and not is_last else job.tokens[:stop]
         sampling = replace(job.sampling, logprobs=MOST_LOGPROBS) if is_last and not job.sampling.temperature else job.sampling
         emit_from = self._emit_from(job, stop) if is_last else 0
-        room = min(self._dice.randint(*USUAL_ROOM), view.spare(stop))
         compress = compressed(testimony.made.shown.rows)
-        work = Work(hop, job.revision, job.numerics, host.components, tokens, testimony.hidden, sampling, emit_from, room, compress)
-        session = self._dice.randbytes(16)
-        probe, over = Probe(session, host.peer, work, host.wall() + ORDER_LIFETIME), asyncio.Event()
-        self._probes[session] = probe, over
-        try:
-            for effect in probe.begin():
-                host.say(effect.peer, effect.message, view.addrs)
-            async with asyncio.timeout(AGAIN):
-                await over.wait()
-        except TimeoutError:
-            return None
-        finally:
-            del self._probes[session]
-            for effect in probe.end():
-                host.say(effect.peer, effect.message)
-        return None if probe.failure else probe
+        told, room = (tokens, testimony.hidden, sampling, emit_from), self._dice.randint(*USUAL_ROOM)
+        return await self._errands.probe(view, Work(hop, job.revision, job.numerics, self._host.components, *told, room, compress))
 
     def _emit_from(self, job: Job, stop: int) -> int:
         """The first position of those looked at whose token the head drew."""

@@ -18,10 +18,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Span, merge_spans
+from swarm.errands import Errands
 from swarm.errors import SwarmError, contained
 from swarm.machines.probe import USUAL_ROOM, Work, hide
-from swarm.peer.errands import Errands
 from swarm.peer.judge import Judge
+from swarm.peer.voice import Voice
 from swarm.ports import Guise
 from swarm.routing.table import PeerView
 from swarm.wire import Blob, Message
@@ -191,7 +192,7 @@ class Inspector:
             yield self._judge.errands
             return
         async with self._guise() as guise:
-            errands = Errands(guise.links, guise.sign, self._wall, self._dice)
+            errands = Errands(Voice(guise.links, guise.sign, self._wall), self._dice)
 
             def receive(sender: PeerId, message: Message) -> None:
                 errands.receive(sender, message)

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from swarm.core import Hop, PeerId, Span
+from swarm.errands import Errands
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import Verify, charge
 from swarm.machines.marks import MOST_SHOWN_BYTES
 from swarm.machines.probe import USUAL_ROOM, Work
-from swarm.peer.errands import Errands
+from swarm.peer.voice import Voice
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
@@ -59,7 +60,7 @@ class Judge:
     ) -> None:
         self.audits = Audits()
         self.table = table
-        self.errands = Errands(links, sign, wall, dice)
+        self.errands = Errands(Voice(links, sign, wall), dice)
         self._links, self._model, self._components = links, model, components
         self._verify, self._alike, self._clock, self._dice = verify, alike, clock, dice
         self._heard: dict[PeerId, float] = {}
