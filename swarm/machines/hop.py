@@ -199,7 +199,7 @@ class HopSession:
         self._looping.opened(order.until, self.accepted)
         effects.append(self._have(resend=True))
         if not self.is_last and self.index != message.upto:
-            effects.append(self._to_next(_readdressed(message, self.index + 1)))
+            effects.append(self._onward(message))
         return effects + farewell
 
     def step(self, sender: PeerId, message: Step, now: float) -> list[Effect]:
@@ -301,12 +301,12 @@ class HopSession:
         if sender != self._prev[0] or message.chain != self.epoch.chain:
             return []
         self._renew(now)
-        return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+        return [] if self.is_last else [self._onward(message)]
 
     def close(self, sender: PeerId, message: Close) -> list[Effect]:
         if sender != self._prev[0] or message.chain != self.epoch.chain:
             return []
-        onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._to_next(_readdressed(message, self.index + 1))]
+        onward: list[Effect] = [] if self.is_last or self.index >= message.last else [self._onward(message)]
         return [*onward, *self._dismiss_branch(None), *([*self._truncate(self.computed), Rest()] if message.rests else [Forget("closed")])]
 
     def retire(self, order: Order) -> list[Effect]:
@@ -321,7 +321,7 @@ class HopSession:
             return []
         if message.hop <= self.index and (message.hop, message.reason) != (0, "lost"):
             return []
-        return [self._to_prev(_readdressed(message, self.index - 1))]
+        return [self._back(message)]
 
     def lost(self, peer: PeerId) -> list[Effect]:
         """The link to a peer is gone. A lost predecessor is noticed by whoever precedes it, so only a lost successor is ours to report; the head's is the
@@ -364,7 +364,7 @@ class HopSession:
         self._renew(now)
         ours, theirs = self.route[self.index], order.route[message.first - 1]
         if (ours.peer, ours.span) != (theirs.peer, theirs.span):
-            return [] if self.is_last else [self._to_next(_readdressed(message, self.index + 1))]
+            return [] if self.is_last else [self._onward(message)]
         if order.client != self.order.client or order.chain <= self.epoch.chain:
             return []
         if self._compresses(order) != self._compresses(self.order):  # what the newcomers are to get is not what there is
@@ -377,7 +377,7 @@ class HopSession:
         """Travels to the client, as bad news do."""
         if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain:
             return []
-        return [self._to_prev(_readdressed(message, self.index - 1))]
+        return [self._back(message)]
 
     def _feed_branch(self, branch: Branch) -> list[Effect]:
         """Forward to newcomers what they lack. What the journal no longer holds they cannot get without holding up the chain. Guesses they do not get: an OPEN
@@ -528,6 +528,14 @@ class HopSession:
 
     def _report(self, hop: int, reason: str, detail: str) -> Effect:
         return self._to_prev(Broken(self.session, self.epoch.chain, self.index - 1, hop, reason, detail))
+
+    def _onward(self, message: SessionMessage) -> Effect:
+        """What was said to us, to the next hop."""
+        return self._to_next(_readdressed(message, self.index + 1))
+
+    def _back(self, message: SessionMessage) -> Effect:
+        """The same, towards the client."""
+        return self._to_prev(_readdressed(message, self.index - 1))
 
     def _to_prev(self, message: SessionMessage) -> Effect:
         return Send(self._prev[0], message)
