@@ -61,12 +61,14 @@ def test_fifty_nodes_of_which_ten_fail(figure, fault, goal):
 
 
 @pytest.mark.parametrize("sybils", [10, 20])
-def test_sybils(figure, sybils):
-    """So many of the nodes answer searches with nothing and swallow what is stored. They cannot choose where they stand."""
+@pytest.mark.parametrize(("attack", "ghosts"), [("sybils", 0), ("ground", 0), ("ground", 200)], ids=["anywhere", "at the keys", "at the keys, with ghosts"])
+def test_sybils(figure, attack, ghosts, sybils):
+    """So many of the nodes answer searches with nothing and swallow what is stored. They stand where chance puts them, or were made until half of them stood
+    nearer to either key than every honest node; and name one another, and others as near that nobody runs."""
 
     async def main():
         async with world(4, nodes=10) as swarm:
-            attacker = await swarm.stranger("sybils", count=sybils)
+            attacker = await swarm.stranger(attack, count=sybils, ghosts=ghosts)
             await attacker.says()
             await asyncio.sleep(26)  # what was stored before is over
             shares, times = [], []
@@ -75,7 +77,8 @@ def test_sybils(figure, sybils):
                 shares.append(len(seen) / len(swarm.ids))
                 times.append(took)
             good = sum(share >= 0.9 for share in shares) / len(shares)
-            what = f"40 honest nodes, {sybils} sybils ({sybils / (40 + sybils):.0%})"
+            where = "" if attack == "sybils" else " with ground ids, at both keys" + (f", naming {ghosts} that nobody runs" if ghosts else "")
+            what = f"40 honest nodes, {sybils} sybils ({sybils / (40 + sybils):.0%}){where}"
             figure(
                 9,
                 what,
