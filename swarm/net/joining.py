@@ -61,7 +61,7 @@ class Membership:
         looks = 0
         while True:
             with contained(log, "estimating how many nodes there are"):
-                if looks % SURVEY_EVERY == 0:
+                if looks % SURVEY_EVERY == 0 or not self._node.protocol.surveys:
                     await survey(self._node)
             await asyncio.sleep(PERIOD)
             looks += 1

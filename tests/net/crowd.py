@@ -7,6 +7,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from hivemind.dht.routing import DHTID, RoutingTable
 from hivemind.dht.traverse import traverse_dht
@@ -21,6 +22,7 @@ KNOWN = 0.5
 """Of honest nodes, how many one has met beside its neighbours."""
 
 
+@cache
 def peer_at(place: DHTID) -> PeerID:
     return PeerID(place.to_bytes())
 
