@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
 from swarm.net.guards.searching import Search
-from swarm.net.guards.vicinity import SPACE, size_of
+from swarm.net.guards.vicinity import SPACE, scattered, size_of
 
 SEARCH_DEADLINE = 3.0
 """Seconds for a search. What was found by then counts; with frozen nodes among those who should answer it is most of it."""
@@ -20,8 +19,8 @@ SEARCH_DEADLINE = 3.0
 async def seek(node: DHTNode, target: DHTID, radius: int, found: Callable[[Any], None] = lambda held: None, deadline: float = SEARCH_DEADLINE) -> Search:
     """Ask all around `target`, and hand on what they hold there. Of searches that time has run out for, what they had."""
     protocol, calls = node.protocol, dict[asyncio.Task[Any], DHTID]()
-    near, met = protocol.neighbours(target, radius), protocol.routing_table.uid_to_peer_id
-    search = Search(target, radius, node._filter_blacklisted(dict(near)), node._filter_blacklisted(met), node.node_id, random.Random())
+    near, roots = dict(protocol.neighbours(target, radius)), scattered(protocol.routing_table, protocol.lot)
+    search = Search(target, radius, node._filter_blacklisted(near), node._filter_blacklisted(roots), node.node_id, protocol.lot)
     try:
         async with asyncio.timeout(deadline):
             while True:
@@ -51,6 +50,6 @@ async def seek(node: DHTNode, target: DHTID, radius: int, found: Callable[[Any],
 
 async def survey(node: DHTNode) -> None:
     """Look around a place that nobody could prepare for, and note how many nodes there must be in all."""
-    search = await seek(node, DHTID(random.randrange(SPACE)), 0)
+    search = await seek(node, DHTID(node.protocol.lot.randrange(SPACE)), 0)
     if search.answered:
         node.protocol.surveys.append(size_of([distance for distance, _ in search.nearest()]))

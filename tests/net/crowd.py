@@ -15,7 +15,7 @@ from hivemind.p2p import PeerID
 
 from swarm.net.guards.placing import MAX_NEIGHBOURS
 from swarm.net.guards.searching import Search
-from swarm.net.guards.vicinity import NEAREST, SPACE, named, radius_of, size_of
+from swarm.net.guards.vicinity import NEAREST, SPACE, named, radius_of, scattered, size_of
 
 REPLICAS = 5
 KNOWN = 0.5
@@ -98,7 +98,7 @@ class Crowd:
         """The honest answer later than the sybils, and silence is noticed last."""
         table = self.table(asker)
         near, flying, clock, count = dict(named(table, target, radius, self.lot)), [], 0.0, 0
-        search = Search(target, radius, near, table.uid_to_peer_id, asker, self.lot)
+        search = Search(target, radius, near, scattered(table, self.lot), asker, self.lot)
         while True:
             for place, _ in search.ask():
                 count += 1

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.net.guards.placing import MAX_NEIGHBOURS
-from swarm.net.guards.searching import CREDIT, MOST, ROOTS, WITHIN, Search
-from swarm.net.guards.vicinity import EXPECTED, NEAREST, SPACE, named, radius_of, size_of
+from swarm.net.guards.searching import CREDIT, MOST, WITHIN, Search
+from swarm.net.guards.vicinity import EXPECTED, NEAREST, ROOTS, SPACE, named, radius_of, scattered, size_of
 from tests.net.crowd import Crowd, good, peer_at
 
 sizes = st.lists(st.floats(1, 1e6), min_size=1, max_size=5)
@@ -70,18 +70,25 @@ def test_a_reply_names_everybody_near_a_key_however_many_stand_nearer():
     assert len(one) == len(other) == MAX_NEIGHBOURS and one[:NEAREST] == other[:NEAREST] and {*one} != {*other}
 
 
+def test_acquaintances_are_drawn_over_the_places_and_not_over_their_number():
+    lot, table = random.Random(1), RoutingTable(DHTID(SPACE // 2 + 5), NEAREST, 5)
+    alone, crowd = DHTID(SPACE // 4), [DHTID(SPACE // 2 + 2**120 + number) for number in range(NEAREST)]
+    for place in [*crowd, alone]:
+        table.add_or_update_node(place, peer_at(place))
+    drawn = [alone in scattered(table, lot) for _ in range(400)]
+    assert drawn.count(True) > 380, "half of all places are nearest to it, six times in each draw"
+    assert scattered(RoutingTable(DHTID(5), NEAREST, 5), lot) == {}
+
+
 # --- whom one asks ----------------------------------------------------------------------------------------------------------------------------------------
-
-
-def search(target: int = 0, radius: int = 0, near=(), met=(), seed: int = 0, own: int = SPACE - 1) -> Search:
-    return Search(
-        DHTID(target), radius, {DHTID(place): peer_at(DHTID(place)) for place in near}, {DHTID(place): peer_at(DHTID(place)) for place in met}, DHTID(own),
-        random.Random(seed),
-    )  # fmt: skip
 
 
 def names(*numbers: int) -> dict:
     return {DHTID(number): peer_at(DHTID(number)) for number in numbers}
+
+
+def search(target: int = 0, radius: int = 0, near=(), roots=(), seed: int = 0, own: int = SPACE - 1) -> Search:
+    return Search(DHTID(target), radius, names(*near), names(*roots), DHTID(own), random.Random(seed))
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,7 +97,7 @@ def test_whatever_is_answered_a_search_ends_and_asks_nobody_twice_nor_itself(see
     lot = random.Random(seed)
     everybody = [DHTID(lot.randrange(SPACE)) for _ in range(known + others + 1)]
     own, *rest = everybody
-    looking = search(lot.randrange(SPACE), radius, rest[:known], lot.sample(rest, known // 2), seed, own)
+    looking = search(lot.randrange(SPACE), radius, rest[:known], lot.sample(rest, min(ROOTS, len(rest))), seed, own)
     asked, flying = [], []
     while True:
         fresh = [place for place, peer in looking.ask() if peer == peer_at(place)]
@@ -123,7 +130,7 @@ def test_everybody_in_the_vicinity_is_asked_and_of_others_the_nearest():
     lot = random.Random(3)
     everybody = sorted(lot.randrange(SPACE) for _ in range(400))
     radius, asked = everybody[30] + 1, []
-    looking = search(0, radius, lot.sample(everybody, NEAREST), lot.sample(everybody, 9))
+    looking = search(0, radius, lot.sample(everybody, NEAREST), lot.sample(everybody, ROOTS))
     while fresh := looking.ask():
         for place, _ in fresh:
             asked.append(place)

@@ -52,6 +52,9 @@ SURVEYS = 2
 """Estimates of how many nodes there are that count beside the one by our own neighbours, around whom somebody may have prepared himself. Few, so that a swarm
 which grows tenfold is soon known to have."""
 
+MAX_WAITING = 1024
+"""Peers remembered beyond those for whom a bucket has room; who has not been heard of for the longest time goes first. hivemind remembers all, for ever."""
+
 MAX_CLOCKS = 64
 """Peers whose clocks are kept, those that were asked last: all through whom a node enters at once have room, and initial peers are not crowded out."""
 
@@ -81,7 +84,7 @@ class GuardedProtocol(DHTProtocol):
         self.ahead: OrderedDict[PeerID, float] = OrderedDict()
         """By how much the clocks of those whom we have pinged are ahead of this machine's."""
         self.surveys: deque[float] = deque(maxlen=SURVEYS)
-        self._lot = random.Random()
+        self.lot = random.Random()
 
     @classmethod
     async def create(cls, *args: Any, **kwargs: Any) -> GuardedProtocol:
@@ -243,7 +246,7 @@ class GuardedProtocol(DHTProtocol):
         return radius_of([size_of([self.node_id ^ place for place, _ in own]), *self.surveys])
 
     def neighbours(self, key: DHTID, radius: int, exclude: DHTID | None = None) -> list[tuple[DHTID, PeerID]]:
-        return named(self.routing_table, key, radius, self._lot, exclude)
+        return named(self.routing_table, key, radius, self.lot, exclude)
 
     # --- who is there -------------------------------------------------------------------------------------------------------------------------------------
 
@@ -260,6 +263,9 @@ class GuardedProtocol(DHTProtocol):
                 del table[place]
             return
         silent = table.add_or_update_node(place, peer_id)
+        waiting = table.buckets[table.get_bucket_index(place)].replacement_nodes
+        if len(waiting) > MAX_WAITING:
+            del table[next(iter(waiting))]
         if silent is not None:  # no room: if the one that was heard of last does not answer, it makes some
             self._spawn(self._look_for(silent[1]))
 

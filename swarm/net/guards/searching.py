@@ -19,12 +19,9 @@ from collections.abc import Mapping
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
-from swarm.net.guards.vicinity import EXPECTED, NEAREST
+from swarm.net.guards.vicinity import EXPECTED, NEAREST, ROOTS
 
-ROOTS = 6
-"""Acquaintances that are asked in any case. Where a third are sybils, these are nothing else in one search of 700, and the nearest we know are asked too."""
-
-BESIDE = 6
+BESIDE = ROOTS
 """Calls at once to those beyond the vicinity: more would ask many who turn out not to be among the nearest."""
 
 WITHIN = 64
@@ -33,13 +30,13 @@ WITHIN = 64
 CREDIT = 8
 """Calls to names that one node told us of before any of these has answered. Each that does earns one more."""
 
-MOST = 512
+MOST = 768
 """Calls of one search."""
 
 
 class Search:
-    def __init__(self, target: DHTID, radius: int, near: Mapping[DHTID, PeerID], met: Mapping[DHTID, PeerID], own: DHTID, lot: random.Random) -> None:
-        """`near` are those we know around the target, `met` all acquaintances."""
+    def __init__(self, target: DHTID, radius: int, near: Mapping[DHTID, PeerID], roots: Mapping[DHTID, PeerID], own: DHTID, lot: random.Random) -> None:
+        """`near` are those we know around the target, `roots` acquaintances anywhere."""
         self._target, self._radius, self._own, self._lot = target, radius, own, lot
         self.answered: dict[DHTID, PeerID] = {}
         self._peers: dict[DHTID, PeerID] = {}
@@ -53,9 +50,8 @@ class Search:
         self._sources: dict[DHTID, list[DHTID]] = {}
         """Who named it, of each that we did not know ourselves."""
         self._credit: dict[DHTID, int] = {}
-        places = sorted(met)
-        self._roots = set(lot.sample(places, min(ROOTS, len(places))))
-        for place, peer in [*((root, met[root]) for root in sorted(self._roots)), *near.items()]:
+        self._roots = {*roots}
+        for place, peer in (*roots.items(), *near.items()):
             self._meet(place, peer)
 
     @property

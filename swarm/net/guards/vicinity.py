@@ -20,6 +20,9 @@ from hivemind.p2p import PeerID
 
 from swarm.net.guards.placing import MAX_NEIGHBOURS
 
+ROOTS = 6
+"""Acquaintances that every search asks. Where a third of all are sybils, these are nothing else in one of 700."""
+
 SPACE = 2**160
 """Places that there are."""
 
@@ -44,10 +47,16 @@ def radius_of(sizes: Sequence[float]) -> int:
 
 
 def named(table: RoutingTable, key: DHTID, radius: int, lot: random.Random, exclude: DHTID | None = None) -> list[tuple[DHTID, PeerID]]:
-    """Whom a reply names: the nearest, and all others in the vicinity, or else nobody would ever be told of more than twenty sybils. Too many for one reply are
-    drawn by lot, others each time."""
+    """Whom a reply names: the nearest, and all others in the vicinity, or else nobody would ever be told of more than twenty sybils; those as well for whom a
+    bucket has no room, since sybils who came first may have filled it. Too many for one reply are drawn by lot, others each time."""
     near = table.get_nearest_neighbors(key, NEAREST, exclude)
     if len(near) < NEAREST or key.xor_distance(near[-1][0]) >= radius:
         return near
-    others = [one for one in table.get_nearest_neighbors(key, len(table.uid_to_peer_id), exclude)[NEAREST:] if key.xor_distance(one[0]) < radius]
+    others = [one for one in table.uid_to_peer_id.items() if one[0] ^ key < radius and one[0] != exclude and one not in near]
     return near + (others if len(others) <= MAX_NEIGHBOURS - NEAREST else lot.sample(others, MAX_NEIGHBOURS - NEAREST))
+
+
+def scattered(table: RoutingTable, lot: random.Random) -> dict[DHTID, PeerID]:
+    """Acquaintances by lot: those nearest to places anywhere, so that a crowd in one place is drawn as seldom as one node that stands alone there."""
+    drawn = [table.get_nearest_neighbors(DHTID(lot.randrange(SPACE)), 1) for _ in range(ROOTS)]
+    return {place: peer for near in drawn for place, peer in near}
