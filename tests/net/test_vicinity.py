@@ -114,16 +114,18 @@ def test_whatever_is_answered_a_search_ends_and_asks_nobody_twice_nor_itself(see
     assert {*looking.answered} <= {*asked} and looking.nearest() == sorted(looking.nearest())
 
 
-def test_who_crowds_a_key_and_answers_at_once_does_not_end_a_search_before_others_were_heard():
-    crowd, friends, honest = range(1, 60), [2**158 + number for number in range(ROOTS)], 2**100
+@pytest.mark.parametrize(("beyond", "honest"), [(0, 2**100), (NEAREST, 2**89)])
+def test_who_crowds_a_key_and_answers_at_once_does_not_end_a_search_before_others_were_heard(beyond, honest):
+    """Neither from within its vicinity, where they count as no more than should be there, nor from just beyond as well: some acquaintances are waited for."""
+    crowd, friends = [*range(1, 60), *range(2**90, 2**90 + beyond)], [2**158 + number for number in range(ROOTS)]
     looking = search(0, 2**90, crowd, friends)
     waiting = []
     while fresh := looking.ask():
         for place, _ in fresh:
-            waiting.append(place) if place in friends else looking.heard(place, names(*crowd))
-    assert {*waiting} == {*friends} and not looking.done
+            waiting.append(place) if place == friends[0] else looking.heard(place, names(*crowd))
+    assert waiting == friends[:1] and not looking.done
     looking.heard(waiting.pop(), names(honest))
-    assert [place for place, _ in looking.ask()] == [honest], "the crowd counts as no more than should stand there"
+    assert [place for place, _ in looking.ask()] == [honest]
 
 
 def test_everybody_in_the_vicinity_is_asked_and_of_others_the_nearest():
