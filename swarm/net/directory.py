@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -17,15 +18,18 @@ from swarm.core import PeerId
 from swarm.errors import ProtocolError, RemoteError
 from swarm.net.addresses import Entrance, dialable
 from swarm.net.guards.placing import place_of
+from swarm.net.guards.storing import GuardedDictionary
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
 from swarm.net.members import Members
 from swarm.net.records import LIFETIME, SHARDS, BadRecords, check, key_of, seal, shard_of
+from swarm.net.seeking import seek
 
-READ_DEADLINE = 3.0
-"""Seconds for a whole read. What was found by then counts; with frozen peers among those who should answer it is most of it."""
+REPLICAS = 5
+"""With so many a record is stored where fewer stand in the vicinity of its key."""
 
-STORE_DEADLINE = 5.0
+STORE_DEADLINE = 2.0
+"""Seconds to store what somebody has been found for: one round of calls, and another to others if some did not answer."""
 
 RPC_DEADLINE = 1.0
 """Seconds for one call to one DHT peer. hivemind's 3 s would let a single frozen peer use up a whole read. Across the world a round trip is 0.3 s."""
@@ -69,11 +73,7 @@ class DhtDirectory:
         key, value = key_of(record.config_hash, shard_of(record.peer)), seal(record, self._identity)
         if self._membership.alone:
             await self._membership.look()
-        try:
-            async with asyncio.timeout(STORE_DEADLINE):
-                stored = await self._node.store(key, value, record.time + LIFETIME, subkey=record.peer, exclude_self=self._client_mode)
-        except TimeoutError:
-            raise RemoteError(f"no peer took our announcement within {STORE_DEADLINE:g} seconds; is the network up?") from None
+        stored = await self._store(DHTID.generate(source=key), record.peer, value, record.time + LIFETIME)
         if self._membership.alone:  # then it was stored with ourselves alone; whoever did not answer has left the routing table
             raise RemoteError("no peer took our announcement: none of the initial peers answers any more; name another with --initial-peers")
         if not stored and not await self._held(key, record.peer, record.time + LIFETIME):
@@ -82,8 +82,7 @@ class DhtDirectory:
             )
 
     async def _held(self, key: str, subkey: PeerId, expiry: float) -> bool:
-        """Whether another peer holds what we announced. hivemind's store returns what the replica that answered last made of it, and one that has been handed
-        our record by a third peer, which has just met it, refuses it as not newer than its own."""
+        """Whether another peer holds what we announced: one that has it from a third peer refuses ours as not newer."""
         wanted, protocol = DHTID.generate(source=key), self._node.protocol
         nearest = protocol.routing_table.get_nearest_neighbors(wanted, self._node.num_replicas)
         answers = await asyncio.gather(*(protocol.call_find(peer, [wanted]) for _, peer in nearest))  # each has a deadline, RPC_DEADLINE
@@ -124,22 +123,41 @@ class DhtDirectory:
         found = ((peer, next((addr for text in addrs if (addr := dialable(text, peer)) is not None), None)) for peer, addrs in known)
         return [Entrance(peer, addr, f"{addr}/p2p/{peer}") for peer, addr in found if addr is not None and peer != self._identity.peer_id]
 
-    async def _search(self, key: str) -> dict[object, tuple[object, float]]:
-        """Everything under one key that the DHT tells within the deadline. A search that a frozen peer holds up ends with what the others said."""
-        futures = await self._node.get_many([key], sufficient_expiration_time=float("inf"), return_futures=True)
-        future = futures[key]
-        try:
-            await asyncio.wait({future}, timeout=READ_DEADLINE)
-            if not future.done():
-                for search in list(self._node.pending_get_requests[DHTID.generate(source=key)]):
-                    if search.future is future:
-                        search.finish_search()
-            if not future.done():
-                return {}
-        finally:
-            future.cancel()
-        result = future.result()
-        return result.value if result is not None and isinstance(result.value, dict) else {}
+    async def _store(self, key: DHTID, subkey: PeerId, record: bytes, expiry: float) -> bool:
+        """With everybody in the key's vicinity, REPLICAS at the least. Whether anybody took it: others, if there are any. Searched is beside the key, where
+        nothing lies: those who hold announcements would send us them all."""
+        protocol = self._node.protocol
+        value, radius = protocol.serializer.dumps(record), protocol.radius
+        search = await seek(self._node, DHTID(key ^ 1), radius)
+        row = search.nearest() + ([] if self._client_mode else [(key ^ self._node.node_id, self._node.peer_id)])
+        row.sort(key=lambda one: one[0])
+        left, alone, taken = max(REPLICAS, sum(distance < radius for distance, _ in row)), not search.answered, False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_DEADLINE):
+                while row and left:
+                    batch, row = row[:left], row[left:]
+                    others = [peer for _, peer in batch if peer != self._node.peer_id]
+                    if len(others) < len(batch):
+                        taken = (protocol.keep(key, subkey, value, expiry) and alone) or taken
+                    replies = await asyncio.gather(*(protocol.call_store(peer, [key], [value], expiry, [subkey]) for peer in others))
+                    left -= len(batch) - replies.count(None)
+                    taken = taken or any(reply and reply[0] for reply in replies)
+        return taken
+
+    async def _search(self, key: str) -> dict[str, tuple[bytes, float]]:
+        """Everything under one key that the nodes of its vicinity tell within the deadline."""
+        place, protocol = DHTID.generate(source=key), self._node.protocol
+        gathered = GuardedDictionary(self._clock)
+
+        def found(held: DictionaryDHTValue) -> None:
+            for subkey, (value, expiry) in held.items():
+                gathered.store(subkey, value, expiry)
+
+        own = protocol.storage.get(place)
+        if own is not None:
+            found(own.value)
+        await seek(self._node, place, protocol.radius, found)
+        return {subkey: (wire.decode_value(value), expiry) for subkey, (value, expiry) in gathered.items()}
 
     async def close(self) -> None:
         """The node owns what is to be closed."""

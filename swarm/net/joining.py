@@ -17,6 +17,7 @@ from hivemind.p2p import P2P, P2PDaemonError, PeerID
 from swarm.errors import contained
 from swarm.net.addresses import Entrance
 from swarm.net.clock import SwarmClock
+from swarm.net.seeking import survey
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ PERIOD = 10.0
 
 CLOCKS_EVERY, FEW = 6, 8
 """Every how many looks a few others are asked what time it is, and how many those are."""
+
+SURVEY_EVERY = 12
+"""Every how many looks it is estimated how many nodes there are: some 26 calls."""
 
 
 class Membership:
@@ -56,6 +60,9 @@ class Membership:
     async def keep(self) -> None:
         looks = 0
         while True:
+            with contained(log, "estimating how many nodes there are"):
+                if looks % SURVEY_EVERY == 0 or not self._node.protocol.surveys:
+                    await survey(self._node)
             await asyncio.sleep(PERIOD)
             looks += 1
             with contained(log, "looking for the initial peers"):

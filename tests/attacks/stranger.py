@@ -22,6 +22,7 @@ from hivemind.utils.serializer import MSGPackSerializer
 from swarm import wire
 from swarm.net.daemon import Daemon
 from swarm.net.frames import one_frame
+from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of
 from swarm.net.identity import Identity
 from swarm.net.records import LIFETIME, key_of, seal, shard_of
 from tests.net.helpers import announcement
@@ -221,6 +222,34 @@ async def sybils(me: Stranger) -> dict:
         await DHTNode.create(p2p=daemon.p2p, initial_peers=me.ways, strict=False, wait_timeout=10.0)
         me.daemons.append(daemon)
     return {}
+
+
+async def ground(me: Stranger) -> dict:
+    """`count` nodes around one of the two keys, with identities that were made until each stood nearer to it than every honest node. They take what is stored
+    and keep nothing, and name nobody but one another and `ghosts` as near, whom nobody runs."""
+    key, tries = DHTID.from_bytes(key_bytes(0)), 0
+    rival, near = min(place_of(peer) ^ key for peer in me.victims), list[Identity]()
+    while len(near) < me.options["count"] + me.options["ghosts"]:
+        identity, tries = Identity.ephemeral(), tries + 1
+        if place_of(PeerID.from_base58(identity.peer_id)) ^ key < rival:
+            near.append(identity)
+    names = {place_of(peer).to_bytes(): peer.to_bytes() for peer in (PeerID.from_base58(identity.peer_id) for identity in near)}
+
+    async def rpc_find(self, request: dht_pb2.FindRequest, context: object) -> dht_pb2.FindResponse:
+        told = me.random.sample(sorted(names), min(len(names), MAX_NEIGHBOURS))
+        nearest = {"nearest_node_ids": told, "nearest_peer_ids": [names[place] for place in told]}
+        return dht_pb2.FindResponse(results=[dht_pb2.FindResult(type=dht_pb2.NOT_FOUND, **nearest) for _ in request.keys], peer=self.node_info)
+
+    async def rpc_store(self, request: dht_pb2.StoreRequest, context: object) -> dht_pb2.StoreResponse:
+        return dht_pb2.StoreResponse(store_ok=[True] * len(request.keys), peer=self.node_info)
+
+    DHTProtocol.rpc_find, DHTProtocol.rpc_store = rpc_find, rpc_store
+    for identity in near[: me.options["count"]]:
+        daemon = await Daemon.start(identity, me.flags)
+        me.daemons.append(daemon)
+        place = place_of(PeerID.from_base58(identity.peer_id))
+        await DHTNode.create(p2p=daemon.p2p, node_id=place, initial_peers=me.ways, strict=False, wait_timeout=10.0, ensure_bootstrap_success=False)
+    return {"tries": tries}
 
 
 async def fuzz(me: Stranger) -> dict:

@@ -16,8 +16,9 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from swarm.errors import PeerLost
-from swarm.net.directory import READ_DEADLINE, RPC_DEADLINE
+from swarm.net.directory import RPC_DEADLINE
 from swarm.net.link import Timing
+from swarm.net.seeking import SEARCH_DEADLINE
 from tests.attacks.world import KEY, World, world
 from tests.net.helpers import step
 
@@ -25,7 +26,7 @@ SLACK = 2.0
 """Seconds that other processes on this machine may take."""
 
 STANDING = Timing().silence + SLACK
-DEADLINES = {"unary": READ_DEADLINE + SLACK, "one-way": STANDING, "two-way": STANDING, "link": Timing().dial + Timing().handshake + SLACK}
+DEADLINES = {"unary": SEARCH_DEADLINE + SLACK, "one-way": STANDING, "two-way": STANDING, "link": Timing().dial + Timing().handshake + SLACK}
 
 
 async def unary(swarm: World, peer: str, strike) -> None:

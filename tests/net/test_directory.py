@@ -15,9 +15,11 @@ from hivemind.utils.serializer import MSGPackSerializer
 
 from swarm import wire
 from swarm.errors import RemoteError
+from swarm.net.directory import REPLICAS
+from swarm.net.guards.vicinity import SPACE
 from swarm.net.identity import Identity
 from swarm.net.node import Node
-from swarm.net.records import LIFETIME, MAX_ANNOUNCEMENT, Guard, key_of, seal, shard_of
+from swarm.net.records import LIFETIME, MAX_ANNOUNCEMENT, Guard, key_of, seal, shard_of, unseal
 from tests.net.helpers import announcement, eventually, nodes
 
 NOW = 1000.0
@@ -42,6 +44,26 @@ def test_four_nodes_see_one_another_and_the_latest_word_of_each():
                 assert await client.directory.read("another model") == []
             finally:
                 await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_record_lies_with_everybody_in_the_vicinity_of_its_key(monkeypatch):
+    """Of seven nodes that is everybody. Plain hivemind has five hold it, and whoever stands nearer than all others with five identities holds it alone."""
+    monkeypatch.setattr("swarm.net.joining.PERIOD", 0.2)
+
+    async def main():
+        async with nodes(7) as started:
+            protocols = [node.directory._node.protocol for node in started]
+            await eventually(lambda: all(protocol.surveys for protocol in protocols), 20.0)
+            assert all(protocol.radius == SPACE for protocol in protocols)
+            await started[0].directory.announce(announcement(started[0].peer_id))
+            key = DHTID.generate(source=key_of(KEY, shard_of(started[0].peer_id)))
+            assert [protocol.storage.get(key) is not None for protocol in protocols] == [True] * 7
+            protocols[0].surveys.extend([1e9] * 2)
+            await started[0].directory.announce(announcement(started[0].peer_id, sequence=2))
+            taken = [protocol.storage.get(key).value.data[started[0].peer_id] for protocol in protocols]
+            assert sum(unseal(started[0].peer_id, wire.decode_value(value)).sequence == 2 for value, _ in taken) == REPLICAS, "where nobody is near"
 
     asyncio.run(main())
 

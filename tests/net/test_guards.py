@@ -25,7 +25,7 @@ from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, GuardedProtocol, Refused
+from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
 from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import PERIOD, Membership
@@ -307,6 +307,24 @@ def test_of_a_reply_of_bad_records_few_are_looked_at():
         protocol._validate_record = lambda *record: looked.append(record) or False
         result = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(bad))
         assert protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
+
+    asyncio.run(main())
+
+
+def test_where_a_key_is_crowded_a_reply_names_more_and_that_counts(monkeypatch):
+    monkeypatch.setattr("swarm.net.guards.protocol.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time))
+
+    async def main():
+        protocol, asker = await guarded(), Context()
+        for _ in range(60):
+            await protocol.update_routing_table(None, Context().remote_id)
+        ask, told = dht_pb2.FindRequest(keys=[bytes(20)]), []
+        for size in (1e9, 10.0):
+            protocol.surveys.extend([size] * SURVEYS)
+            told.append(len((await protocol.rpc_find(ask, asker)).results[0].nearest_peer_ids))
+        assert told == [20, 60]
+        left, _ = protocol._calls._buckets[asker.remote_id]
+        assert left <= CALLS - 2 - 80 * NAME_BYTES / CALL_BYTES
 
     asyncio.run(main())
 

@@ -3,6 +3,8 @@
 ================  ====================================================================================================================================
 `decoding.py`     a payload of nested extension types overflows the C stack and kills the process
 `placing.py`      a peer names the places that it takes in the DHT, and with forged ones owns every copy of a key
+`vicinity.py`     identities are made until some stand nearer to a key than all others, and are the only ones who are asked to store and to tell
+`searching.py`    they, or mere names that nobody runs, end a search before anybody else was asked
 `storing.py`      a refused record still moves the heap, and a replayed one deletes the newer; storage without an end
 `asking.py`       one peer stores, asks or is told without an end
 `protocol.py`     the calls of the DHT: requests and replies are checked before anything is done with them, and nobody is told our exceptions

@@ -12,8 +12,8 @@ from functools import lru_cache
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
-MAX_NEIGHBOURS = 20
-"""Peers that one reply may name: hivemind's bucket."""
+MAX_NEIGHBOURS = 128
+"""Peers that one reply may name: the twenty nearest, and where a key is crowded the others of its vicinity (`vicinity.py`)."""
 
 MAX_PEER_ID = 64
 """Bytes of a peer id: an Ed25519 one has 38, an RSA one 34."""
@@ -27,4 +27,10 @@ def place_of(peer: PeerID) -> DHTID:
 def placed(peer_ids: Iterable[bytes]) -> dict[DHTID, PeerID]:
     """Peers that a reply names, each at its own place. What cannot be a peer id is left out."""
     few = [data for data, _ in zip(peer_ids, range(MAX_NEIGHBOURS), strict=False) if 2 < len(data) <= MAX_PEER_ID]
-    return {place_of(peer): peer for peer in map(PeerID, few)}
+    return {place_of(peer): peer for peer in map(_peer, few)}
+
+
+@lru_cache(maxsize=4096)
+def _peer(data: bytes) -> PeerID:
+    """hivemind writes each out in base 58, and a search hears the same names again and again."""
+    return PeerID(data)

@@ -14,8 +14,9 @@ import asyncio
 import functools
 import logging
 import math
+import random
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -30,6 +31,7 @@ from swarm.errors import ProtocolError
 from swarm.net.guards.asking import CALL_BYTES, CALLS, CALLS_PER_SECOND, RECORDS, RECORDS_PER_SECOND, Quotas
 from swarm.net.guards.placing import place_of, placed
 from swarm.net.guards.storing import GuardedDictionary, GuardedStorage
+from swarm.net.guards.vicinity import NEAREST, named, radius_of, size_of
 from swarm.net.records import Guard
 
 log = logging.getLogger(__name__)
@@ -40,9 +42,18 @@ MAX_ASKED = 16
 MAX_REPLY = 2 * wire.MAX_DICTIONARY
 """Bytes of one reply: what is over that is not told, since p2pd drops a reply of more than 4 MiB."""
 
+NAME_BYTES = 64
+"""Bytes of a node's place and peer id in a reply."""
+
 MAX_BAD = 64
 """Bad records in one reply, after which the rest of it is not looked at: each may cost a signature's check."""
 
+SURVEYS = 2
+"""Estimates of how many nodes there are that count beside the one by our own neighbours, around whom somebody may have prepared himself. Few, so that a swarm
+which grows tenfold is soon known to have."""
+
+MAX_WAITING = 1024
+"""Peers remembered beyond those for whom a bucket has room; who has not been heard of for the longest time goes first. hivemind remembers all, for ever."""
 
 MAX_CLOCKS = 64
 """Peers whose clocks are kept, those that were asked last: all through whom a node enters at once have room, and initial peers are not crowded out."""
@@ -72,6 +83,8 @@ class GuardedProtocol(DHTProtocol):
         self.clock: Callable[[], float] = time.time
         self.ahead: OrderedDict[PeerID, float] = OrderedDict()
         """By how much the clocks of those whom we have pinged are ahead of this machine's."""
+        self.surveys: deque[float] = deque(maxlen=SURVEYS)
+        self.lot = random.Random()
 
     @classmethod
     async def create(cls, *args: Any, **kwargs: Any) -> GuardedProtocol:
@@ -147,12 +160,17 @@ class GuardedProtocol(DHTProtocol):
             if item is not None and len(packed) <= room:
                 result.type, result.value, result.expiration_time = dht_pb2.FOUND_DICTIONARY, packed, item.expiration_time
                 room -= len(packed)
-            for node_id, peer in self.routing_table.get_nearest_neighbors(key, k=self.bucket_size, exclude=place_of(sender)):
+            for node_id, peer in self.neighbours(key, self.radius, place_of(sender)):
+                looked_at += NAME_BYTES
                 result.nearest_node_ids.append(node_id.to_bytes())
                 result.nearest_peer_ids.append(peer.to_bytes())
         if allowed:
             self._calls.take(sender, looked_at / CALL_BYTES, time.monotonic())  # what found no room has cost us as much
         return response
+
+    def keep(self, key: DHTID, subkey: str, value: bytes, expiry: float) -> bool:
+        """Store what this node itself announces, if it is one that others would store."""
+        return self._validate_record(key.to_bytes(), self.serializer.dumps(subkey), value, expiry) and self.storage.store_subkey(key, subkey, value, expiry)
 
     def _may_call(self, sender: PeerID, size: int = 0) -> bool:
         return self._calls.take(sender, 1.0 + size / CALL_BYTES, time.monotonic())
@@ -219,6 +237,17 @@ class GuardedProtocol(DHTProtocol):
             log.debug("%s did not answer: %r", peer, error)
             return None
 
+    # --- who is near whom ---------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def radius(self) -> int:
+        """How far the vicinity of a key reaches."""
+        own = self.routing_table.get_nearest_neighbors(self.node_id, NEAREST)
+        return radius_of([size_of([self.node_id ^ place for place, _ in own]), *self.surveys])
+
+    def neighbours(self, key: DHTID, radius: int, exclude: DHTID | None = None) -> list[tuple[DHTID, PeerID]]:
+        return named(self.routing_table, key, radius, self.lot, exclude)
+
     # --- who is there -------------------------------------------------------------------------------------------------------------------------------------
 
     def _met(self, peer: PeerID, responded: bool = True) -> None:
@@ -234,6 +263,9 @@ class GuardedProtocol(DHTProtocol):
                 del table[place]
             return
         silent = table.add_or_update_node(place, peer_id)
+        waiting = table.buckets[table.get_bucket_index(place)].replacement_nodes
+        if len(waiting) > MAX_WAITING:
+            del table[next(iter(waiting))]
         if silent is not None:  # no room: if the one that was heard of last does not answer, it makes some
             self._spawn(self._look_for(silent[1]))
 
