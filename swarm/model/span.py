@@ -21,7 +21,7 @@ from swarm.model.anatomy import Anatomy, View, cut, dissect, part_class
 from swarm.model.attention import Machine, Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import MOST, CompiledLayers, Recipe
+from swarm.model.compiled import CompiledLayers
 from swarm.model.devices import synchronize
 from swarm.model.families import length_scaling
 from swarm.model.gpu.attention import GpuAttention, TokenTable, gpu_attention
@@ -35,6 +35,7 @@ from swarm.model.native import Native, native_code
 from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
+from swarm.model.recipes import MOST, Recipe
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
@@ -318,7 +319,7 @@ class SpanModel:
         """[W, V], or where they are `raw` [W, H], or [T, H], in the dtype of the model."""
         self._turn.pack = pack
         if self._compiled is not None:
-            self._compiled.begin(pack)
+            self._compiled.begin(pack, view.layers)
         try:
             out = view(given, wanted, raw=raw, position_ids=positions_1T)[0]
         finally:
@@ -415,7 +416,7 @@ class SpanModel:
 
 
 def _read_in_every_step(model: PreTrainedModel, anatomy: Anatomy, layout: Layout) -> Iterator[torch.Tensor]:
-    """Tensors of layers and head, each once; of an embedding a step reads a row, unless it is the head's matrix too. What is to stay on disk is not among them."""
+    """Tensors of layers and head, each once. Of an embedding a step reads a row, unless it is the head's matrix too; what is to stay on disk stays there."""
     modules = [model.get_submodule(anatomy.layers)]
     if anatomy.count + 1 in layout.on and anatomy.count + 1 not in layout.mapped:
         modules.append(model.get_submodule(anatomy.output))

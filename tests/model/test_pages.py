@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_tensor_larger_than_a_region_has_one_of_its_own(monkeypatch):
     pages.move(tensors)
     assert [tensor.unique().tolist() for tensor in tensors] == [[2.0**17], [2.0**20], [2.0**17], [2.0**17]]
     places = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in tensors)
-    assert all(stop <= start for (_, stop), (start, _) in zip(places, places[1:], strict=False))
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(places))
 
 
 @needs_huge
