@@ -156,8 +156,8 @@ def _planned(args: Any, model: str) -> tuple[list[Setup], Sequence[str]]:
 def _as_in_the_long_run(checkpoint: Checkpoint) -> Sequence[str]:
     """Peers compile layers that are worth it while they serve. Here they do so before: else the first set-up would be measured beside a compiler, and only the
     later ones with what came of it. Layers that are not worth it, `--compile wait` would compile all the same."""
-    from swarm.model.compiled import WORTH
     from swarm.model.memory import ITEM_SIZE
+    from swarm.model.recipes import WORTH
 
     layers = checkpoint.shape.component_bytes[1:-1]
     return ("--compile", "wait") if layers and max(layers) >= WORTH * ITEM_SIZE.get(checkpoint.dtype, 4) else ()

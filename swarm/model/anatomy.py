@@ -32,6 +32,8 @@ class PassThrough(nn.Module):
     def forward(self, hidden: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return hidden
 
+    __call__ = forward  # a step passes through all the layers that are elsewhere: no hooks
+
 
 class Absent(nn.Module):
     """Stands where a norm, projection or head is not: gives back what it gets."""
@@ -192,7 +194,12 @@ class View:
     entry: Gate | None
     exit: Gate | None
     wanted: Wanted | None
-    held: int
+    layers: range
+
+    @property
+    def held(self) -> int:
+        """How many layers are in it."""
+        return len(self.layers)
 
     def __call__(self, given: torch.Tensor, wanted: torch.Tensor | None, raw: bool = False, **kwargs: torch.Tensor) -> torch.Tensor:
         """`given` is ids [1, T] when the view has `embed`, hidden states [1, T, H] otherwise. Returns logits of the `wanted` rows [1, W, V] when the view has
@@ -230,8 +237,7 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> View:
         new[anatomy.output] = wanted
     copy: Any = _with(model, {tuple(path.split(".")): module for path, module in new.items()})
     root = copy if wanted is not None else getattr(copy, model.base_model_prefix)
-    held = sum(1 for i in range(anatomy.count) if i + 1 in span)
-    return View(root, entry, exit_, wanted, held)
+    return View(root, entry, exit_, wanted, range(max(span.start, 1) - 1, min(span.stop - 1, anatomy.count)))
 
 
 def _gate(model: nn.Module, anatomy: Anatomy, new: dict[str, nn.Module], index: int) -> Gate:

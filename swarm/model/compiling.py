@@ -26,10 +26,10 @@ from swarm.core import Span
 from swarm.model.anatomy import cut, dissect, part_class
 from swarm.model.attention import IMPLEMENTATION, How, seat
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable
 from swarm.model.native import Native, alone, compiler
 from swarm.model.operators import NAMES, Operators
 from swarm.model.quantized import METHODS, RoundedLinear
+from swarm.model.recipes import ABOUT, FORMS, MOST, Call, Recipe, Unsuitable
 
 NICE = 10
 """Whoever is served comes first."""

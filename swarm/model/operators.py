@@ -51,6 +51,16 @@ def _lent(tensor: torch.Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.dim(), tuple(tensor.shape), tensor.stride(), _CODES[tensor.dtype]
 
 
+class _Layer(ctypes.Structure):
+    """As in `cpp/operators.cpp`."""
+
+    _fields_ = (("run", ctypes.c_void_p), ("container", ctypes.c_void_p), ("number", _Lent))
+
+
+FAILURES = ("", "running", "the size of its result", "memory")
+"""As in `cpp/operators.cpp`."""
+
+
 class _Pair(ctypes.Structure):
     """A weight's name and handle: `AOTInductorConstantMapEntry`."""
 
@@ -72,7 +82,7 @@ class Operators:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._begin = _function(self.library, "begin_turn", None, pointer, number, number, ctypes.c_int)
         self.lend = _function(self.library, "lend", pointer, pointer)
-        self.run = _function(self.library, "run_layer", ctypes.c_int, pointer, pointer, pointer, number, pointer, number)
+        self.run = _function(self.library, "run_layers", number, pointer, number, pointer, number, pointer, number, pointer)
         self.take_back = _function(self.library, "aoti_torch_delete_tensor_object", ctypes.c_int, pointer)
 
     def begin(self, table: SessionTable) -> None:
@@ -87,17 +97,16 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> 
 
 
 class Code:
-    """The code in one library with the weights of one layer, which are read where they lie: whoever makes it keeps them alive.
+    """The code in one library with the number and the weights of one layer, which are read where they lie: whoever makes it keeps the weights alive.
 
     The library has the C interface that AOTInductor gives it (torch/csrc/inductor/aoti_runtime/interface.h).
     """
 
-    def __init__(self, path: Path, weights: Mapping[str, torch.Tensor], operators: Operators) -> None:
+    def __init__(self, path: Path, number: int, weights: Mapping[str, torch.Tensor], operators: Operators) -> None:
         """Raises OSError, AttributeError, KeyError, TypeError, RuntimeError for a library that is not what it should be, or other weights."""
-        self._run_layer = operators.run
+        self._number, self.operators = torch.tensor([number]), operators
         library = ctypes.CDLL(str(path))
-        self._run = ctypes.cast(library.AOTInductorModelContainerRunSingleThreaded, ctypes.c_void_p)
-        self._container = container = ctypes.c_void_p()
+        container = ctypes.c_void_p()
         _do(library, "CreateWithDevice", ctypes.byref(container), ctypes.c_size_t(1), b"cpu", None)
         handles: list[int] = []
         weakref.finalize(self, _forget, library, container, handles, operators)
@@ -106,14 +115,25 @@ class Code:
             handles.append(operators.lend(ctypes.byref(_Lent(*_lent(tensor)))))
             pairs.append(_Pair(name, handles[-1]))
         _do(library, "UpdateUserManagedConstantBufferPairs", container, (_Pair * len(pairs))(*pairs), ctypes.c_size_t(len(pairs)), False, True)
+        run = ctypes.cast(library.AOTInductorModelContainerRunSingleThreaded, ctypes.c_void_p)
+        self.entry = _Layer(run, container, _Lent(*_lent(self._number)))
 
-    def run(self, inputs: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-        """The one result, of the shape and dtype of `like`, of contiguous inputs. Raises KeyError, TypeError for inputs that cannot be lent, RuntimeError."""
+
+class Stack:
+    """Some layers that run in turn: each is given what the one before it gave."""
+
+    def __init__(self, codes: Sequence[Code]) -> None:
+        self._codes, self._entries = tuple(codes), (_Layer * len(codes))(*(code.entry for code in codes))
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], str]:
+        """What each layer gives, of contiguous inputs: the hidden states that the first is given, and what all are given beside them. Where there are fewer
+        results than layers, the next one failed, and how. Raises KeyError, TypeError for inputs that cannot be lent."""
+        given = inputs[0]
         lent = (_Lent * len(inputs))(*(_Lent(*_lent(tensor)) for tensor in inputs))
-        made = torch.empty_like(like, memory_format=torch.contiguous_format)
-        if failed := self._run_layer(self._run, self._container, lent, len(lent), made.data_ptr(), made.nbytes):
-            raise RuntimeError(f"compiled code failed ({('running', 'the size of its result', 'memory')[failed - 1]})")
-        return made
+        made, failure = torch.empty((len(self._codes), *given.shape), dtype=given.dtype), ctypes.c_int32()
+        run = self._codes[0].operators.run
+        count = run(self._entries, len(self._codes), lent, len(lent), made.data_ptr(), given.nbytes, ctypes.byref(failure))
+        return made.unbind()[:count], FAILURES[failure.value]
 
 
 def _names(library: ctypes.CDLL, container: ctypes.c_void_p) -> list[tuple[bytes, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 from swarm.core import Span, merge_spans
 from swarm.errors import InvalidConfig, UnsupportedModel
-from swarm.model.anatomy import View, cut, dissect, part_class
+from swarm.model import pages
+from swarm.model.anatomy import Anatomy, View, cut, dissect, part_class
 from swarm.model.attention import Machine, Pack, seat
 from swarm.model.cache import KVCache
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import MOST, CompiledLayers, Recipe
+from swarm.model.compiled import CompiledLayers
 from swarm.model.devices import synchronize
 from swarm.model.families import length_scaling
 from swarm.model.gpu.attention import GpuAttention, TokenTable, gpu_attention
@@ -34,6 +35,7 @@ from swarm.model.native import Native, native_code
 from swarm.model.products import FEW, tune
 from swarm.model.quantized import METHODS
 from swarm.model.quantized import quantize as round_weights
+from swarm.model.recipes import MOST, Recipe
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
@@ -155,6 +157,8 @@ class SpanModel:
             raise InvalidConfig(f"cannot use device {where} ({str(error).splitlines()[0]}); choose cpu, or a device this machine has") from error
         if quantize is not None:
             give_back(layout.entry)
+        if layout.devices == ("cpu",) and not layout.streamed and pages.are_to_be_had():
+            pages.move(_read_in_every_step(model, anatomy, layout))
         tune(model, native=native.product if native else None)
         gpu = gpu_attention(layout.entry, DTYPES[name]) if len(layout.devices) == 1 and layout.entry.startswith("cuda") else None
         return cls(model, checkpoint, spans, DTYPES[name], spread_model, quantize, native, gpu)
@@ -315,7 +319,7 @@ class SpanModel:
         """[W, V], or where they are `raw` [W, H], or [T, H], in the dtype of the model."""
         self._turn.pack = pack
         if self._compiled is not None:
-            self._compiled.begin(pack)
+            self._compiled.begin(pack, view.layers)
         try:
             out = view(given, wanted, raw=raw, position_ids=positions_1T)[0]
         finally:
@@ -409,6 +413,16 @@ class SpanModel:
             raise ValueError(f"hidden states of shape {shape} where ({n}, {self.hidden}) is needed")
         if row.want is not None and not all(0 <= offset < n for offset in row.want):
             raise ValueError(f"logits are wanted of offsets {list(row.want)} among {n} tokens")
+
+
+def _read_in_every_step(model: PreTrainedModel, anatomy: Anatomy, layout: Layout) -> Iterator[torch.Tensor]:
+    """Tensors of layers and head, each once. Of an embedding a step reads a row, unless it is the head's matrix too; what is to stay on disk stays there."""
+    modules = [model.get_submodule(anatomy.layers)]
+    if anatomy.count + 1 in layout.on and anatomy.count + 1 not in layout.mapped:
+        modules.append(model.get_submodule(anatomy.output))
+    for module in modules:
+        yield from module.parameters()
+        yield from module.buffers()
 
 
 def _numerics(model: PreTrainedModel, dtype: torch.dtype) -> str:

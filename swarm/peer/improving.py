@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from swarm.model.compiled import Recipe
+    from swarm.model.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Workshop(Protocol):
 
 async def improve(workshop: Workshop, *, asked: bool = False) -> None:
     """Compile what is held: as far as it is worth it, or all of it where that was `asked` for. A failure is told in the log, and everything stays as it was."""
-    from swarm.model.compiled import Unsuitable, worth_compiling
+    from swarm.model.recipes import Unsuitable, worth_compiling
 
     try:
         recipes: Mapping[int, Recipe] = await workshop.alone(lambda model: model.recipes() if asked else worth_compiling(model.recipes())) or {}
@@ -71,7 +71,7 @@ def _next(pieces: Generator[None, None, int]) -> tuple[int | None]:
 
 async def make(recipes: Mapping[int, Recipe]) -> None:
     """The code of all these layers. Raises Unsuitable."""
-    from swarm.model.compiled import compile_layers
+    from swarm.model.recipes import compile_layers
 
     for recipe in {recipe.key: recipe for recipe in recipes.values()}.values():
         await compile_layers(recipe)

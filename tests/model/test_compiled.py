@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import shutil
 import sys
@@ -16,9 +17,10 @@ import torch
 
 from swarm.core import Span
 from swarm.model import compiled as room
-from swarm.model.compiled import Argument, Call, Recipe, Unsuitable, compile_layers, worth_compiling
+from swarm.model import recipes as recipes_room
 from swarm.model.native import COMPILERS
 from swarm.model.quantized import METHODS
+from swarm.model.recipes import Argument, Call, Recipe, Unsuitable, compile_layers, worth_compiling
 from swarm.model.span import Row, SpanModel
 from swarm.peer.improving import adopt, improve
 from tests.model.tiny import save
@@ -157,17 +159,15 @@ def test_a_session_keeps_the_way_in_which_it_began(folder, ran):
 def test_a_layer_that_fails_while_it_serves_is_eager_from_then_on(folder, made, ran, caplog):
     eager, sessions = Sessions(load(folder), 2), Sessions(made, 2)
 
-    class Broken:
-        def run(self, inputs, like):
-            raise RuntimeError("torn")
-
-    made._compiled.layers[3]._forms = [Broken(), Broken()]
+    torn = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)
+    for code in made._compiled.layers[3].forms:
+        code.entry.run = ctypes.cast(torn, ctypes.c_void_p)
     for expected in (1, 0):
         ran.clear()
         with caplog.at_level(logging.WARNING):
             for one, other in zip(sessions.step(), eager.step(), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-        assert ran == [5] and caplog.text.count("torn") == expected
+        assert ran == [5] and caplog.text.count("layer 3: its compiled code failed (running)") == expected
         caplog.clear()
 
 
@@ -179,21 +179,16 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
     real = room.Code
     others = iter(chain([0] * 4, [1] * 2, [2] * 2, [0] * 4))
 
-    class Noise:
-        def run(self, inputs, like):
-            return like * float("nan")
-
     kept = []
 
-    def code(path, tensors, operators):
-        what = next(others)
-        kept.append(tensors if what == 0 else {name: tensor * 1.05 for name, tensor in tensors.items()})
-        return Noise() if what == 2 else real(path, kept[-1], operators)
+    def code(path, number, tensors, operators):
+        kept.append({name: tensor * factor for name, tensor in tensors.items()} if (factor := (None, 1.05, float("nan"))[next(others)]) else tensors)
+        return real(path, number, kept[-1], operators)
 
     monkeypatch.setattr(room, "Code", code)
     with caplog.at_level(logging.WARNING):
         assert model.use_compiled(recipes) == 4
-    assert [record.message.split()[1] for record in caplog.records] == ["2", "3"]
+    assert [record.message.split()[1] for record in caplog.records] == ["2:", "3:"]
     for one, other in zip(Sessions(model, 2).step(), Sessions(eager, 2).step(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -216,6 +211,52 @@ def test_layers_that_are_much_slower_are_left(folder, caplog, monkeypatch):
     assert "stay eager" in caplog.text
     assert not any("forward" in vars(layer) for layer in model._layers().values())
     Sessions(model, 1).step()
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """How many layers ran at once, each time since."""
+    seen: list[int] = []
+    run = room.Stack.run
+
+    def noted(self, inputs):
+        results, failed = run(self, inputs)
+        seen.append(len(results))
+        return results, failed
+
+    monkeypatch.setattr(room.Stack, "run", noted)
+    return seen
+
+
+def test_layers_that_follow_one_another_run_at_once(folder, made, stacks):
+    """Their trial has shown that they do. Never beyond the part that is asked for; the numbers are those of layers one by one."""
+    eager = load(folder)
+    for span, held in ((WHOLE, 6), (Span(2, 5), 3), (Span(3, 8), 4)):
+        here, there = Sessions(made, 2, span), Sessions(eager, 2, span)
+        for _ in range(3):
+            stacks.clear()
+            for one, other in zip(here.step(), there.step(), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+            assert stacks == [held]
+
+
+def test_layers_between_which_something_happens_run_one_by_one(folder, made, stacks):
+    """What a family does between two layers is kept: such a layer is computed anew, from what it is really given."""
+    eager = load(folder)
+    here, there = Sessions(made, 1), Sessions(eager, 1)
+    here.step(), there.step()
+    stacks.clear()
+    here.step(), there.step()
+    assert stacks == [6]
+    for model in (made, eager):
+        layer = model._layers()[3]
+        was = layer.forward
+        layer.forward = lambda hidden, *args, was=was, **kwargs: was(hidden * 1.5, *args, **kwargs)
+    for expected in ([6, 3], [3, 3]):
+        stacks.clear()
+        for one, other in zip(here.step(), there.step(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert stacks == expected
 
 
 def test_a_call_that_is_not_the_one_that_was_compiled_runs_eagerly(made, ran):
@@ -273,7 +314,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line_and_leaves_nothing_behind(r
 
 
 def test_a_compiler_that_takes_too_long_is_ended(recipe, monkeypatch):
-    monkeypatch.setattr(room, "PATIENCE", 0.5)
+    monkeypatch.setattr(recipes_room, "PATIENCE", 0.5)
     with pytest.raises(Unsuitable, match="longer than"):
         asyncio.run(compile_layers(recipe))
     assert not _compiling()
@@ -310,7 +351,7 @@ def test_code_that_cannot_be_loaded_changes_nothing(folder, recipe):
     try:
         for text in (None, "{", '[["x", null, null]]', '{"call": [["x", null, null]], "digests": {}}'):
             if text is not None:
-                (recipe.place / room.ABOUT).write_text(text)
+                (recipe.place / recipes_room.ABOUT).write_text(text)
             with pytest.raises(Unsuitable, match="cannot be loaded"):
                 model.use_compiled(model.recipes())
             assert model._compiled is None and not any("forward" in vars(layer) for layer in model._layers().values())
@@ -391,7 +432,7 @@ class Engine:
 
 
 def test_a_peer_improves_what_it_holds_and_says_so(folder, monkeypatch, caplog):
-    monkeypatch.setattr(room, "WORTH", 1)
+    monkeypatch.setattr(recipes_room, "WORTH", 1)
     model = load(folder)
     build(model.recipes())
     with caplog.at_level(logging.INFO):
@@ -400,7 +441,7 @@ def test_a_peer_improves_what_it_holds_and_says_so(folder, monkeypatch, caplog):
 
 
 def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(folder, monkeypatch, caplog):
-    monkeypatch.setattr(room, "WORTH", 1)
+    monkeypatch.setattr(recipes_room, "WORTH", 1)
     engine = Engine(load(folder, Span(0, 4)))
     build(engine.model.recipes())
     moved = load(folder, Span(3, 8))
@@ -408,7 +449,7 @@ def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(
     async def moves(recipe):
         engine.model = moved
 
-    monkeypatch.setattr(room, "compile_layers", moves)
+    monkeypatch.setattr(recipes_room, "compile_layers", moves)
     with caplog.at_level(logging.INFO):
         asyncio.run(improve(engine))
     assert sorted(moved._compiled.layers) == [2], "the one that both hold"
@@ -428,7 +469,7 @@ def test_a_peer_that_has_moved_meanwhile_does_not_take_the_code_of_other_layers(
     assert first._compiled is None, "it would be tried for nobody"
     engine.model = load(folder, Span(0, 4))
     other = load(folder, Span(4, 8))
-    monkeypatch.setattr(room, "compile_layers", lambda recipe: _exchange(engine, other))
+    monkeypatch.setattr(recipes_room, "compile_layers", lambda recipe: _exchange(engine, other))
     asyncio.run(improve(engine))
     assert other._compiled is None
 
@@ -466,12 +507,12 @@ def test_whoever_leaves_while_a_layer_proves_itself_leaves():
 
 
 def test_nothing_that_compiling_may_raise_ends_a_peer(folder, monkeypatch, caplog):
-    monkeypatch.setattr(room, "WORTH", 1)
+    monkeypatch.setattr(recipes_room, "WORTH", 1)
 
     async def fails(recipe):
         raise ZeroDivisionError("nobody foresaw it")
 
-    monkeypatch.setattr(room, "compile_layers", fails)
+    monkeypatch.setattr(recipes_room, "compile_layers", fails)
     asyncio.run(improve(Engine(load(folder))))
     assert "nobody foresaw it" in caplog.text
 
@@ -482,12 +523,12 @@ def test_a_model_too_short_for_the_trial_stays_eager(tmp_path):
 
 
 def test_a_peer_that_cannot_improve_goes_on_as_it_is(folder, monkeypatch, caplog):
-    monkeypatch.setattr(room, "WORTH", 1)
+    monkeypatch.setattr(recipes_room, "WORTH", 1)
 
     async def fails(recipe):
         raise Unsuitable("its layers are odd")
 
-    monkeypatch.setattr(room, "compile_layers", fails)
+    monkeypatch.setattr(recipes_room, "compile_layers", fails)
     model = load(folder)
     with caplog.at_level(logging.INFO):
         asyncio.run(improve(Engine(model)))
@@ -499,9 +540,9 @@ def test_small_layers_and_full_machines_are_left_alone(folder, monkeypatch):
     recipes = load(folder).recipes()
     build(recipes)
     assert worth_compiling(recipes) == {}, "a model of tests is no model of people"
-    monkeypatch.setattr(room, "WORTH", 1)
+    monkeypatch.setattr(recipes_room, "WORTH", 1)
     assert worth_compiling(recipes) == recipes
-    monkeypatch.setattr(room, "COMPILING", sys.maxsize)
+    monkeypatch.setattr(recipes_room, "COMPILING", sys.maxsize)
     assert worth_compiling({i: replace(recipe, key="unmade") for i, recipe in recipes.items()}) == {}
     assert worth_compiling(recipes) == recipes, "what is there already costs nothing"
 

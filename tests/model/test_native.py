@@ -149,7 +149,7 @@ def test_without_a_compiler_that_does_there_is_none_and_the_log_says_why(tmp_pat
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
-        ("lanes.h", "return lanes[0];", "return -lanes[0];"),
+        ("lanes.h", "return all;", "return -all;"),
         ("attention.cpp", "score *= all.scaling;", ""),
         ("attention.cpp", "session.start + at + 1, since", "session.start + session.count, since"),
         ("attention.cpp", "(session.start + at) * width", "(session.start + at) * width + 1"),

@@ -9,7 +9,7 @@ import pytest
 import swarm
 from swarm.core import Span
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.compiled import WORTH
+from swarm.model.recipes import WORTH
 from tests.swarm.conftest import PROMPT
 from tests.swarm.models import greedy, save_llama
 

@@ -127,12 +127,19 @@ struct Int4 {
     }
 };
 
+// The two halves added lane by lane, and so on: always in this order.
 inline float total(Floats sums) {
+    float all;
+#ifdef __AVX512F__
+    all = _mm512_reduce_add_ps((__m512)sums);
+#else
     float lanes[LANES];
     std::memcpy(lanes, &sums, sizeof lanes);
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-    return lanes[0];
+    all = lanes[0];
+#endif
+    return all;
 }
 
 }  // namespace swarm

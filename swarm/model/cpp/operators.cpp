@@ -183,22 +183,43 @@ extern "C" AtenTensorHandle lend(const Lent* it) {
     return handle;
 }
 
-// Runs the container of a layer, of AOTInductor's C interface; its one result must have so many bytes, and is copied to `room`. 0 if all is well.
+// A layer as AOTInductor's C interface has it: its container, what runs that, and the layer's number, which is its first input.
 using Run = AOTITorchError (*)(void* container, AtenTensorHandle* inputs, size_t input_count, AtenTensorHandle* outputs, size_t output_count, void*, void*);
+struct Layer {
+    Run run;
+    void* container;
+    Lent number;
+};
 
-extern "C" int run_layer(Run run, void* container, const Lent* inputs, int64_t count, void* room, int64_t bytes) {
+enum Failure { NONE, RUNNING, SIZE, MEMORY };
+
+// The one result of a layer must have so many bytes, and is copied to `room`.
+Failure run_layer(const Layer& layer, const Lent& hidden, const Lent* others, int64_t other_count, void* room, int64_t bytes) {
     try {
-        std::vector<AtenTensorHandle> handles;
-        for (int64_t i = 0; i < count; i++) handles.push_back(lend(inputs + i));
+        std::vector<AtenTensorHandle> handles{lend(&layer.number), lend(&hidden)};
+        for (int64_t i = 0; i < other_count; i++) handles.push_back(lend(others + i));
         AtenTensorHandle made = nullptr;
-        if (run(container, handles.data(), handles.size(), &made, 1, nullptr, nullptr) != AOTI_TORCH_SUCCESS) return 1;  // which takes the inputs in any case
+        if (layer.run(layer.container, handles.data(), handles.size(), &made, 1, nullptr, nullptr) != AOTI_TORCH_SUCCESS) return RUNNING;  // inputs are gone anyway
         const Tensor result = torch::stable::contiguous(Tensor(made));
-        if (result.numel() * static_cast<int64_t>(result.element_size()) != bytes) return 2;
+        if (result.numel() * static_cast<int64_t>(result.element_size()) != bytes) return SIZE;
         std::memcpy(room, result.data_ptr(), bytes);
-        return 0;
+        return NONE;
     } catch (const std::exception&) {
-        return 3;
+        return MEMORY;
     }
+}
+
+// Layers in turn, each of which is given what the one before it gave, the first `inputs[0]`, and beside that what all are given. Results follow one another in
+// `room`. How many layers ran; `failure` says why the next one did not.
+extern "C" int64_t run_layers(const Layer* layers, int64_t count, const Lent* inputs, int64_t input_count, char* room, int64_t bytes, int32_t* failure) {
+    Lent hidden = inputs[0];
+    for (int64_t at = 0; at < count; at++) {
+        *failure = run_layer(layers[at], hidden, inputs + 1, input_count - 1, room, bytes);
+        if (*failure != NONE) return at;
+        hidden.data = room;
+        room += bytes;
+    }
+    return count;
 }
 
 STABLE_TORCH_LIBRARY(swarm, library) {

@@ -171,7 +171,7 @@ struct Unpacked<Pairs<Int4>> {
 };
 #endif
 
-constexpr long PIECES = 8;  // for each thread: enough that nobody waits long for the last one
+constexpr long PIECES = 4;  // for each thread: enough that nobody waits long for the last one
 
 template <class Way, class Result>
 struct Product {
