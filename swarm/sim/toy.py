@@ -22,6 +22,9 @@ from swarm.wire import COMPRESSED, Blob, Order
 
 REVISION, NUMERICS = "toy", "float32"
 
+ROW = 1 / 20
+"""What a row costs, of what it costs to read a component."""
+
 LONG, SHORT = ("float32", 2), (COMPRESSED, 6)
 """Rows of digests as they are, and as if compressed: eight bytes either way, so that tokens stay exact."""
 
@@ -50,6 +53,23 @@ def answer(history: Sequence[int], count: int, components: int) -> list[int]:
         said.append(_drawn(states[-1]))
         everything.append(said[-1])
     return said
+
+
+def beginning(components: int) -> tuple[bytes, ...]:
+    """What the whole model is at before the first token."""
+    return tuple(_beginning(component) for component in range(components))
+
+
+def fed(states: Sequence[bytes], token: int) -> tuple[bytes, ...]:
+    """What it is at after one token more."""
+    after = list(states)
+    _feed(after, token)
+    return tuple(after)
+
+
+def said(states: Sequence[bytes]) -> int:
+    """What it says then."""
+    return _drawn(states[-1])
 
 
 class Oracle(Drafter):
