@@ -91,8 +91,8 @@ class Guesser(Protocol):
     def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> Sequence[int]:
         """What may follow these tokens and then those, of which together the first `sure` are right: at most so many."""
 
-    def left(self, start: int, stop: int) -> None:
-        """These positions are started, as one step."""
+    def left(self, start: int, stop: int, *, told: bool = False) -> None:
+        """These positions are started, as one step; `told`: the client has fed them."""
 
     def took(self, start: int, micros: int) -> None:
         """What starts there took us so long: of whatever others say of a step, that much at least is so."""
@@ -156,7 +156,7 @@ class HopSession:
         """Of the rows received, by position; none at the first hop, which has the tokens."""
         self._guesser = guesser
         self._flows = False
-        """Whether tokens of this chain come home: before that there is nothing to guess from."""
+        """Whether all that the client knows is here: what it has yet to feed is not to be guessed."""
         self._sure = 0
         """Tokens below it are right, those from there on guesses. At the first hop: what the client gave and what came home, which no head can change any more;
         each step tells it to those behind. At the others: what steps have told, at most what is true by now. Newcomers are fed up to it."""
@@ -302,7 +302,10 @@ class HopSession:
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
         effects += self._append(tokens, hidden, message.micros)
         if self.is_first:
+            if self._guesser is not None:
+                self._guesser.left(self.accepted - len(tokens), self.accepted, told=True)
             self._sure = self.accepted
+            self._flows = self.order.reply == LOOP and self.accepted >= self.order.emit_from
         return effects + self._take_held()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:

@@ -21,7 +21,7 @@ from swarm.machines.hop import HopLimits, HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.marks import marks
 from swarm.peer.crowd import Crowd
-from swarm.peer.drafting import Drafter, Guesser, Lookup, Told
+from swarm.peer.drafting import Drafter, Guesser, Lookup, Rings, Told
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.ports import Links
 from swarm.wire import (
@@ -157,6 +157,7 @@ class HopRoom:
         self._veil, self._only, self._wall, self._sign = veil, only, wall, sign
         self._hops: dict[SessionId, dict[HopKey, HopSession]] = {}
         self._drafters, self._guessers, self._told = drafters, dict[HopKey, Guesser](), dict[HopKey, Told]()
+        self._rings = Rings()
         self._prefixes, self._crowd = Prefixes(), Crowd()
         self._worked: dict[SessionId, float] = {}
         self._term, self._term_since, self._term_heard = 0, 0.0, 0.0
@@ -321,7 +322,7 @@ class HopRoom:
         self._learn(order.route)
         self._engine.open(key, order)
         if key in self._guessers:
-            self._guessers[key].opened(order.sampling, order.ahead)
+            self._guessers[key].opened(order.sampling, order.ahead, tuple((each.peer, each.start, each.stop) for each in order.route))
         if is_new:
             self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
@@ -330,7 +331,7 @@ class HopRoom:
         """Caches that cannot be cut have none: every wrong guess would cost them all they hold."""
         told = self._told[key] = Told("client")
         drafters = (Lookup(), told, *self._drafters(partial(self._guessed, key)))
-        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._others, key.session))
+        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._others, key.session), rings=self._rings)
         return guesser
 
     def _guessed(self, key: HopKey) -> None:
