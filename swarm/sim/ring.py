@@ -45,6 +45,8 @@ class Far:
     """How often the small model is; 0 for none."""
     each: float = 0.002
     """For a token of the small model."""
+    says: Callable[[int], int] | None = None
+    """Which token stands at a position; None for what the model says, which never repeats itself."""
 
     @property
     def components(self) -> int:
@@ -158,6 +160,11 @@ class Ring(Stage):
         finally:
             await client.close()
         return Timed(tuple(prompt), tuple(tokens), tuple(times))
+
+    def engine(self, layer: float) -> toy.Engine:
+        engine = super().engine(layer)
+        engine.says = self.far.says
+        return engine
 
     def _latency(self, one: PeerId, other: PeerId) -> float:
         return NEAR if "guest" in one + other else self.far.way

@@ -155,6 +155,8 @@ class Engine:
         """By what factor its node is told that its rounds are shorter than they are: a liar's announcement is never corrected."""
         self.cheat: Callable[[HopKey, list[bytes]], list[bytes]] | None = None
         """What it makes of its rows before it hands them on, or draws from them."""
+        self.says: Callable[[int], int] | None = None
+        """Which token stands at a position, whatever the model would say."""
         self.faults: list[str] = []
         """What no engine should ever be asked."""
         self.hangs = False
@@ -267,7 +269,9 @@ class Engine:
         if self.cheat is not None:
             rows = self.cheat(key, rows)
         if key.stop == self.components:
-            self.results.finished(key, job.serial, None, [Draw(job.start + at + 1, _drawn(rows[at])) for at in job.draw], micros)
+            places = [(job.start + at + 1, rows[at]) for at in job.draw]
+            draws = [Draw(position, _drawn(row) if self.says is None else self.says(position)) for position, row in places]
+            self.results.finished(key, job.serial, None, draws, micros)
         else:
             self.compressed += len(rows) * job.compress
             self.results.finished(key, job.serial, Blob(*(SHORT if job.compress else LONG), memoryview(b"".join(rows))), (), micros)
