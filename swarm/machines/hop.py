@@ -290,6 +290,8 @@ class HopSession:
         if epoch > self.epoch:
             self.epoch, self._asked = epoch, False
             effects += self._truncate(message.start)
+        elif self._astray:  # nothing is drawn of it: at the head, guesses behind a wrong one need not even be computed
+            return []
         if not self.is_first:
             self._sure = max(self._sure, message.sure)
         if message.start > self.accepted:

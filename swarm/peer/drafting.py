@@ -27,9 +27,9 @@ FAST, SLOW = 0.5, 0.05
 
 SMOOTHING = 0.2
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Steps of guesses alone that are on their way at once at most: each is a pass over the weights of every hop and a message between any two, so guesses that
-come one by one are gathered for a sixteenth of a trip."""
+come one by one are gathered for an eighth of a trip."""
 
 MOST_RINGS = 64
 """Whose times are kept for the sessions to come."""

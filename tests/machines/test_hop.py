@@ -586,6 +586,9 @@ def test_the_head_says_in_one_message_what_it_drew_up_to_the_first_wrong_guess()
     head.step("b", Step(S, 1, 2, 0, 3, (7, 8, 9, 10), rows(1, 1, 1, 1)), 0)
     (drawn,) = sent(head.finished(2, None, [Draw(4, 8), Draw(5, 6), Draw(6, 1), Draw(7, 2)], 5), Drawn)
     assert (drawn.start, drawn.tokens) == (4, (8, 6))
+    assert head.step("b", Step(S, 1, 2, 0, 7, (11,), rows(1)), 0) == [], "what is built on a wrong guess it does not even compute"
+    (truncate, compute) = head.step("b", Step(S, 1, 2, 1, 5, (6,), rows(1)), 0)
+    assert truncate == Truncate(5) and (compute.start, compute.tokens) == (5, (6,))
 
 
 def test_newcomers_are_fed_no_guesses():
