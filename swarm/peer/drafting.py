@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 from typing import Protocol
 
 from swarm.core import Sampling
@@ -261,13 +261,13 @@ def ahead(ring: float, hop: float, step: float, acceptance: float, others: int, 
     this session's share of its steps, each guess being taken for a step of its own. `seen` is of how many guesses the acceptance is known."""
     if not 0 < hop <= step < ring:
         return 0
-    room = int(ring / step / (1 + others) if others else ring / hop) - 1
-    count, chance = 0, 1.0
-    while count < room:
-        chance *= acceptance if seen == inf else (acceptance * seen + count) / (seen + count)
-        if chance * ring < hop:
-            break
+    room = (ring / step / (1 + others) if others else ring / hop) - 1
+    if seen == inf:
+        return max(int(min(room, log(ring / hop) / -log(acceptance))), 0)
+    count, chance = 0, acceptance
+    while count + 1 <= room and chance * ring >= hop:
         count += 1
+        chance *= (acceptance * seen + count) / (seen + count)
     return count
 
 
