@@ -30,6 +30,7 @@ from swarm.machines.positions import Positions
 from swarm.machines.routes import dismissed
 from swarm.wire import (
     COMPRESSED,
+    LOOP,
     MARK,
     Blob,
     Broken,
@@ -218,6 +219,8 @@ class HopSession:
         if epoch > self.epoch:
             self.epoch, self._asked = epoch, False
             effects += self._truncate(message.start)
+        elif self._drawing.astray:  # nothing is drawn of it: at the head, guesses behind a wrong one need not even be computed
+            return []
         if not self.is_first:
             self._looping.told(message.sure)
         if message.start > self.accepted:
@@ -230,7 +233,8 @@ class HopSession:
         tokens = self._veiled(self.accepted, message.tokens[known:]) if self.is_last else message.tokens[known:]
         effects += self._append(tokens, hidden, message.micros)
         if self.is_first:
-            self._looping.fed(self.accepted)
+            flows = self.order.reply == LOOP and self.accepted >= self.order.emit_from
+            self._looping.given(self.accepted - len(tokens), self.accepted, flows)
         return effects + self._start()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:

@@ -19,8 +19,8 @@ class Guesser(Protocol):
     def propose(self, tokens: Sequence[int], fresh: Sequence[int], sure: int, most: int) -> Sequence[int]:
         """What may follow these tokens and then those, of which together the first `sure` are right: at most so many."""
 
-    def left(self, start: int, stop: int) -> None:
-        """These positions are started, as one step."""
+    def left(self, start: int, stop: int, *, told: bool = False) -> None:
+        """These positions are started, as one step; `told`: the client has fed them."""
 
     def took(self, start: int, micros: int) -> None:
         """What starts there took us so long: of whatever others say of a step, that much at least is so."""
@@ -49,7 +49,7 @@ class Looping:
         self._guesser = guesser
         self._until = 0
         self._flows = False
-        """Whether tokens of this chain come home: before that there is nothing to guess from."""
+        """Whether all that the client knows is here: what it has yet to feed is not to be guessed."""
         self._halted = self._deserted = False
 
     # --- what is right --------------------------------------------------------------------------------------------------------------------------------------
@@ -61,8 +61,14 @@ class Looping:
         if self._guesser is not None:
             self._guesser.missed(accepted)
 
+    def given(self, start: int, stop: int, flows: bool) -> None:
+        """The client has fed these positions, so all that is here is right; `flows`: it knows no more."""
+        if self._guesser is not None:
+            self._guesser.left(start, stop, told=True)
+        self.sure, self._flows = stop, flows
+
     def fed(self, accepted: int) -> None:
-        """All that is here is right: the client has given the rest of it, or it was taken back."""
+        """All that is here is right: the rest was taken back."""
         self.sure = accepted
 
     def told(self, sure: int) -> None:

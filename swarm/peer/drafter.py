@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from swarm.core import Sampling
-from swarm.machines.hop import STEP
+from swarm.machines.limits import STEP
 from swarm.peer.drafting import Drafter
 
 if TYPE_CHECKING:

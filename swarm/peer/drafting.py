@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import Protocol
 
 from swarm.core import Sampling
-from swarm.machines.hop import STEP
+from swarm.machines.limits import STEP
 
 SURE, DOUBTFUL = 0.995, 0.01
 """Bounds of an estimated acceptance: nothing is known better after so few tokens."""
@@ -27,9 +27,15 @@ FAST, SLOW = 0.5, 0.05
 
 SMOOTHING = 0.2
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Steps of guesses alone that are on their way at once at most: each is a pass over the weights of every hop and a message between any two, so guesses that
-come one by one are gathered for a sixteenth of a trip."""
+come one by one are gathered for an eighth of a trip."""
+
+MOST_RINGS = 64
+"""Whose times are kept for the sessions to come."""
+
+Times = tuple[float, float, float]
+"""Of a ring: `Tempo.ring`, `hop` and `step`."""
 
 LEVELS = (32, 16, 8, 4, 2)
 """Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all."""
@@ -167,6 +173,9 @@ class _Burst:
     stop: int
     when: float
     own: float = 0.0
+    told: bool = False
+    """Whether the client fed it: a prompt, not a step."""
+    timed: bool = True
 
 
 class Tempo:
@@ -176,15 +185,29 @@ class Tempo:
         self.ring = self.hop = self.step = 0.0
         self.last = 0.0
         """When the last step left."""
+        self._rough = False
+        """Whether they come from a prompt's trip alone."""
+        self._flows = True
+        """Whether tokens come home: what is started before that may wait for the chain to open, and is not timed."""
         self._bursts: deque[_Burst] = deque(maxlen=512)
 
-    def left(self, start: int, stop: int, now: float) -> None:
+    def opened(self, known: Times | None) -> None:
+        """A chain opens; perhaps one of which is known what `found` said."""
+        self._flows = False
+        if known is not None:
+            (self.ring, self.hop, self.step), self._rough = known, False
+
+    @property
+    def found(self) -> Times | None:
+        return (self.ring, self.hop, self.step) if self.hop and not self._rough else None
+
+    def left(self, start: int, stop: int, now: float, told: bool = False) -> None:
         """These positions leave as one step."""
         while self._bursts and self._bursts[-1].start >= start:
             self._bursts.pop()
         if self._bursts:  # its end may have been taken back
             self._bursts[-1].stop = min(self._bursts[-1].stop, start)
-        self._bursts.append(_Burst(start, stop, now))
+        self._bursts.append(_Burst(start, stop, now, told=told, timed=self._flows))
         self.last = now
 
     def took(self, start: int, seconds: float) -> None:
@@ -208,8 +231,17 @@ class Tempo:
             self._bursts.popleft()
         if not self._bursts or not self._bursts[0].start < position:
             return 0
+        self._flows = True
         burst = self._bursts[0]
         trip, count = now - burst.when, burst.stop - burst.start
+        if burst.told:
+            if not self.ring and micros:
+                self._begin_with(trip, [*(spent / 1e6 for spent in micros), burst.own])
+            return 0
+        if not burst.timed:
+            return count
+        if self._rough and micros:
+            self.ring, self.hop, self.step, self._rough = 0.0, 0.0, 0.0, False
         self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
         if micros:
             whole = max(max(micros) / 1e6, burst.own)  # the last hop could say anything
@@ -218,14 +250,25 @@ class Tempo:
             self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
         return count
 
+    def _begin_with(self, trip: float, spent: Sequence[float]) -> None:
+        """Before the first step: the ways of a prompt are those of a step, and no step of a hop takes longer than it did."""
+        self.hop = self.step = max(*spent, 1e-6)
+        self.ring, self._rough = max(trip - sum(spent), 0.0) + self.step, True
 
-def ahead(ring: float, hop: float, step: float, acceptance: float, others: int) -> int:
+
+def ahead(ring: float, hop: float, step: float, acceptance: float, others: int, seen: float = inf) -> int:
     """How many positions may be guessed beyond the last sure one: as many as pay, and no more than the ring has room for. Where others share it, no more than
-    this session's share of its steps, each guess being taken for a step of its own."""
+    this session's share of its steps, each guess being taken for a step of its own. `seen` is of how many guesses the acceptance is known."""
     if not 0 < hop <= step < ring:
         return 0
-    room = ring / step / (1 + others) if others else ring / hop
-    return max(int(min(room - 1, log(ring / hop) / -log(acceptance))), 0)
+    room = (ring / step / (1 + others) if others else ring / hop) - 1
+    if seen == inf:
+        return max(int(min(room, log(ring / hop) / -log(acceptance))), 0)
+    count, chance = 0, acceptance
+    while count + 1 <= room and chance * ring >= hop:
+        count += 1
+        chance *= (acceptance * seen + count) / (seen + count)
+    return count
 
 
 @dataclass(slots=True)
@@ -240,15 +283,35 @@ class _Score:
         self.acceptance += (right - self.acceptance) / self.count
 
 
-class Guesser:
-    """Implements `machines.hop.Guesser` with some drafters, of which the one counts that is right most often. `others` says how many other sessions are at work
-    here, `most` how far ahead the client wants guesses at all."""
+class Rings:
+    """What sessions at a peer have found of their rings, for those that come after."""
 
-    def __init__(self, drafters: Sequence[Drafter], clock: Callable[[], float], others: Callable[[], int], most: int = 2**10) -> None:
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Times] = {}
+
+    def known(self, ring: Hashable) -> Times | None:
+        return self._found.get(ring)
+
+    def found(self, ring: Hashable, times: Times) -> None:
+        self._found.pop(ring, None)
+        self._found[ring] = times
+        if len(self._found) > MOST_RINGS:
+            del self._found[next(iter(self._found))]
+
+
+class Guesser:
+    """Implements `machines.looping.Guesser` with some drafters, of which the one counts that is right most often. `others` says how many other sessions are at
+    work here, `most` how far ahead the client wants guesses at all."""
+
+    def __init__(
+        self, drafters: Sequence[Drafter], clock: Callable[[], float], others: Callable[[], int], most: int = 2**10, rings: Rings | None = None
+    ) -> None:
         self.most = most
         self.right = self.wrong = 0
         self._drafters, self._clock, self._others = list(drafters), clock, others
         self._tempo = Tempo()
+        self._rings = rings or Rings()
+        self._ring: Hashable = None
         self._scores: dict[str, _Score] = {}
         self._kinds: dict[int, str] = {}
 
@@ -265,7 +328,7 @@ class Guesser:
         if not offers:
             return []
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
-        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others) - (end - sure), most)
+        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others, self._score(kind).count) - (end - sure), most)
         if room <= 0:
             return []
         if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and tempo.gathers(self._clock()):
@@ -274,8 +337,10 @@ class Guesser:
         self._kinds.update(dict.fromkeys(range(end, end + len(guesses)), kind))
         return guesses
 
-    def opened(self, sampling: Sampling, most: int) -> None:
-        self.most = most
+    def opened(self, sampling: Sampling, most: int, ring: Hashable = None) -> None:
+        """The first hop follows an order, over this ring."""
+        self.most, self._ring = most, ring
+        self._tempo.opened(self._rings.known(ring))
         for drafter in self._drafters:
             drafter.opened(sampling)
 
@@ -283,8 +348,8 @@ class Guesser:
         for drafter in self._drafters:
             drafter.closed()
 
-    def left(self, start: int, stop: int) -> None:
-        self._tempo.left(start, stop, self._clock())
+    def left(self, start: int, stop: int, *, told: bool = False) -> None:
+        self._tempo.left(start, stop, self._clock(), told)
 
     def took(self, start: int, micros: int) -> None:
         self._tempo.took(start, micros / 1e6)
@@ -296,7 +361,10 @@ class Guesser:
         self.right, self.wrong = self.right + right, self.wrong + (not right)
 
     def home(self, position: int, micros: Sequence[int]) -> int:
-        return self._tempo.home(position, micros, self._clock())
+        count = self._tempo.home(position, micros, self._clock())
+        if (times := self._tempo.found) is not None:
+            self._rings.found(self._ring, times)
+        return count
 
     def missed(self, length: int) -> None:
         self._tempo.void()

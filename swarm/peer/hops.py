@@ -23,7 +23,7 @@ from swarm.machines.limits import HopLimits
 from swarm.machines.marks import marks
 from swarm.peer.admission import Admission, key_of, weight_of
 from swarm.peer.crowd import Crowd
-from swarm.peer.drafting import Drafter, Guesser, Lookup, Told
+from swarm.peer.drafting import Drafter, Guesser, Lookup, Rings, Told
 from swarm.peer.offer import Offer
 from swarm.peer.prefixes import Prefixes, serves
 from swarm.peer.tenants import Tenants
@@ -110,6 +110,7 @@ class HopRoom:
         self._links, self._engine, self._clock, self._limits = links, engine, clock, limits
         self._veil, self._sign = veil, sign
         self._drafters, self._guessers, self._told = drafters, dict[HopKey, Guesser](), dict[HopKey, Told]()
+        self._rings = Rings()
         self._tenants, self._prefixes, self._crowd = Tenants(clock), Prefixes(), Crowd()
         self._admission = Admission(links.peer, self._tenants, self._prefixes, clock=clock, verify=verify, only=only, wall=wall)
 
@@ -266,7 +267,7 @@ class HopRoom:
         self._learn(order.route)
         self._engine.open(key, order)
         if key in self._guessers:
-            self._guessers[key].opened(order.sampling, order.ahead)
+            self._guessers[key].opened(order.sampling, order.ahead, tuple((each.peer, each.start, each.stop) for each in order.route))
         if is_new:
             self._begin_as(key, hop, order)
         self._do(key, hop.open(message, order, self._clock()))
@@ -275,7 +276,7 @@ class HopRoom:
         """Caches that cannot be cut have none: every wrong guess would cost them all they hold."""
         told = self._told[key] = Told("client")
         drafters = (Lookup(), told, *self._drafters(partial(self._guessed, key)))
-        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._tenants.others, key.session, AT_WORK))
+        guesser = self._guessers[key] = Guesser(drafters, self._clock, partial(self._tenants.others, key.session, AT_WORK), rings=self._rings)
         return guesser
 
     def _guessed(self, key: HopKey) -> None:

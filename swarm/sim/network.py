@@ -80,9 +80,11 @@ class End:
 
 
 class Network:
-    def __init__(self, loop: VirtualLoop, generator: random.Random, latency: Callable[[PeerId, PeerId], float], *, loss: float = 0.0) -> None:
-        """`latency` is seconds one way, `loss` the share of messages that are sent twice before they arrive."""
-        self.loop, self.random, self.latency, self.loss = loop, generator, latency, loss
+    def __init__(
+        self, loop: VirtualLoop, generator: random.Random, latency: Callable[[PeerId, PeerId], float], *, loss: float = 0.0, jitter: float = 0.2
+    ) -> None:
+        """`latency` is seconds one way, to which comes up to `jitter` of it, `loss` the share of messages that are sent twice before they arrive."""
+        self.loop, self.random, self.latency, self.loss, self.jitter = loop, generator, latency, loss, jitter
         self.nodes: dict[PeerId, Links] = {}
         self.side: frozenset[PeerId] | None = None
         """Who is on one side of a partition; all others are on the other."""
@@ -146,7 +148,7 @@ class Network:
     # --- what links ask -----------------------------------------------------------------------------------------------------------------------------------
 
     def carry(self, lane: Lane, data: bytes) -> None:
-        delay = self.latency(lane.sender.peer, lane.receiver.peer) * self.random.uniform(1.0, 1.2)
+        delay = self.latency(lane.sender.peer, lane.receiver.peer) * self.random.uniform(1.0, 1.0 + self.jitter)
         if self.loss and self.random.random() < self.loss:
             delay += HICCUP
         lane.free_at = max(self.loop.now + delay, lane.free_at)

@@ -20,6 +20,7 @@ from swarm.client.aio import Client
 from swarm.client.session import Session
 from swarm.core import PeerId, Span
 from swarm.errors import RemoteError, SwarmError
+from swarm.peer.drafting import Drafter
 from swarm.peer.holding import Holding
 from swarm.peer.offer import Offer
 from swarm.peer.server import About, Peer
@@ -60,6 +61,8 @@ class Scene:
     """One way between opposite corners."""
     loss: float = 0.002
     """Share of messages that are sent twice."""
+    jitter: float = 0.2
+    """By what share of its way a message may be late."""
     skew: float = 2.0
     """How far clocks are off, either way."""
     cache_tokens: int = 4000
@@ -137,7 +140,7 @@ class Stage:
         self.seed, self.scene = seed, scene
         self.loop = VirtualLoop()  # type: ignore[abstract]  # what it lacks it refuses
         self.random = random.Random(f"{seed} script")
-        self.network = Network(self.loop, random.Random(f"{seed} network"), self._latency, loss=scene.loss)
+        self.network = Network(self.loop, random.Random(f"{seed} network"), self._latency, loss=scene.loss, jitter=scene.jitter)
         self.network.note = self.note
         self.table = Table(self.network, random.Random(f"{seed} directory"))
         self.shape = toy.shape(scene.layers)
@@ -438,14 +441,14 @@ class Stage:
         finally:
             await links.close()
 
-    def _drafters(self, ready: Callable[[], None]) -> Sequence[toy.Oracle]:
+    def _drafters(self, ready: Callable[[], None]) -> Sequence[Drafter]:
         if not self.scene.guesses:
             return ()
         self.oracles.append(toy.Oracle(self.scene.components, self.scene.guesses, random.Random(self.random.getrandbits(32))))
         return self.oracles[-1:]
 
     def engine(self, layer: float) -> toy.Engine:
-        engine = toy.Engine(self.scene.components, toy.Speed(layer, layer / 20), self.loop.time)
+        engine = toy.Engine(self.scene.components, toy.Speed(layer, layer * toy.ROW), self.loop.time)
         self._engines.append(engine)
         return engine
 

@@ -22,6 +22,9 @@ from swarm.wire import COMPRESSED, Blob, Order
 
 REVISION, NUMERICS = "toy", "float32"
 
+ROW = 1 / 20
+"""What a row costs, of what it costs to read a component."""
+
 LONG, SHORT = ("float32", 2), (COMPRESSED, 6)
 """Rows of digests as they are, and as if compressed: eight bytes either way, so that tokens stay exact."""
 
@@ -50,6 +53,23 @@ def answer(history: Sequence[int], count: int, components: int) -> list[int]:
         said.append(_drawn(states[-1]))
         everything.append(said[-1])
     return said
+
+
+def beginning(components: int) -> tuple[bytes, ...]:
+    """What the whole model is at before the first token."""
+    return tuple(_beginning(component) for component in range(components))
+
+
+def fed(states: Sequence[bytes], token: int) -> tuple[bytes, ...]:
+    """What it is at after one token more."""
+    after = list(states)
+    _feed(after, token)
+    return tuple(after)
+
+
+def said(states: Sequence[bytes]) -> int:
+    """What it says then."""
+    return _drawn(states[-1])
 
 
 class Oracle(Drafter):
@@ -135,6 +155,8 @@ class Engine:
         """By what factor its node is told that its rounds are shorter than they are: a liar's announcement is never corrected."""
         self.cheat: Callable[[HopKey, list[bytes]], list[bytes]] | None = None
         """What it makes of its rows before it hands them on, or draws from them."""
+        self.says: Callable[[int], int] | None = None
+        """Which token stands at a position, whatever the model would say."""
         self.faults: list[str] = []
         """What no engine should ever be asked."""
         self.hangs = False
@@ -247,7 +269,9 @@ class Engine:
         if self.cheat is not None:
             rows = self.cheat(key, rows)
         if key.stop == self.components:
-            self.results.finished(key, job.serial, None, [Draw(job.start + at + 1, _drawn(rows[at])) for at in job.draw], micros)
+            places = [(job.start + at + 1, rows[at]) for at in job.draw]
+            draws = [Draw(position, _drawn(row) if self.says is None else self.says(position)) for position, row in places]
+            self.results.finished(key, job.serial, None, draws, micros)
         else:
             self.compressed += len(rows) * job.compress
             self.results.finished(key, job.serial, Blob(*(SHORT if job.compress else LONG), memoryview(b"".join(rows))), (), micros)

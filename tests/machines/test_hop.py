@@ -439,8 +439,8 @@ class Parrot:
         guesses, self.guesses = self.guesses[:most], []
         return guesses
 
-    def left(self, start, stop):
-        self.heard.append(("left", start, stop))
+    def left(self, start, stop, *, told=False):
+        self.heard.append(("told" if told else "left", start, stop))
 
     def took(self, start, micros):
         self.heard.append(("took", start, micros))
@@ -456,18 +456,40 @@ class Parrot:
 
 
 def guessing(*guesses: int, until: int = 100, limit: int = 100, limits: HopLimits = HopLimits()) -> tuple[HopSession, Parrot]:
-    """A first hop that has fed a prompt of three positions."""
-    parrot = Parrot(*guesses)
+    """A first hop that has fed a prompt of three positions, and can guess from then on."""
+    parrot = Parrot()
     hop = HopSession(S, limits, guesser=parrot)
     hop.open(*order(0, until=until, limit=limit), now=0)
     hop.have("b", Have(S, 1, 0, 0, 0, True))
     run(hop, hop.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    parrot.guesses, parrot.asked = list(guesses), []
     return hop, parrot
+
+
+def test_what_follows_a_prompt_is_guessed_before_the_first_token_comes_home():
+    first = HopSession(S, guesser=(parrot := Parrot(4, 5)))
+    first.open(*order(0, emit_from=3), now=0)
+    first.have("b", Have(S, 1, 0, 0, 0, True))
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2)), 0))
+    assert not parrot.asked and parrot.heard[1] == ("told", 0, 2), "what the client has yet to feed is not to be guessed"
+    effects = first.step("client", Step(S, 1, 0, 0, 2, (3,)), 0)
+    assert parrot.asked == [([1, 2, 3], [], 3, 96)]
+    assert [effect.tokens for effect in effects if isinstance(effect, Compute)] == [(3,), (4, 5)]
+    assert {step.sure for step in sent(run(first, effects), Step)} == {3}
+    first.drawn("c", Drawn(S, 1, 0, 0, 3, (4, 6)), 0)
+    assert first.tokens == [1, 2, 3, 4, 6] and parrot.heard[-3:] == [(4, False), ("missed", 4), ("left", 4, 5)]
+
+
+@pytest.mark.parametrize("reply", ["logits", "hidden"])
+def test_nothing_is_guessed_where_nothing_is_drawn(reply):
+    first = HopSession(S, guesser=(parrot := Parrot(4, 5)))
+    first.open(*order(0, emit_from=3, reply=reply), now=0)
+    first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0)
+    assert not parrot.asked and first.tokens == [1, 2, 3]
 
 
 def test_what_is_guessed_goes_with_the_token_that_came_home_as_one_step():
     first, parrot = guessing(5, 6)
-    assert not parrot.asked, "nothing has come home yet"
     effects = first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
     assert parrot.asked == [([1, 2, 3], [4], 4, 95)]
     assert [effect.tokens for effect in effects if isinstance(effect, Compute)] == [(4, 5, 6)]
@@ -517,7 +539,7 @@ def test_guesses_end_where_credit_does_and_before_the_last_position():
 
 def test_a_guesser_hears_what_the_hops_own_part_takes():
     first, parrot = guessing(5)
-    assert parrot.heard[-1] == ("took", 0, 5)
+    assert parrot.heard == [("missed", 0), ("told", 0, 3), ("took", 0, 5)]
     run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
     assert parrot.heard[-2:] == [("left", 3, 5), ("took", 3, 5)]
 
@@ -541,14 +563,16 @@ def test_a_first_hop_that_must_compute_again_feeds_itself_guesses_and_all():
     assert {step.sure for step in sent(run(first, effects), Step)} == {4}
 
 
-def test_after_an_open_nothing_is_guessed_before_tokens_come_home_again():
+def test_after_an_open_nothing_is_guessed_before_all_is_there_again():
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
-    first.open(*order(0, chain=2, starts=((1, 0), (2, 3))), now=0)
+    first.open(*order(0, chain=2, starts=((1, 0), (2, 3)), emit_from=5), now=0)
     parrot.guesses, before = [7], len(parrot.asked)
     assert parrot.heard[-1] == ("missed", 3)
     first.step("client", Step(S, 2, 0, 0, 3, (4,)), 0)
     assert len(parrot.asked) == before and first.more() == []
+    first.step("client", Step(S, 2, 0, 0, 4, (5,)), 0)
+    assert first.tokens == [1, 2, 3, 4, 5, 7]
 
 
 def test_the_client_is_not_told_how_long_steps_of_several_positions_took():
@@ -565,6 +589,9 @@ def test_the_head_says_in_one_message_what_it_drew_up_to_the_first_wrong_guess()
     head.step("b", Step(S, 1, 2, 0, 3, (7, 8, 9, 10), rows(1, 1, 1, 1)), 0)
     (drawn,) = sent(head.finished(2, None, [Draw(4, 8), Draw(5, 6), Draw(6, 1), Draw(7, 2)], 5), Drawn)
     assert (drawn.start, drawn.tokens) == (4, (8, 6))
+    assert head.step("b", Step(S, 1, 2, 0, 7, (11,), rows(1)), 0) == [], "what is built on a wrong guess it does not even compute"
+    (truncate, compute) = head.step("b", Step(S, 1, 2, 1, 5, (6,), rows(1)), 0)
+    assert truncate == Truncate(5) and (compute.start, compute.tokens) == (5, (6,))
 
 
 def test_newcomers_are_fed_no_guesses():

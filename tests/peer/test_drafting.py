@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.core import Sampling
 from swarm.machines.hop import STEP
-from swarm.peer.drafting import AT_ONCE, INDEX_AT_ONCE, Drafter, Guesser, Lookup, Tempo, Told, ahead
+from swarm.peer.drafting import AT_ONCE, INDEX_AT_ONCE, MOST_RINGS, WEIGHT, Drafter, Guesser, Lookup, Rings, Tempo, Told, ahead
 
 
 def looked_up(tokens: list[int], most: int = 4) -> list[int]:
@@ -119,6 +120,36 @@ def test_steps_that_others_share_leave_less_room():
     assert [ahead(0.1, 0.005, 0.02, 0.99, others) for others in (0, 1, 4)] == [19, 1, 0]
 
 
+def test_of_how_few_guesses_an_acceptance_is_known_says_that_it_may_be_higher():
+    """Eight guesses at 0.6 would be half a trip's room in vain: the next ones would wait for these to come home."""
+    assert [ahead(0.1, 0.0025, 0.0025, 0.6, 0, seen) for seen in (WEIGHT, 20, 10**6)] == [24, 8, 7]
+    assert ahead(0.1, 0.0025, 0.0025, 0.9, 0, WEIGHT) == 39, "still no more than there is room for"
+    assert ahead(0.1, 0.05, 0.05, 0.4, 0, WEIGHT) == 0, "and the first must pay by what is known"
+
+
+def test_a_prompt_tells_of_the_ring_before_the_first_step_has_gone_round():
+    it = Tempo()
+    it.left(0, 20, 1.0, told=True)
+    it.took(0, 0.02)
+    assert it.home(20, (20_000, 10_000, 30_000), 1.2) == 0, "which is no step of the ring"
+    assert it.step == it.hop == pytest.approx(0.03) and it.ring == pytest.approx(0.15) and it.found is None
+    it.left(20, 21, 2.0)
+    assert it.home(21, (4000, 5000, 4000), 2.1) == 1
+    assert it.found == (it.ring, it.hop, it.step) == pytest.approx((0.1, 0.005, 0.005)), "what is known of a step counts alone"
+
+
+def test_what_starts_before_a_token_is_home_is_not_timed():
+    """It may have waited for the chain to open."""
+    it = Tempo()
+    it.opened((0.1, 0.005, 0.005))
+    it.left(0, 20, 1.0, told=True)
+    it.left(20, 24, 1.0)
+    assert it.home(20, (20_000,), 1.5) == 0 and it.home(21, (6000,), 1.5) == 4
+    assert it.found == (0.1, 0.005, 0.005)
+    it.left(24, 25, 2.0)
+    assert it.home(25, (5000,), 2.08) == 1 and it.ring < 0.1
+
+
 class Clock:
     now = 0.0
 
@@ -188,6 +219,25 @@ def test_guesses_that_come_one_by_one_are_gathered():
 
 
 REPEATS = [1, 2, 3, 4, 5, 6, 7, 8] * 2
+
+
+def test_a_session_begins_with_what_others_have_found_of_its_ring():
+    rings, clock = Rings(), Clock()
+    first, second, elsewhere = (Guesser([Lookup()], clock, lambda: 0, 100, rings) for _ in range(3))
+    first.opened(Sampling(), 100, "ring")
+    second.opened(Sampling(), 100, "ring")
+    assert not second.propose(REPEATS, [], 16, 10)
+    first.home(7, ())
+    for at in (7, 8):
+        first.left(at, at + 1)
+        clock.now += 0.1
+        first.home(at + 1, (5000,))
+    second.opened(Sampling(), 100, "ring")
+    elsewhere.opened(Sampling(), 100, "another")
+    assert second.propose(REPEATS, [], 16, 10) and not elsewhere.propose(REPEATS, [], 16, 10)
+    for ring in range(MOST_RINGS):
+        rings.found(ring, (1.0, 1.0, 1.0))
+    assert rings.known("ring") is None and rings.known(0) is not None, "of the oldest it knows no more"
 
 
 def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_others_need_the_room():
