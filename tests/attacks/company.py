@@ -33,8 +33,8 @@ Noise = Callable[[torch.Tensor], torch.Tensor]
 
 
 def small_model(folder: Path) -> Checkpoint:
-    """Random, with products that neither grow nor drown what they are added to: of trained models that is true, and where it is not (a range of 0.2 instead)
-    rounding grows from layer to layer, up to what is allowed."""
+    """Random, with products that neither grow nor drown what they are added to, as in trained models. With a range of 0.2 instead rounding grows from layer to
+    layer in bfloat16, nearly to what is allowed."""
     settings = dict(hidden_size=64, intermediate_size=192, num_hidden_layers=4, vocab_size=300, max_position_embeddings=1024, initializer_range=0.05)
     return save("Llama", FAMILIES["llama"][1] | settings | dict(rope_parameters=dict(rope_type="default", rope_theta=1e4)), folder).checkpoint
 

@@ -26,8 +26,9 @@ SPLITS = {
 
 THREE_EACH = 3 * (Span(0, 3), Span(3, 6))
 
-HALF = ("0:3", "3:6")
-"""The same, as real peers are told."""
+HALF = {"float32": ("0:3", "3:6"), "bfloat16": ("0:6", "6:12")}
+"""What real peers are told: of a random model, and in bfloat16 of the demo model. In the random one rounding grows from layer to layer, as in no trained one:
+some with compiled layers and some without were too far apart there."""
 
 KINDS = (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True))
 """Dtypes, and whether rows travel compressed."""
@@ -94,9 +95,9 @@ def test_it_would_have_been_noticed(monkeypatch, subjects, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nor_among_real_processes(figure, tmp_path, dtype):
     """Two of each half on one thread, one on two and with compiled layers; three clients at once."""
-    model = save_llama(tmp_path / "llama")
-    with swarm.LocalSwarm(str(model), layers=[*HALF, *HALF], dtype=dtype, threads=1, arguments=["--compile", "off"]) as local:
-        for layers in HALF:
+    model = save_llama(tmp_path / "llama") if dtype == "float32" else swarm.demo_model()
+    with swarm.LocalSwarm(str(model), layers=2 * HALF[dtype], dtype=dtype, threads=1, arguments=["--compile", "off"]) as local:
+        for layers in HALF[dtype]:
             local.add(layers, arguments=["--threads", "2", "--compile", "wait"])
         with ThreadPoolExecutor(3) as pool:
             passed = sum(pool.map(lambda number: _audited(model, local.initial_peers, dtype, number), range(3)))

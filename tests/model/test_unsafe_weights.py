@@ -24,6 +24,7 @@ from swarm.model.checkpoint import Checkpoint
 from swarm.model.mapped import mapped
 from swarm.model.span import SpanModel
 from swarm.model.text import Text
+from tests.model.test_checkpoint import FakeHub
 from tests.swarm.models import save_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -216,6 +217,25 @@ def test_a_changed_byte_of_what_the_hub_announced_is_refused_before_it_is_loaded
     with pytest.raises(NotAModel, match=r"is not the file that the hub announces .sha256 .* delete it and fetch it again"):
         SpanModel.load(checkpoint, [Span(0, 1)], progress=heard.append)
     assert heard == sorted(heard) and 0 < heard[-1] <= 0.5
+
+
+def test_a_download_that_is_not_what_the_hub_announced_is_refused_before_it_is_loaded(copy, tmp_path, monkeypatch):
+    """Of the right length: that is all that is looked at while it is fetched."""
+    fake = FakeHub(copy, tmp_path)
+
+    def download(*about: object, **more: object) -> str:
+        path = Path(fake.download(*about, **more))
+        if path.name == WEIGHTS:
+            data = bytearray(path.read_bytes())
+            data[-5] ^= 1
+            path.write_bytes(data)
+        return str(path)
+
+    monkeypatch.setattr(sources, "HfApi", fake)
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    monkeypatch.setattr("swarm.model.span.read_part", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(NotAModel, match="is not the file that the hub announces"):
+        SpanModel.load(Checkpoint.open("somebody/tiny"), [Span(0, 1)])
 
 
 # --- what lies beside the weights -----------------------------------------------------------------------------------------------------------------------
