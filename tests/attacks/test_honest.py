@@ -27,8 +27,8 @@ SPLITS = {
 THREE_EACH = 3 * (Span(0, 3), Span(3, 6))
 
 HALF = {"float32": ("0:3", "3:6"), "bfloat16": ("0:6", "6:12")}
-"""What real peers are told: of a random model, and in bfloat16 of the demo model. In the random one rounding grows from layer to layer, as in no trained one:
-some with compiled layers and some without were too far apart there."""
+"""What real peers are told: of a random model, and in bfloat16 of the demo model. In the random one rounding grows from layer to layer, as in no trained one,
+and in bfloat16 an honest peer was banned for it."""
 
 KINDS = (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True))
 """Dtypes, and whether rows travel compressed."""
