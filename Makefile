@@ -31,7 +31,7 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-# What strangers try against real processes, with a table at the end: some 20 minutes.
+# What strangers try against real processes, with a table at the end: the better part of an hour, ten thousand honest hops and a thousand deaths being in it.
 attacks: setup
 	$(BIN)/python -m pytest -m slow --timeout 900 tests/attacks
 

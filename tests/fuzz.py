@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import inspect
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -298,27 +300,61 @@ def memory() -> float:
 
 
 SLOW = 1.0
-"""Seconds of one input that would be a hang."""
+"""Seconds of processor time for one input that would be a hang."""
+
+HUNG = 60.0
+"""Seconds for LOOK inputs, which take one, after which the process ends and says where it is: an input that never ends."""
+
+LOOK = 1000
+
+MOST_MEMORY = 512
+"""MiB that all inputs together may make the process grow by. An input has a MiB at most."""
 
 
-def unguided(runs: int, seed: int) -> None:
-    mutator, names = Mutator(Random(seed)), list(DECODERS)
-    good, worst, begin, before = 0, (0.0, ""), time.monotonic(), memory()
+@dataclass(slots=True)
+class Told:
+    """What became of one decoder's inputs."""
+
+    inputs: int = 0
+    good: int = 0
+    bytes: int = 0
+    slowest: float = 0.0
+
+
+def unguided(runs: int, seed: int, seconds: float = math.inf) -> dict[str, Told]:
+    """So many inputs, each decoder's in turn, or as many as the time allows. Raises what no decoder may raise; ends the process at a hang or a leak."""
+    mutator, told = Mutator(Random(seed)), {name: Told() for name in DECODERS}
+    begin, before, names = time.monotonic(), memory(), list(DECODERS)
     for number in range(runs):
+        if number % LOOK == 0:
+            faulthandler.dump_traceback_later(HUNG, exit=True)
+            if memory() - before > MOST_MEMORY:
+                raise SystemExit(f"that is a leak: +{memory() - before:.0f} MiB after {number:,} inputs")
+            if time.monotonic() - begin > seconds:
+                break
+            if number and number % 1_000_000 == 0:
+                print(f"{number:,} inputs, {time.monotonic() - begin:.0f} s, +{memory() - before:.0f} MiB", flush=True)
         name = names[number % len(names)]
         data = mutator.input(name)
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
-            good += attempt(name, data)
+            good = attempt(name, data)
         except Exception:
             print(f"finding: {name} {data[:2000].hex()}", flush=True)
             raise
-        worst = max(worst, (time.perf_counter() - started, name))
-        if (number + 1) % 1_000_000 == 0:
-            print(f"{number + 1:,} inputs, {time.monotonic() - begin:.0f} s, +{memory() - before:.0f} MiB", flush=True)
-    print(f"{runs:,} inputs without guidance, {good:,} of them good; slowest {worst[0] * 1e3:.0f} ms ({worst[1]}), +{memory() - before:.0f} MiB")
-    if worst[0] > SLOW:
-        raise SystemExit("that is a hang")
+        one, took = told[name], time.thread_time() - started
+        one.inputs, one.good, one.bytes, one.slowest = one.inputs + 1, one.good + good, one.bytes + len(data), max(one.slowest, took)
+        if took > SLOW:
+            print(f"finding: {name} {data[:2000].hex()}", flush=True)
+            raise SystemExit(f"that is a hang: {took:.1f} s")
+    faulthandler.cancel_dump_traceback_later()
+    print(f"{'decoder':14}{'inputs':>12}{'good':>12}{'bytes a piece':>15}{'slowest, ms':>13}")
+    for name, one in told.items():
+        print(f"{name:14}{one.inputs:12,}{one.good:12,}{one.bytes // max(one.inputs, 1):15,}{one.slowest * 1e3:13.1f}")
+    total = sum(one.inputs for one in told.values())
+    took = time.monotonic() - begin
+    print(f"{total:,} inputs without guidance in {took:.0f} s: 0 deaths, 0 hangs, +{memory() - before:.0f} MiB, seed {seed}", flush=True)
+    return told
 
 
 def guided(runs: int, seed: int, atheris: Any) -> None:
@@ -353,6 +389,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so long (unguided)")
     parser.add_argument("--unguided", action="store_true", help="without atheris, although it is installed")
     args = parser.parse_args()
     try:
@@ -361,7 +398,7 @@ def main() -> None:
         atheris = None
     if atheris is None or args.unguided:
         print("atheris is not installed: the mutator runs unguided" if atheris is None else "unguided, as asked", flush=True)
-        unguided(args.runs, args.seed)
+        unguided(args.runs, args.seed, args.seconds)
     else:
         guided(args.runs, args.seed, atheris)
 

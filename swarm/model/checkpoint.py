@@ -5,6 +5,7 @@ tensors; how a model computes is `span.py`'s business, where files come from is 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
@@ -27,6 +28,9 @@ _VOLATILE = frozenset({"_name_or_path", "_commit_hash", "transformers_version", 
 """What differs between copies of one configuration without changing what the model is. The dtype does change it, and is in the revision through the tensors."""
 
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+_PLAIN = re.compile(r"[^/\\\0]+\.safetensors")
+"""Files of weights that an index may name: of this folder, and of no other format."""
 
 NO_LENGTH_LIMIT = 2**20
 """`max_length` of a model that states none: as many tokens as one message may carry."""
@@ -225,7 +229,7 @@ class Checkpoint:
             return dict.fromkeys(self._source.header(SINGLE), SINGLE)
         index = _read_json(self._source.small() / INDEX)
         files = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(files, dict) or not all(isinstance(name, str) and "/" not in name for name in files.values()):
+        if not isinstance(files, dict) or not all(isinstance(name, str) and _PLAIN.fullmatch(name) for name in files.values()):
             raise NotAModel(f"{self.name} has a {INDEX} without a list of weights; fetch it again")
         return files
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -54,7 +55,7 @@ def read_part(
             raise
         except ImportError as error:
             raise UnsupportedModel(f"{checkpoint.name} needs a package that is not here: {str(error).splitlines()[0]}; install it with pip") from error
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NotAModel(f"the weights of {checkpoint.name} cannot be loaded ({text}); fetch them again, or choose another model") from error
     if missing := sorted(report["missing_keys"]):

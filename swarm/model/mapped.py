@@ -82,7 +82,7 @@ class Matrices:
         head = checkpoint.shape.head
         held = {end for end in (0, head) if any(end in span for span in spans)}
         self._names = {end: _matrix(checkpoint, end, head) for end in held & set(on_disk)}
-        tied = held == {0, head} and _matrix(checkpoint, 0, head) == _matrix(checkpoint, head, head)
+        tied = bool(self._names) and held == {0, head} and _matrix(checkpoint, 0, head) == _matrix(checkpoint, head, head)
         if tied and head in self._names:
             self._names[0] = self._names[head]  # it is one, so it would not be in memory for either
         self.components = frozenset(self._names)

@@ -62,7 +62,7 @@ class Source(Protocol):
         """sha256 of a file's bytes, as hexadecimal text. `progress` is called only when it takes reading the file."""
 
     def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
-        """A folder with these files and the small ones."""
+        """A folder with these files and the small ones. Raises NotAModel where the bytes of one are not those that the hub announces."""
 
 
 def local_folder(model: str) -> Path | None:
@@ -135,6 +135,12 @@ class Folder:
         return file_hash(self.path / filename, progress)
 
     def fetch(self, filenames: Sequence[str], progress: Progress | None) -> Path:
+        """Files kept of what the hub has are named by their hashes, which are looked at; a folder of somebody's own is what it is."""
+        sizes = self.files()
+        done, total = 0, sum(sizes.get(name, 0) for name in filenames) or 1
+        for name in filenames:
+            check_bytes(self.path / name, _named(self.path / name), _stretch(progress, done / total, sizes.get(name, 0) / total))
+            done += sizes.get(name, 0)
         if progress:
             progress(1.0)
         return self.path
@@ -176,6 +182,7 @@ class Hub:
         for name in wanted:
             with _translated(self.name):
                 folder = hf_hub_download(self.name, name, revision=self._commit, token=self._token, cache_dir=self._cache_dir)
+            check_bytes(Path(folder), self._hashes.get(name), _stretch(progress, done / total, self._sizes[name] / total))
             done += self._sizes[name]
             if progress:
                 progress(done / total)
@@ -210,24 +217,49 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 raise ValueError("header too long")
             lines = json.loads(file.read(length))
         lines.pop("__metadata__", None)
-        found = {name: Tensor(line["dtype"], tuple(line["shape"]), line["data_offsets"][1] - line["data_offsets"][0]) for name, line in lines.items()}
+        found = {name: _tensor(line) for name, line in lines.items()}
         end = max((line["data_offsets"][1] for line in lines.values()), default=0)
-    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise NotAModel(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
     if there < 8 + length + end:
         raise NotAModel(f"{path} is cut off: {there} bytes of {8 + length + end}; fetch it again")
     return found
 
 
-def file_hash(path: Path, progress: Progress | None = None) -> str:
-    """sha256 of a file, remembered by path, size and time of change: 16 GB take a minute to read. The hub's cache names large files by this very hash.
+def _tensor(line: dict) -> Tensor:
+    shape, (begin, end) = line["shape"], line["data_offsets"]
+    if not isinstance(line["dtype"], str) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or end < begin:
+        raise ValueError("a tensor without a shape or a place")
+    return Tensor(line["dtype"], tuple(shape), end - begin)
 
-    Raises NotAModel when it cannot be read.
+
+def file_hash(path: Path, progress: Progress | None = None) -> str:
+    """sha256 of a file, remembered: 16 GB take a minute to read. The hub's cache names large files by this very hash, which is believed here; before a file is
+    loaded, `check_bytes` looks. Raises NotAModel when it cannot be read.
     """
+    return _named(path) or bytes_hash(path, progress)
+
+
+def _named(path: Path) -> str | None:
+    """What the hub's cache says it is."""
     real = path.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
-    stat = real.stat()
+    return real.name if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name) else None
+
+
+def check_bytes(path: Path, announced: str | None, progress: Progress | None = None) -> None:
+    """That a file is what is announced of it, if anything is. Downloads are checked by length alone, and a disk or somebody else may have changed them since.
+
+    Raises NotAModel.
+    """
+    if announced is not None and (found := bytes_hash(path, progress)) != announced:
+        raise NotAModel(f"{path} is not the file that the hub announces (sha256 {found[:12]} instead of {announced[:12]}); delete it and fetch it again")
+
+
+def bytes_hash(path: Path, progress: Progress | None = None) -> str:
+    """sha256 of what is really there, remembered by path, size and time of change. Raises NotAModel when it cannot be read."""
+    real = path.resolve()
+    with _readable(path):
+        stat = real.stat()
     key = sha256(f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     memory = cache_folder() / "sha256" / key
     try:
@@ -250,6 +282,10 @@ def file_hash(path: Path, progress: Progress | None = None) -> str:
     except OSError:
         pass  # a home that cannot be written costs time at the next start, no more
     return digest.hexdigest()
+
+
+def _stretch(progress: Progress | None, before: float, share: float) -> Progress | None:
+    return None if progress is None else lambda done: progress(before + share * done)
 
 
 def cache_folder() -> Path:

@@ -18,38 +18,54 @@ def quantile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
+RECORDS, MODELS = 1000, [f"model{number}" for number in range(20)]
+"""What the directory holds, under forty keys."""
+
+READS = 60
+"""At least, where the records live that long."""
+
+
 @pytest.mark.parametrize(("fault", "goal"), [(signal.SIGKILL, 1.0), (signal.SIGSTOP, 3.0)], ids=["kill", "freeze"])
 def test_fifty_nodes_of_which_ten_fail(figure, fault, goal):
     """Records are stored once, with the longest life there is; then ten nodes fail, and all of them are read."""
-    models = [f"model{number}" for number in range(2)]
 
     async def main():
         processes: list[Process] = []
         try:
             ways: list[str] = []
-            for _ in range(5):
-                processes.append(await Process.start("honest.py", {"nodes": 10, "models": models}, *ways))
+            for number in range(5):
+                options = {"nodes": 10, "models": MODELS, "first": 10 * number, "records": RECORDS // 50}
+                processes.append(await Process.start("honest.py", options, *ways))
                 processes[-1].facts = await processes[-1].says()
                 ways = ways or processes[0].facts["addrs"]
-            for process in processes:
-                process.process.stdin.write(b"\n")
-            stored = sum([(await process.says())["announced"] for process in processes])
             observer = await Node.start(initial_peers=[process.facts["addrs"][0] for process in processes[:3]], client_mode=True)
             try:
-                whole = {model: {record.peer: record.time + LIFETIME for record in await observer.directory.read(model)} for model in models}
+                for process in processes:
+                    process.process.stdin.write(b"\n")
+                said = [await process.says() for process in processes]
+                whole: dict[str, dict[str, float]] = {model: {} for model in MODELS}
+                for model in 3 * MODELS:  # a machine with fifty nodes may be too busy the first time
+                    if len(whole[model]) < RECORDS // len(MODELS):
+                        whole[model] |= {record.peer: record.time + LIFETIME for record in await observer.directory.read(model)}
+                soonest = min((expiry for those in whole.values() for expiry in those.values()), default=0.0)
                 processes[-1].signal(fault)
-                times, lost = [], set()
-                for _ in range(3):
-                    for model in models:
-                        begin = time.monotonic()
-                        found = {record.peer for record in await observer.directory.read(model)}
-                        times.append(time.monotonic() - begin)
-                        lost |= {(model, peer) for peer, expiry in whole[model].items() if peer not in found and expiry > time.time()}
-                before = sum(map(len, whole.values()))
-                what = f"50 nodes, {'kill' if fault is signal.SIGKILL else 'freeze'} 10, {before} of {stored} records alive before"
-                seen = f"{len(lost)} lost, p50 {quantile(times, 0.5):.2f} s, p95 {quantile(times, 0.95):.2f} s"
-                figure(18, what, f"0 lost, p95 ≤ {goal:g} s", seen)
-                assert before == stored == 50 * len(models) and not lost and quantile(times, 0.95) <= goal + 0.5
+                times, lost, checked = [], set(), set()
+                while len(times) < len(MODELS) or (len(times) < READS and time.time() < soonest):
+                    model = MODELS[len(times) % len(MODELS)]
+                    begin = time.monotonic()
+                    found = {record.peer for record in await observer.directory.read(model)}
+                    times.append(time.monotonic() - begin)
+                    alive = {(model, peer) for peer, expiry in whole[model].items() if expiry > time.time()}
+                    checked |= alive
+                    lost |= {(model, peer) for model, peer in alive if peer not in found}
+                before, stored = sum(map(len, whole.values())), sum(one["announced"] for one in said)
+                print(
+                    f"stored {stored} in {max(one['took'] for one in said):.1f} s, {before} of them read, {len(checked)} looked for again, {len(times)} reads"
+                )
+                what = f"50 nodes, {'kill' if fault is signal.SIGKILL else 'freeze'} 10, {len(checked)} records"
+                seen = f"{len(lost)} lost, {len(times)} reads: p50 {quantile(times, 0.5):.2f} s, p95 {quantile(times, 0.95):.2f} s"
+                figure(18, what, f"0 of 1000 lost, p95 ≤ {goal:g} s", seen)
+                assert len(checked) == before == RECORDS and not lost and quantile(times, 0.95) <= goal + 0.5
             finally:
                 await observer.close()
         finally:

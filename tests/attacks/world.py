@@ -66,8 +66,8 @@ class Process:
 
     def signal(self, which: signal.Signals, whom: str = "both") -> None:
         for process in self.tree():
-            if whom in ("both", "p2pd" if process.name() == "p2pd" else "python"):
-                with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a p2pd dies with its parent
+                if whom in ("both", "p2pd" if process.name() == "p2pd" else "python"):
                     process.send_signal(which)
 
     async def close(self) -> None:

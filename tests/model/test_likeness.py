@@ -1,5 +1,5 @@
-"""What honest peers make of the same is alike, however they are split, packed and threaded; what cheats make is not. The promise: no honest peer is banned in
-10,000 hops (`-m slow`; some dozens by default)."""
+"""What honest peers make of the same is alike, however they are split, packed and threaded; what cheats make is not. Some dozens of hops of the demo model;
+`tests/attacks/test_honest.py` looks at ten thousand of a smaller one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPANS = (Span(0, 4), Span(1, 5), Span(4, 7), Span(5, 13), Span(1, 13))
 KINDS = (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True))
 """Dtypes, and whether rows travel compressed."""
 
-HOPS, MANY = 80, 10_000
+HOPS = 80
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +91,13 @@ def honest(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Span, str, floa
         torch.set_num_threads(threads)
 
 
-def check(checkpoint: Checkpoint, count: int) -> None:
+def test_nobody_honest_is_banned(checkpoint):
     worst: dict[str, float] = {}
-    for span, kind, found, allowed in honest(checkpoint, count):
+    for span, kind, found, allowed in honest(checkpoint, HOPS):
         assert found <= allowed, f"honest work over {span} in {kind} is {found:.5f} apart, and {allowed:.5f} is allowed"
         worst[kind] = max(worst.get(kind, 0.0), found / allowed)
-    print(f"{count} honest hops, 0 banned; at worst this part of what is allowed: {worst}")
+    print(f"{HOPS} honest hops, 0 banned; at worst this part of what is allowed: {worst}")
     assert all(share < 0.7 for share in worst.values()), "too near for comfort"
-
-
-def test_nobody_honest_is_banned(checkpoint):
-    check(checkpoint, HOPS)
-
-
-@pytest.mark.slow
-def test_nobody_honest_is_banned_in_ten_thousand_hops(checkpoint):
-    check(checkpoint, MANY)
 
 
 @pytest.mark.parametrize(("dtype", "compress"), KINDS)

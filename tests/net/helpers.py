@@ -135,7 +135,7 @@ def is_running(pid: int) -> bool:
     """A zombie does not run: in a container without an init nobody collects it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was looked at, or while it was
         return False
 
 
