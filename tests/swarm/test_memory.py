@@ -18,7 +18,7 @@ import swarm
 from swarm.errors import Refused
 from tests.swarm.models import save_llama
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+pytestmark = [pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"), pytest.mark.usefixtures("started")]
 
 MB = 2**20
 ALLOWED = 150 * MB

@@ -11,7 +11,7 @@ from swarm.cli.process import NICE
 from tests.swarm.conftest import PROMPT
 
 
-def test_what_a_peer_served_and_how_fast_survives_a_restart(model, tmp_path, monkeypatch):
+def test_what_a_peer_served_and_how_fast_survives_a_restart(started, model, tmp_path, monkeypatch):
     monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
     arguments = ["--identity", str(tmp_path / "peer.key"), "--polite", "--compile", "off"]
     with swarm.LocalSwarm(str(model), ["0:6"], dtype="float32", arguments=arguments) as local:
