@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,17 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 
     monkeypatch.setattr("swarm.local.subprocess", subprocess)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own for what is remembered, with machine code that everybody's has, or gets: it takes ten seconds to compile."""
+    from swarm.model.native import native_code
+    from swarm.model.sources import cache_folder
+
+    (folder := tmp_path / "cache").mkdir()
+    native_code(cache_folder())
+    for library in cache_folder().glob("*.so"):
+        (folder / library.name).symlink_to(library)
+    monkeypatch.setenv("SWARM_CACHE", str(folder))
+    return folder
