@@ -49,7 +49,9 @@ class Nursery:
             if self._process is None:
                 self._begin()
             socket.send_fds(self._door, [json.dumps(request).encode()], files)
-            return json.loads(self._door.recv(4096))
+            if not (said := self._door.recv(4096)):
+                raise OSError("the process that forks has ended; what it said is above")
+            return json.loads(said)
 
     def _begin(self) -> None:
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
