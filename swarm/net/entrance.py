@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -24,10 +27,36 @@ class _Unopened(ModuleType):
         return getattr(self, name)
 
 
+class _Later(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = self._loader
+        module.__class__ = _Unopened
+
+
+class _Entrance(MetaPathFinder):
+    """Stands before the first import of a package, and goes with it."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self._package:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Later(spec.loader)
+        return spec
+
+
 def come_in(package: str = "hivemind") -> None:
     """Before the first import of anything of it. Where that has been, nothing is left to save."""
-    spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is not None:
-        module = importlib.util.module_from_spec(spec)
-        module.__class__ = _Unopened
-        sys.modules[package] = module
+    if package not in sys.modules:
+        sys.meta_path.insert(0, _Entrance(package))

@@ -37,11 +37,13 @@ def test_its_own_file_runs_when_a_name_of_it_is_missed_and_not_before(package, n
         _ = whole.nothing
 
 
-def test_one_that_is_loaded_stays_and_one_that_is_not_there_is_no_error(package):
-    whole = importlib.import_module(package)
+def test_one_that_is_loaded_stays_and_one_that_is_not_there_is_not_there(package):
+    whole, finders = importlib.import_module(package), len(sys.meta_path)
     come_in(package)
     come_in("pretended_by_nobody")
-    assert sys.modules[package] is whole
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("pretended_by_nobody")
+    assert sys.modules[package] is whole and len(sys.meta_path) == finders
 
 
 def test_a_node_loads_no_trainers_and_whoever_wants_hivemind_gets_all_of_it():
