@@ -26,6 +26,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="package")
+def _patient():
+    """The compiler has its ten seconds of a processor, however many others want it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swarm.model.native.PATIENCE", 600.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def compiled_here(tmp_path_factory) -> Path:
     """What is compiled once for all tests of a process."""
