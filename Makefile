@@ -8,11 +8,9 @@ READY   = $(VENV)/.ready
 # setuptools warns of every editable installation that a folder called like the package may hide it; what there is to know about that is in the README.
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
-# Tests without a network, on virtual time or on none: two of them at once. The others start processes of their own, and have the cores to themselves.
+# Tests without a network, on virtual time or on none: half of them for each of two cores, so that what they share is made, and compiled, once. The others start processes, which the tests of one file share: two files at once, as
+# they come, for those with the fewest tests are the longest and should not all be left to the end.
 PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/model tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
-
-# Commands, the gateway, links and what else starts few processes and waits long for them: two files at once.
-HANDS = $(filter-out $(PURE),tests/cli tests/far tests/gateway tests/host tests/net tests/client/test_aio.py)
 
 export OMP_WAIT_POLICY = passive
 
@@ -24,9 +22,8 @@ demo: setup
 	$(BIN)/python -P -m swarm.cli.demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 $(PURE)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PURE:%=--ignore=%) $(HANDS)
-	$(BIN)/python -m pytest $(PURE:%=--ignore=%) $(HANDS:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PURE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PURE:%=--ignore=%)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -1,7 +1,7 @@
 """Tokens/s of peers that are far apart, on one machine: what distance and computing allow, and what guesses make of it.
 
     python -m bench.far [--what plain,draft,lookup,same,sessions,client,upload,kill] [--hops 3,5] [--trips 20,50,100,200] [--model demo|random]
-                        [--tokens 64] [--rounds 3] [--plot far.png] [--json]
+                        [--tokens 64] [--rounds 3] [--rates 100,10] [--plot far.png] [--json]
 
 `--trips` are round trips between any two peers, in ms. The limit is one token per N one-way trips and the computing of N hops, as the hops themselves measure
 it; a way is what Pings take in the same minute (half of the mean round trip), so that the emulator's own delay, and that of a busy machine, are in it.
@@ -14,14 +14,15 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
 import swarm
 from bench.common import arguments, median, random_llama, show
-from swarm.core import even_split
+from swarm.core import Hop, even_split
 from swarm.demo import PROMPTS, draft_path
 from swarm.far.line import Distance
 
@@ -50,14 +51,16 @@ SETTLE = 6.0
 class World:
     """One swarm at one distance, with a client that wants no guesses and one that does."""
 
-    def __init__(self, args: Any, hops: int, distance: Distance, *, draft: bool = False, client_link: Distance = NEAR, spare: bool = False) -> None:
+    def __init__(
+        self, args: Any, hops: int, distance: Distance, *, draft: bool = False, client_link: Distance = NEAR, spare: bool = False, flags: Sequence[str] = ()
+    ) -> None:
         from swarm.model.checkpoint import Checkpoint
         from swarm.model.text import Text
 
         self.folder, layers = (str(swarm.demo_model()), 12) if args.model == "demo" else (str(random_llama()), 32)
         self.args, self.hops, self.drafts = args, hops, draft
         spans = even_split(layers, hops)
-        flags = ["--compile", args.compile, *(["--draft", str(draft_path())] if draft else [])]
+        flags = ["--compile", args.compile, *(["--draft", str(draft_path())] if draft else []), *flags]
         self.local = swarm.LocalSwarm(
             self.folder, [*spans, *spans[1:2]] if spare else spans, dtype=args.dtype, threads=1, links=distance, client_link=client_link, arguments=flags
         )
@@ -301,27 +304,49 @@ def client(args: Any, hops: int, trip: float) -> Figures:
     return found
 
 
+def compressed_ways(client: swarm.Client, prompt: list[int], numerics: str) -> int:
+    """From how many hops of its route to the next rows travel compressed."""
+    with client.session() as session:
+        list(session.stream_tokens(prompt, max_new_tokens=1, ignore_eos=True))
+        hops = [Hop(hop.peer_id, hop.start, hop.stop) for hop in session.route.hops]
+    return sum(client._client.compresses(numerics, one, other) is True for one, other in pairwise(hops))
+
+
 def upload(args: Any, hops: int, trip: float) -> Figures:
-    """Seconds to the first token of a long prompt over slow lines, against the larger of sending and computing it."""
+    """Seconds to the first token of a long prompt over slow lines, against the larger of sending and computing it: without compressed rows and with.
+    Peers are told what their lines are, for on a busy machine they gauge them wrongly."""
+    from swarm.wire import COMPRESSED, row_size
+
     found: Figures = {}
     prompt: list[int] = []
 
-    def first(world: World) -> float:
+    def first(client: swarm.Client) -> float:
         began = time.perf_counter()
-        with world.off.session() as session:
+        with client.session() as session:
             for _ in session.stream_tokens(prompt, max_new_tokens=1, ignore_eos=True):
                 return time.perf_counter() - began
         raise AssertionError("no token")
 
     with World(args, hops, Distance(trip / 2)) as world:
         prompt += [(31 * at + 7) % 200 for at in range(min(args.prompt, world.shape.max_length - 1))]  # of the demo model, 1023
-        computing = min(first(world) for _ in range(2))
-        size = len(prompt) * world.shape.hidden * (4 if args.dtype == "float32" else 2)
-    for rate in (100, 10):
-        with World(args, hops, Distance(trip / 2, rate=rate * 1e6 / 8)) as world:
-            taken = min(first(world) for _ in range(2))
-        sending = size * 8 / (rate * 1e6)
-        found |= {f"{rate} Mbit/s: first token, s": taken, f"{rate} Mbit/s: sending, s": sending, f"{rate} Mbit/s / larger": taken / max(sending, computing)}
+        computing = min(first(world.off) for _ in range(2))
+        size = row_size("float32" if args.dtype == "float32" else "bfloat16", world.shape.hidden)
+    for rate in map(float, args.rates.split(",")):
+        with (
+            World(args, hops, Distance(trip / 2, rate=rate * 1e6 / 8), flags=["--max-upload", f"{rate * 1e3 / 8:g}KB"]) as world,
+            swarm.Client(world.folder, initial_peers=world.local.initial_peers, reuse=False, speculate=False, compress=True) as small,
+        ):
+            compressed = compressed_ways(small, prompt[:8], args.dtype)
+            taken = [min(times) for times in zip(*((first(world.off), first(small)) for _ in range(args.rounds)), strict=True)]
+        found[f"{rate:g} Mbit/s: ways compressed"] = compressed
+        packed = row_size(COMPRESSED, world.shape.hidden) if compressed else size
+        for name, seconds, row in (("", taken[0], size), (", compressing", taken[1], packed)):
+            sending = len(prompt) * row * 8 / (rate * 1e6)
+            found |= {
+                f"{rate:g} Mbit/s{name}: first token, s": seconds,
+                f"{rate:g} Mbit/s{name}: sending, s": sending,
+                f"{rate:g} Mbit/s{name} / larger": seconds / max(sending, computing),
+            }
     return {f"{len(prompt)} tokens computed in, s": computing, **found}
 
 
@@ -377,6 +402,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=2048, help="tokens of the prompt of `upload`, as far as the model takes so many")
+    parser.add_argument("--rates", default="100,10", help="what peers can send in `upload`, in Mbit/s")
     parser.add_argument("--prompts", type=int, default=200, help="of `same`, at each of three temperatures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", choices=("wait", "off"), default="off")

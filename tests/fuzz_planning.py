@@ -72,7 +72,7 @@ class Stranger:
             tokens_needed=count(), prompt=count(), output=count(), own=tuple(one([(0, 1), (3, 4), (0, 4), (2, 1), (1, 2)]) for _ in range(one([0, 0, 1, 2]))),
             rtts={one(["p1", "zz"]): self.seconds() for _ in range(one([0, 2]))}, exclude=tuple(one(["p1", "p2", "me"]) for _ in range(one([0, 1, 2]))),
             old=one([tuple(hops), tuple(hops), (Hop("p1", 0, 2), Hop("p2", 2, 4))]), slower={one(["p1", "zz"]): one([5e-324, 1e6, 2.0])},
-            row_bytes=one([0, 2**24, 4]), tentative=self.random.random() < 0.3,
+            row_bytes=one([0, 2**24, 4]), tentative=self.random.random() < 0.3, packed_bytes=one([0, 2**24, 2]),
         )  # fmt: skip
 
     def messages(self) -> list[wire.Message]:

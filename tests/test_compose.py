@@ -39,6 +39,7 @@ async def at_once(function, *args, **kwargs):
 
 def test_own_ends_whose_farewell_was_lost_go_when_their_lease_does(tmp_path, monkeypatch):
     monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("swarm.model.span.native_code", lambda folder: None)  # which would be compiled into that folder first
     known, me = build("llama", tmp_path / "model"), Identity.ephemeral()
     monkeypatch.setattr(asyncio, "to_thread", at_once)
     monkeypatch.setattr("swarm.compose.time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))

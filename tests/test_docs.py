@@ -143,9 +143,9 @@ def test_named_files_and_what_is_named_in_them_exist(page):
     assert not wrong, f"{page.name}: {'; '.join(wrong)}"
 
 
-@pages
-def test_names_of_functions_and_classes_exist(page):
-    """`HopSession.step`, wherever it is: a class of ours with that attribute."""
+@pytest.fixture(scope="module")
+def members() -> dict[str, set[str]]:
+    """What each class of ours has."""
     members: dict[str, set[str]] = {}
     for folder in ("swarm", "cli", "bootstrap"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -154,6 +154,12 @@ def test_names_of_functions_and_classes_exist(page):
                     found = members.setdefault(node.name, set())
                     found.update(child.name for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
                     found.update(child.target.id for child in node.body if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name))
+    return members
+
+
+@pages
+def test_names_of_functions_and_classes_exist(page, members):
+    """`HopSession.step`, wherever it is: a class of ours with that attribute."""
     wrong = []
     for said in inline(page):
         if match := re.fullmatch(r"([A-Z]\w+)\.(\w+)", said):

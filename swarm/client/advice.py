@@ -239,6 +239,7 @@ class Advisers:
             slower=dict(request.slower),
             row_bytes=request.row_bytes,
             tentative=question.tentative,
+            packed_bytes=request.packed_bytes,
         )
 
     def _checked(self, adviser: PeerId, answer: Routed, asked: float, question: Question, atlas: Atlas) -> Route:

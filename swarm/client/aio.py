@@ -39,7 +39,7 @@ from swarm.routing.compression import compresses
 from swarm.routing.peers import PeerTable
 from swarm.routing.route import Route
 from swarm.routing.slow import Slowness
-from swarm.wire import ITEM_SIZE, LIFETIME, RENEW_EVERY, Announcement, Message, Open, Prepare, SessionMessage
+from swarm.wire import COMPRESSED, ITEM_SIZE, LIFETIME, RENEW_EVERY, Announcement, Message, Open, Prepare, SessionMessage, row_size
 
 __all__ = ["Client", "Session", "Token"]
 
@@ -363,8 +363,11 @@ class Client:
     def compresses(self, numerics: str, one: Hop, other: Hop) -> bool | None:
         if not self._compress:
             return False
-        width = self.shape.hidden
-        return compresses(one, other, self.table.views, width, ITEM_SIZE.get(base_dtype(numerics), 4) * width)
+        return compresses(one, other, self.table.views, ITEM_SIZE.get(base_dtype(numerics), 4) * self.shape.hidden, self.packed_bytes)
+
+    @property
+    def packed_bytes(self) -> int:
+        return row_size(COMPRESSED, self.shape.hidden) if self._compress else 0
 
     def clock(self) -> float:
         return asyncio.get_running_loop().time()

@@ -35,7 +35,8 @@ LOOK_AGAIN = 0.5
 class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
     seconds to wait for missing layers; `slowness` is what it knows of peers that are slower than they
-    announce; `earlier` are its other sessions, `trust` says whom it lets serve it; `advisers` are None for one that plans everything itself."""
+    announce; `earlier` are its other sessions, `trust` says whom it lets serve it; `advisers` are None for one that plans everything itself;
+    `packed_bytes` are those of a compressed row, 0 where it wants none."""
 
     earlier: Earlier
     trust: Trust
@@ -56,6 +57,9 @@ class Surroundings(Protocol):
 
     @property
     def shape(self) -> ModelShape | None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
 
     def clock(self) -> float: ...
 
@@ -197,6 +201,7 @@ class Planner:
             scale=scale,
             numerics=self._class[1],
             row_bytes=round(around.shape.row_bytes * scale) if around.shape else 0,
+            packed_bytes=around.packed_bytes,
         )
 
     def _lost(self, old: Route | None, exclude: frozenset[PeerId], atlas: Atlas) -> frozenset[PeerId]:

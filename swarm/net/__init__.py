@@ -1,0 +1,5 @@
+"""The wires."""
+
+from swarm.net.entrance import come_in
+
+come_in()

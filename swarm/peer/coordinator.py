@@ -291,6 +291,7 @@ class Coordinator:
             exclude=frozenset(message.exclude) | self._banned,
             slower=message.slower,
             row_bytes=message.row_bytes,
+            packed_bytes=message.packed_bytes,
             own=tuple(Span(start, stop) for start, stop in message.own),
         )
 

@@ -59,7 +59,7 @@ class Atlas:
         known = self.views.get(view.peer)
         self.views[view.peer] = view
         row = self._row(view.peer)
-        self._facts[row] = view.decode, view.prefill, view.head_weight, view.free_tokens, view.longest, view.upload
+        self._facts[row] = view.decode, view.prefill, view.head_weight, view.free_tokens, view.longest, view.upload, view.compresses
         self._online[row] = view.state == "online"
         if known is None or known.spans != view.spans:
             self._hold(row, view)
@@ -288,7 +288,7 @@ def by_class(views: Iterable[PeerView]) -> dict[Class, Atlas]:
     return atlases
 
 
-_COLUMNS = {"decode": 0, "prefill": 1, "head_weight": 2, "free_tokens": 3, "longest": 4, "upload": 5}
+_COLUMNS = {"decode": 0, "prefill": 1, "head_weight": 2, "free_tokens": 3, "longest": 4, "upload": 5, "compresses": 6}
 
 
 def _pair(one: int, other: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from swarm.core import PeerId, Span, base_dtype, format_layers, merge_spans, readable, rounding
 from swarm.errors import MissingLayers
 from swarm.routing.atlas import Atlas
+from swarm.routing.compression import packs
 from swarm.routing.load import IDLE, Delays, Load
 from swarm.routing.route import Request
 from swarm.routing.table import PeerView
@@ -74,12 +75,6 @@ def seconds(view: PeerView, component: int, request: Request) -> float:
     return weight * (request.prompt * view.prefill + request.output * view.decode)
 
 
-def carrying(upload_A: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds in which peers that can send `upload` bytes/s send `size` bytes, and receive them; nothing where nobody knows."""
-    send_A = np.divide(size, upload_A, out=np.zeros(len(upload_A)), where=upload_A > 0)
-    return send_A, send_A / DOWN
-
-
 class Candidates:
     """One planning decision: the peers that may serve some components of a request, as the arrays that `cover` works on. `anchors` are
     peers that stay in the chain whatever is planned; they are nodes as well, so that links to them have a price, but run nothing unless they may serve too.
@@ -97,7 +92,7 @@ class Candidates:
             able, held_AN, entry_A, layer_A = able[kept], held_AN[kept], entry_A[kept], layer_A[kept]
         columns = self._number(able, anchors)
         self.entry_P = np.zeros(len(self.nodes))
-        send_A, receive_A = carrying(self.atlas.facts("upload")[able], request.carried)
+        send_A, receive_A = self._carrying(able)
         self.entry_P[columns] = request.rounds * entry_A + send_A + receive_A
         self.link_PP *= request.rounds
         self._drafted = False
@@ -168,13 +163,21 @@ class Candidates:
         delays = self.load.delays(decode_A, prefill_A, sessions_A, layers_A, self._cycle)
         return np.asarray(delays.entry), np.asarray(delays.layer)
 
+    def _carrying(self, able: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds in which these peers send all activations that pass between two hops, compressed where that pays, and receive them: as they are, for nobody
+        knows yet from whom. Nothing for those whose line nobody knows."""
+        request, upload_A = self.request, self.atlas.facts("upload")[able]
+        rows_A = np.divide(request.prompt + request.output, upload_A, out=np.zeros(len(able)), where=upload_A > 0)
+        packs_A = (self.atlas.facts("compresses")[able] > 0) & packs(upload_A, request.row_bytes, request.packed_bytes)
+        return rows_A * np.where(packs_A, request.packed_bytes, request.row_bytes), rows_A * request.row_bytes / DOWN
+
     def _shortlist(self, able: np.ndarray, held_AN: np.ndarray, entry_A: np.ndarray, layer_A: np.ndarray) -> np.ndarray:
         """Which of too many to try: of every region, and for every few components, those who are fastest and nearest to others among the ones whose span begins
         there. Indices into `able`, rising."""
         request, atlas = self.request, self.atlas
         region_A = atlas.regions[able]
         work_A = request.prompt * self._fact("prefill")[able] + request.output * self._fact("decode")[able]
-        send_A, receive_A = carrying(atlas.facts("upload")[able], request.carried)
+        send_A, receive_A = self._carrying(able)
         merit_A = USUAL_SPAN * work_A + request.rounds * (atlas.remoteness[able] + entry_A + USUAL_SPAN * layer_A) + send_A + receive_A
         place_A = np.argmax(held_AN, axis=1) // STRIDE * (region_A.max() + 2) + region_A
         order = np.lexsort((np.arange(len(able)), merit_A, place_A))

@@ -13,6 +13,7 @@ from swarm.core import Hop, PeerId, Span, check_cover, is_rounded
 from swarm.errors import MissingLayers, UsageError
 from swarm.routing.atlas import Atlas, Class
 from swarm.routing.candidates import DOWN, EMBED_WEIGHT, Candidates, missing, seconds
+from swarm.routing.compression import compresses
 from swarm.routing.cover import cheapest_chain, cheapest_ring
 from swarm.routing.load import Load
 from swarm.routing.route import Leg, Request, Route
@@ -228,11 +229,12 @@ def _carry(hop: Hop, following: Hop, candidates: Candidates) -> float:
     if hop.stop == request.components:
         return 0.0
 
-    def sends(at: Hop) -> float:
+    def seconds(at: Hop) -> float:
         upload = views[at.peer].upload if at.peer in views and at.peer != request.source else 0.0
-        return request.row_bytes / upload if upload else 0.0
+        return size / upload if upload else 0.0
 
-    return sends(hop) + sends(following) / DOWN
+    size = request.packed_bytes if compresses(hop, following, views, request.row_bytes, request.packed_bytes) else request.row_bytes
+    return seconds(hop) + seconds(following) / DOWN
 
 
 def _predict(hop: Hop, view: PeerView, network: float, carry: float, candidates: Candidates) -> Leg:

@@ -20,7 +20,8 @@ class Request:
     `slower` by which factors peers were measured to take longer than they announce.
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
     `crowded` counts in peers that say they have no room for so many now.
-    `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price.
+    `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price. `packed_bytes` are those of one that is compressed;
+    0 where the client wants none so.
     `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`; `numerics` only to say in which
     format.
     """
@@ -39,6 +40,7 @@ class Request:
     row_bytes: int = 0
     crowded: bool = False
     numerics: str = ""
+    packed_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:
@@ -62,11 +64,6 @@ class Request:
     def rounds(self) -> int:
         """How often the ring is gone round: once for the prompt, once for each token."""
         return 1 + self.output
-
-    @property
-    def carried(self) -> int:
-        """Bytes of activations that pass between two hops in all."""
-        return (self.prompt + self.output) * self.row_bytes
 
 
 @dataclass(frozen=True, slots=True)

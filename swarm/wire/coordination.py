@@ -70,6 +70,7 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     slower: Annotated[dict[Text, Annotated[float, Meta(gt=0, le=1e6)]], Meta(max_length=MOST_NAMED)] = {}
     row_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
     tentative: bool = False
+    packed_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def as_their_owners_start_them() -> Iterator[None]:
+    """What is measured here is what processes take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swarm.local.subprocess", subprocess)
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import swarm
+from swarm import local as local_room
 from tests.swarm.models import save_llama
 
 
@@ -53,7 +54,7 @@ class Command:
     """A command as a process of its own, ended with the test."""
 
     def __init__(self, name: str, arguments: Sequence[str], stdin: int | None = subprocess.DEVNULL) -> None:
-        self.process = subprocess.Popen(
+        self.process = local_room.subprocess.Popen(
             [sys.executable, "-P", "-m", f"swarm.cli.{name}", *arguments], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
 

@@ -26,6 +26,7 @@ def load(model, monkeypatch, tmp_path, capsys):
     """Loads some layers as at a start, and says how fast the peer announces to be at first, for how long it was measured, and under what it will be noted.
     Measuring always finds the same."""
     monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("swarm.model.span.native_code", lambda folder: None)  # which would be compiled into that folder first
     budgets: list[float] = []
 
     def measured(model, budget):

@@ -92,8 +92,7 @@ def test_bad_input(capsys):
     assert "answered" in refused(capsys, status.main, "--initial-peers", NOBODY, status=1)
 
 
-def test_a_swarm_that_loses_a_layer(capsys, command, model, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
+def test_a_swarm_that_loses_a_layer(capsys, command, model, cache):
     with swarm.LocalSwarm(model, layers=["0:3", "3:6"]) as local:
         whose = ["--model", model, *(text for addr in local.initial_peers for text in ("--initial-peers", addr))]
         assert status.main(whose) == 0

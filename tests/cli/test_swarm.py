@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_stops_at_once(model, command):
 
 
 @pytest.mark.parametrize("name", ["serve", "bootstrap"])
-def test_whoever_has_left_is_not_interrupted_any_more(model, command, name):
+def test_whoever_has_left_is_not_interrupted_any_more(started, model, command, name):
     leaving = command(name, *([model] if name == "serve" else ["--port", "0"]), "--host", "127.0.0.1")
     leaving.read_until("swarm-generate PROMPT")
     leaving.signal(signal.SIGINT)
@@ -125,7 +125,7 @@ def test_whoever_has_left_is_not_interrupted_any_more(model, command, name):
     assert status == 0 and "Traceback" not in err
 
 
-def test_ctrl_c_while_starting(model, command):
+def test_ctrl_c_while_starting(started, model, command):
     serving = command("serve", model, "--layers", "0:6", "--host", "127.0.0.1")
     serving.read_until("opening")
     serving.signal(signal.SIGINT)

@@ -22,7 +22,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 
 
 class Around:
-    peer, components, patience, advisers, shape = "me", 4, 10.0, None, None
+    peer, components, patience, advisers, shape, packed_bytes = "me", 4, 10.0, None, None, 0
     slowness = Slowness()
     earlier, trust = Earlier(), Trust()
 
@@ -135,6 +135,16 @@ def test_who_has_just_failed_is_no_alternative():
 
     reasons = run(main())
     assert "slow" in reasons and "fast" not in reasons
+
+
+def test_routes_of_a_client_that_lets_peers_compress_are_planned_so():
+    around = Around([])
+    around.packed_bytes = 1020
+
+    async def main() -> int:
+        return Planner(around, b"s" * 16, "", "")._request(5, 10, frozenset()).packed_bytes
+
+    assert run(main()) == 1020
 
 
 def test_a_newcomer_that_boasts_is_planned_with_as_one_that_boasts_a_little():

@@ -60,7 +60,7 @@ class Host:
     """A client whose only peer says ANSWER, a byte a position, wherever the prompt ended. `deaf_from` is a position it loses itself before."""
 
     peer, components, own_addrs, max_length, vocab, eos, patience, rtts, advisers, shape, auditor = ME, COMPONENTS, (), 4096, 256, (), 0.0, {}, None, None, None
-    ahead, draft = 0, None
+    ahead, draft, packed_bytes = 0, None, 0
 
     def __init__(self, prompt: str = PROMPT, deaf_from: int | None = None, own: tuple[Span, ...] = ()) -> None:
         self.own, self.prepared, self.slowness, self.earlier, self.trust = own, 0, Slowness(), Earlier(), Trust()

@@ -96,7 +96,7 @@ def test_a_cut_ends_what_there_is_and_lets_nothing_new_through(echo, emulator):
         emulator.cut(1, 0)
         assert ended(peer)
         trip(client)
-        with dial(port, theirs) as again:
+        with contextlib.suppress(ConnectionError), dial(port, theirs) as again:  # which a busy machine hears of after the end
             assert ended(again)
     emulator.mend(0, 1)
     with dial(port, theirs) as peer:

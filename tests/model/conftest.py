@@ -26,10 +26,24 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="package")
+def _patient():
+    """The compiler has its ten seconds of a processor, however many others want it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swarm.model.native.PATIENCE", 600.0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def compiled_here(tmp_path_factory) -> Path:
+    """What is compiled once for all tests of a process."""
+    return tmp_path_factory.getbasetemp() / "swarm-cache"
+
+
 @pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
+def _cache(compiled_here, monkeypatch):
     """Hashes of files are remembered in a folder of the run, never in the home of whoever runs the tests."""
-    monkeypatch.setenv("SWARM_CACHE", str(tmp_path_factory.getbasetemp() / "swarm-cache"))
+    monkeypatch.setenv("SWARM_CACHE", str(compiled_here))
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,16 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reaso
 
 
 @pytest.fixture(scope="module")
-def product(tmp_path_factory) -> NativeProduct:
-    made = native_code(tmp_path_factory.mktemp("native"))
+def product(compiled_here) -> NativeProduct:
+    made = native_code(compiled_here)
     assert made is not None, "there is a compiler, and it does not do"
     return made.product
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    """Compiles in a third of the time what need not be fast."""
+    monkeypatch.setattr("swarm.model.native.FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in FLAGS))
 
 
 def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -118,7 +124,7 @@ def test_numbers_that_are_none_stay_so(product):
 
 
 @needs_compiler
-def test_the_compiler_runs_once(tmp_path):
+def test_the_compiler_runs_once(tmp_path, hasty):
     real = next(path for name in COMPILERS if (path := shutil.which(name)))
     calls = tmp_path / "calls"
     counting = _script(tmp_path / "counting", f'echo "$@" >> {calls}; exec {real} "$@"')
@@ -149,21 +155,19 @@ def test_without_a_compiler_that_does_there_is_none_and_the_log_says_why(tmp_pat
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
-        ("lanes.h", "return all;", "return -all;"),
-        ("attention.cpp", "score *= all.scaling;", ""),
-        ("attention.cpp", "session.start + at + 1, since", "session.start + session.count, since"),
-        ("attention.cpp", "(session.start + at) * width", "(session.start + at) * width + 1"),
+        pytest.param("lanes.h", "return all;", "return -all;", id="sums"),
+        pytest.param("attention.cpp", "score *= all.scaling;", "", id="scaling", marks=pytest.mark.slow),
+        pytest.param("attention.cpp", "session.start + at + 1, since", "session.start + session.count, since", id="causality"),
+        pytest.param("attention.cpp", "(session.start + at) * width", "(session.start + at) * width + 1", id="caches", marks=pytest.mark.slow),
     ],
-    ids=["sums", "scaling", "causality", "caches"],
 )
-def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeypatch, file, right, wrong):
+def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeypatch, hasty, file, right, wrong):
     code = tmp_path / "cpp"
     shutil.copytree(FOLDER, code)
     text = (code / file).read_text()
     assert text.count(right) == 1
     (code / file).write_text(text.replace(right, wrong))
     monkeypatch.setattr("swarm.model.native.FOLDER", code)
-    monkeypatch.setattr("swarm.model.native.FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in FLAGS))
     assert native_code(tmp_path / "cache") is None
     assert "wrong results" in caplog.text
 

@@ -393,6 +393,9 @@ def test_it_plans_with_what_the_client_measured_and_with_what_it_carries():
     assert planning(("p", middle), ("q", middle), rtts={"q": 0.5, "p": 0.001}, **ends)[0][1] == "p"
     halves = [("p", dict(spans=((0, 2),), upload=1e4)), ("q", dict(spans=((0, 2),), decode=0.011)), ("r", dict(spans=((2, 4),)))]
     assert planning(*halves)[0][0] == "p" and planning(*halves, row_bytes=2**20)[0][0] == "q"
+    for peer in halves:
+        peer[1]["compresses"] = True
+    assert planning(*halves, row_bytes=2**20, packed_bytes=1)[0][0] == "p"
 
 
 def test_a_bug_over_what_one_stranger_says_does_not_end_the_peer(caplog):

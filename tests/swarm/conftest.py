@@ -10,11 +10,11 @@ PROMPT = [72, 101, 108, 108, 111]
 LENGTH = 400
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(model):
     return greedy(model, PROMPT, LENGTH)

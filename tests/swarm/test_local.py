@@ -127,7 +127,7 @@ def test_a_single_text_is_the_layers_of_one_peer(monkeypatch):
             local.add("0:13")
 
 
-def test_a_folder_without_weights_is_the_callers_to_mend(tmp_path):
+def test_a_folder_without_weights_is_the_callers_to_mend(started, tmp_path):
     shutil.copy(save_llama(tmp_path / "whole") / "config.json", tmp_path)
     with pytest.raises(UsageError, match=r"has no model\.safetensors") as caught:
         LocalSwarm(str(tmp_path), ["0:6"])

@@ -48,7 +48,7 @@ def prompt(seed: int, count: int) -> list[int]:
     return [dice.randrange(250) for _ in range(count)]
 
 
-def test_a_peer_takes_what_it_announced_and_little_more(tmp_path):
+def test_a_peer_takes_what_it_announced_and_little_more(started, tmp_path):
     """Weights and a cache that is full to the last position."""
     model = save_llama(tmp_path / "model", hidden=512, layers=8, positions=1024)
     bare = status_of(None, subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True).stdout)("VmRSS")

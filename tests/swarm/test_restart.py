@@ -11,8 +11,7 @@ from swarm.cli.process import NICE
 from tests.swarm.conftest import PROMPT
 
 
-def test_what_a_peer_served_and_how_fast_survives_a_restart(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
+def test_what_a_peer_served_and_how_fast_survives_a_restart(started, model, tmp_path, cache):
     arguments = ["--identity", str(tmp_path / "peer.key"), "--polite", "--compile", "off"]
     with swarm.LocalSwarm(str(model), ["0:6"], dtype="float32", arguments=arguments) as local:
         with swarm.Client(str(model), initial_peers=local.initial_peers) as client:
@@ -20,7 +19,7 @@ def test_what_a_peer_served_and_how_fast_survives_a_restart(model, tmp_path, mon
         (peer,) = local.peers
         assert psutil.Process(peer.pid).nice() == NICE
         peer.stop()
-        notes = {note["about"][0]: note for note in (json.loads(path.read_text()) for path in (tmp_path / "cache" / "measured").iterdir())}
+        notes = {note["about"][0]: note for note in (json.loads(path.read_text()) for path in (cache / "measured").iterdir())}
         assert notes["peer"]["about"][1] == peer.peer_id and notes["peer"]["figures"]["tokens"] >= 150
         assert notes["speed"]["figures"]["rounds"] >= 100
         again = local.add("0:6")
