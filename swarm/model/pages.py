@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from swarm.model.memory import trim
+
 HUGE = 2**21
 """Bytes of a huge page, on x86-64 and most of ARM."""
 
@@ -50,9 +52,11 @@ def move(tensors: Iterable[torch.Tensor]) -> None:
         at = -torch.frombuffer(region, dtype=torch.uint8).data_ptr() % HUGE
         for tensor in some:
             there = torch.frombuffer(region, dtype=tensor.dtype, count=tensor.numel(), offset=at).view(tensor.shape)
-            before, tensor.data = tensor.data, there.copy_(tensor)
-            _forget(before, files)
+            there.copy_(tensor)
+            _forget(tensor, files)
+            tensor.data = there
             at += _room(tensor)
+        trim()  # or the allocator would keep what they leave
 
 
 def _room(tensor: torch.Tensor) -> int:

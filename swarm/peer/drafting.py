@@ -31,6 +31,9 @@ AT_ONCE = 8
 """Steps of guesses alone that are on their way at once at most: each is a pass over the weights of every hop and a message between any two, so guesses that
 come one by one are gathered for an eighth of a trip."""
 
+FARTHEST = 2**10
+"""Positions ahead, at most, however long somebody lets the ring take."""
+
 MOST_RINGS = 64
 """Whose times are kept for the sessions to come."""
 
@@ -186,16 +189,18 @@ class Tempo:
         self.last = 0.0
         """When the last step left."""
         self._rough = False
-        """Whether they come from a prompt's trip alone."""
+        """Whether they come from a prompt's trip alone, or from another ring."""
         self._flows = True
         """Whether tokens come home: what is started before that may wait for the chain to open, and is not timed."""
         self._bursts: deque[_Burst] = deque(maxlen=512)
 
-    def opened(self, known: Times | None) -> None:
-        """A chain opens; perhaps one of which is known what `found` said."""
+    def opened(self, known: Times | None, is_other: bool) -> None:
+        """A chain opens; perhaps one of which is known what `found` said. Of another ring what was found of the last one is a guess, until a step went round."""
         self._flows = False
         if known is not None:
             (self.ring, self.hop, self.step), self._rough = known, False
+        elif is_other:
+            self._rough = True
 
     @property
     def found(self) -> Times | None:
@@ -261,7 +266,7 @@ def ahead(ring: float, hop: float, step: float, acceptance: float, others: int, 
     this session's share of its steps, each guess being taken for a step of its own. `seen` is of how many guesses the acceptance is known."""
     if not 0 < hop <= step < ring:
         return 0
-    room = (ring / step / (1 + others) if others else ring / hop) - 1
+    room = min((ring / step / (1 + others) if others else ring / hop) - 1, FARTHEST)
     if seen == inf:
         return max(int(min(room, log(ring / hop) / -log(acceptance))), 0)
     count, chance = 0, acceptance
@@ -304,7 +309,7 @@ class Guesser:
     work here, `most` how far ahead the client wants guesses at all."""
 
     def __init__(
-        self, drafters: Sequence[Drafter], clock: Callable[[], float], others: Callable[[], int], most: int = 2**10, rings: Rings | None = None
+        self, drafters: Sequence[Drafter], clock: Callable[[], float], others: Callable[[], int], most: int = FARTHEST, rings: Rings | None = None
     ) -> None:
         self.most = most
         self.right = self.wrong = 0
@@ -339,8 +344,8 @@ class Guesser:
 
     def opened(self, sampling: Sampling, most: int, ring: Hashable = None) -> None:
         """The first hop follows an order, over this ring."""
+        self._tempo.opened(self._rings.known(ring), ring != self._ring)
         self.most, self._ring = most, ring
-        self._tempo.opened(self._rings.known(ring))
         for drafter in self._drafters:
             drafter.opened(sampling)
 

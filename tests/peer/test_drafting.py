@@ -6,7 +6,7 @@ import pytest
 
 from swarm.core import Sampling
 from swarm.machines.hop import STEP
-from swarm.peer.drafting import AT_ONCE, INDEX_AT_ONCE, MOST_RINGS, WEIGHT, Drafter, Guesser, Lookup, Rings, Tempo, Told, ahead
+from swarm.peer.drafting import AT_ONCE, FARTHEST, INDEX_AT_ONCE, MEMORY, MOST_RINGS, WEIGHT, Drafter, Guesser, Lookup, Rings, Tempo, Told, ahead
 
 
 def looked_up(tokens: list[int], most: int = 4) -> list[int]:
@@ -127,6 +127,11 @@ def test_of_how_few_guesses_an_acceptance_is_known_says_that_it_may_be_higher():
     assert ahead(0.1, 0.05, 0.05, 0.4, 0, WEIGHT) == 0, "and the first must pay by what is known"
 
 
+def test_nobody_reckons_further_ahead_than_anybody_wants():
+    """A head that answers late makes the ring as long as it likes: one step is not to cost a first hop a million turns of a loop."""
+    assert ahead(1e6, 1e-4, 1e-4, 0.995, 0, MEMORY) <= FARTHEST == ahead(1e6, 1e-6, 1e-6, 0.995, 0, WEIGHT)
+
+
 def test_a_prompt_tells_of_the_ring_before_the_first_step_has_gone_round():
     it = Tempo()
     it.left(0, 20, 1.0, told=True)
@@ -141,7 +146,7 @@ def test_a_prompt_tells_of_the_ring_before_the_first_step_has_gone_round():
 def test_what_starts_before_a_token_is_home_is_not_timed():
     """It may have waited for the chain to open."""
     it = Tempo()
-    it.opened((0.1, 0.005, 0.005))
+    it.opened((0.1, 0.005, 0.005), True)
     it.left(0, 20, 1.0, told=True)
     it.left(20, 24, 1.0)
     assert it.home(20, (20_000,), 1.5) == 0 and it.home(21, (6000,), 1.5) == 4
@@ -219,6 +224,30 @@ def test_guesses_that_come_one_by_one_are_gathered():
 
 
 REPEATS = [1, 2, 3, 4, 5, 6, 7, 8] * 2
+
+
+def test_what_was_found_of_one_ring_is_not_kept_for_another():
+    """A chain is replaced: the old times will do until a step went round the new one."""
+    rings, clock = Rings(), Clock()
+    it = Guesser([Lookup()], clock, lambda: 0, 100, rings)
+
+    def trip(at: int, seconds: float) -> None:
+        it.left(at, at + 1)
+        clock.now += seconds
+        it.home(at + 1, (1000,))
+
+    it.opened(Sampling(), 100, "near")
+    for at in (6, 7, 8):
+        trip(at, 0.01)
+    it.missed(8)
+    it.opened(Sampling(), 100, "far")
+    it.left(0, 9, told=True)
+    clock.now += 0.8
+    it.home(9, (1000,))
+    assert rings.known("far") is None and rings.known("near")[0] == pytest.approx(0.01)
+    assert it.propose(REPEATS, [], 16, 10), "something is guessed meanwhile"
+    trip(9, 0.8)
+    assert rings.known("far")[0] == pytest.approx(0.8)
 
 
 def test_a_session_begins_with_what_others_have_found_of_its_ring():
