@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 NEAR = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (2**-5, 2**-7)}
 """How far compiled may be from eager, in shares of the largest number that a layer adds, and of the largest that it gives."""
 
+MOST_STACKS = 256
+"""Sequences of layers that are kept ready to run in one go: whoever asks chooses where they begin and end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -63,7 +66,7 @@ class CompiledLayers:
     """Compiled layers in place of a model's own, for steps of few tokens.
 
     `layers` are those that proved right so far; while `resting`, as at first, the eager ones run. Once they are
-    all `proven`, sessions that begin are theirs.
+    all `proven`, sessions that begin are theirs. Those that follow one another run `together`, if that is set.
     """
 
     def __init__(self, layers: Mapping[int, nn.Module], places: Mapping[int, Path], native: Native) -> None:
@@ -74,7 +77,7 @@ class CompiledLayers:
             raise Unsuitable(f"operators cannot be compiled ({error})") from error
         kinds = {place: Kind.found(place) for place in sorted(set(places.values()))}
         self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
-        self.runs, self.tries, self.resting, self.proven = False, False, True, False
+        self.runs, self.tries, self.resting, self.proven, self.together = False, False, True, False, True
         self._ran, self._row, self._ahead = 0, range(0), Ahead()
         self._stacks: dict[tuple[int, ...], Stack] = {}
         for layer in self.layers.values():
@@ -96,12 +99,13 @@ class CompiledLayers:
 
     def run(self, number: int, args: Sequence[Any], kwargs: Mapping[str, object]) -> torch.Tensor | None:
         """What this call of a layer gives, which may have been computed with a layer before it; None if it is not for compiled code."""
-        made = None if self.tries else self._ahead.made(number, args, kwargs)
+        alone = self.tries or not self.together
+        made = None if alone else self._ahead.made(number, args, kwargs)
         if made is None:
             layer = self.layers[number]
             if (inputs := layer.call.tensors(args, kwargs)) is None:
                 return None
-            numbers = [number] if self.tries else self._ahead.run(number, args, kwargs, self._after(layer))
+            numbers = [number] if alone else self._ahead.run(number, args, kwargs, self._after(layer))
             try:
                 results, failed = self._stack(inputs[0].shape[1] > 1, numbers).run(inputs)
             except (KeyError, TypeError) as error:
@@ -122,9 +126,11 @@ class CompiledLayers:
 
     def _stack(self, form: bool, numbers: Sequence[int]) -> Stack:
         key = (form, *numbers)
-        if key not in self._stacks:
-            self._stacks[key] = Stack([self.layers[number].forms[form] for number in numbers])
-        return self._stacks[key]
+        stack = self._stacks.pop(key, None) or Stack([self.layers[number].forms[form] for number in numbers])
+        self._stacks[key] = stack
+        if len(self._stacks) > MOST_STACKS:
+            del self._stacks[next(iter(self._stacks))]
+        return stack
 
     def _remove(self, number: int, why: str) -> None:
         log.warning("layer %d: %s", number, why)
@@ -139,6 +145,15 @@ class CompiledLayers:
             yield
         finally:
             self.resting = True
+
+    @contextmanager
+    def running(self, together: bool) -> Iterator[None]:
+        """Rows that run within run so, as far as they may."""
+        may, self.together = self.together, self.together and together
+        try:
+            yield
+        finally:
+            self.together = may
 
     @contextmanager
     def compares(self) -> Iterator[None]:

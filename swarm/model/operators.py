@@ -48,6 +48,8 @@ def _lent(tensor: torch.Tensor) -> tuple[object, ...]:
     """Raises KeyError, TypeError for what cannot be lent."""
     if tensor.device.type != "cpu":
         raise TypeError(f"a tensor in memory of {tensor.device}")
+    if tensor.dim() > RANK:
+        raise TypeError(f"a tensor of {tensor.dim()} dimensions")
     return tensor.data_ptr(), tensor.dim(), tuple(tensor.shape), tensor.stride(), _CODES[tensor.dtype]
 
 

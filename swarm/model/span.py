@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+MOST_VIEWS = 64
+"""Sub-spans that are kept ready: whoever asks chooses them, and of a large model one takes 0.2 MB."""
+
 
 @dataclass(slots=True)
 class Row:
@@ -385,9 +388,10 @@ class SpanModel:
         return groups
 
     def _view(self, start: int, stop: int) -> View:
-        view = self._views.get((start, stop))
-        if view is None:
-            view = self._views[start, stop] = cut(self._model, self._anatomy, Span(start, stop))
+        view = self._views.pop((start, stop), None) or cut(self._model, self._anatomy, Span(start, stop))
+        self._views[start, stop] = view
+        if len(self._views) > MOST_VIEWS:
+            del self._views[next(iter(self._views))]
         return view
 
     def _check(self, start: int, stop: int) -> None:

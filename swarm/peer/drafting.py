@@ -195,7 +195,7 @@ class Tempo:
         self._bursts: deque[_Burst] = deque(maxlen=512)
 
     def opened(self, known: Times | None, is_other: bool) -> None:
-        """A chain opens; perhaps one of which is known what `found` said. Of another ring what was found of the last one is a guess, until a step went round."""
+        """A chain opens; perhaps one of which is known what `found` said. What was found of another ring will do until a step went round this one."""
         self._flows = False
         if known is not None:
             (self.ring, self.hop, self.step), self._rough = known, False

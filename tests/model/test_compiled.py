@@ -213,6 +213,26 @@ def test_layers_that_are_much_slower_are_left(folder, caplog, monkeypatch):
     Sessions(model, 1).step()
 
 
+def test_layers_between_which_hidden_states_are_changed_in_place_run_one_by_one(folder, caplog):
+    """Nobody could tell by the tensor: it is the same one."""
+
+    def changed(model: SpanModel) -> SpanModel:
+        layer = model._layers()[3]
+        layer.register_forward_pre_hook(lambda _, args: (args[0].mul_(1.5), *args[1:]))
+        return model
+
+    model, eager = changed(load(folder)), changed(load(folder))
+    recipes = model.recipes()
+    build(recipes)
+    with caplog.at_level(logging.INFO):
+        assert model.use_compiled(recipes) == 6
+    assert "one by one" in caplog.text and not model._compiled.together
+    here, there = Sessions(model, 1), Sessions(eager, 1)
+    for _ in range(3):
+        for one, other in zip(here.step(), there.step(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def stacks(monkeypatch):
     """How many layers ran at once, each time since."""

@@ -115,7 +115,7 @@ def test_a_result_of_another_size_and_a_failure_are_said_and_what_ran_before_cou
 
 def test_what_cannot_be_lent_is_said(library, operators):
     stack = Stack([Code(library(), 0, {"layer.w": torch.arange(3.0)}, operators)])
-    for odd in (torch.zeros(3, dtype=torch.complex64), torch.zeros(3, device="meta")):
+    for odd in (torch.zeros(3, dtype=torch.complex64), torch.zeros(3, device="meta"), torch.zeros(1, 1, 1, 1, 3)):
         with pytest.raises((KeyError, TypeError)):
             stack.run([odd])
     with pytest.raises(KeyError):
