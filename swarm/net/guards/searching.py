@@ -49,8 +49,9 @@ class Search:
         self._waiting_beyond: list[Turn] = []
         """The same beyond it, by distance. Slow ones within do not hold them up."""
         self._asked: set[DHTID] = set()
-        self._calls, self._beside = 0, 0
-        """In all; and of those asked now, to how many beyond the vicinity."""
+        self.calls = 0
+        self._beside = 0
+        """Of those asked now, how many are beyond the vicinity."""
         self._within, self._beyond = 0, list[int]()
         """How many within have answered, and the distances of others who have."""
         self._parked: dict[DHTID, list[DHTID]] = {}
@@ -67,10 +68,6 @@ class Search:
                 self._wait(self._turn(place))
 
     @property
-    def calls(self) -> int:
-        return self._calls
-
-    @property
     def done(self) -> bool:
         """Nobody who was asked matters any more. (Who is still to be asked has to be, first.)"""
         return not any(map(self._matters, self._asked))
@@ -79,7 +76,7 @@ class Search:
         """Whom to ask now."""
         chosen = []
         for waiting, may_call in ((self._waiting, self._has_room), (self._waiting_beyond, self._has_room_beyond)):
-            while waiting and self._calls < MOST and may_call(waiting[0][-1]):  # if not, nor any whose turn is later
+            while waiting and self.calls < MOST and may_call(waiting[0][-1]):  # if not, nor any whose turn is later
                 place = heappop(waiting)[-1]
                 self._begin(place)
                 chosen.append((place, self._peers[place]))
@@ -135,7 +132,7 @@ class Search:
 
     def _begin(self, place: DHTID) -> None:
         self._asked.add(place)
-        self._calls += 1
+        self.calls += 1
         self._beside += not self._is_within(place)
 
     def _has_room(self, place: DHTID) -> bool:
