@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import inspect
 import math
+import random
 import time
 from types import SimpleNamespace
 
@@ -25,8 +26,8 @@ from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
-from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
+from swarm.net.guards.protocol import AT_ONCE, MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
+from swarm.net.guards.storing import FEW, MAX_KEYS, Gathered, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import PERIOD, Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
@@ -306,9 +307,51 @@ def test_of_a_reply_of_bad_records_few_are_looked_at():
             bad.store(f"peer{number}", b"\xc1", time.time() + 20)
         protocol._validate_record = lambda *record: looked.append(record) or False
         result = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(bad))
-        assert protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
+        assert await protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
 
     asyncio.run(main())
+
+
+def full_reply(protocol: GuardedProtocol, count: int) -> dht_pb2.FindResult:
+    dictionary = GuardedDictionary(time.time)
+    for number in range(count):
+        dictionary.store(f"peer{number}", MSGPackSerializer.dumps(b""), time.time() + 20)
+    protocol._validate_record = lambda *record: True
+    return dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(dictionary))
+
+
+def test_others_have_their_turn_while_a_full_reply_is_looked_at():
+    async def main():
+        protocol, turns = await guarded(), 0
+        looking = asyncio.ensure_future(protocol._found(DHTID(1), full_reply(protocol, 10 * AT_ONCE)))
+        while not looking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 10 and len(looking.result().value) == 10 * AT_ONCE
+
+    asyncio.run(main())
+
+
+def test_of_a_reply_that_takes_too_long_what_was_looked_at_counts(monkeypatch):
+    """And that is not what whoever sent it has put first."""
+    monkeypatch.setattr("swarm.net.guards.protocol.LOOKING", -1.0)
+
+    async def main():
+        protocol = await guarded()
+        found = await protocol._found(DHTID(1), full_reply(protocol, 10 * AT_ONCE))
+        assert len(found.value) == AT_ONCE - 1 and {*found.value.data} != {f"peer{number}" for number in range(AT_ONCE - 1)}
+
+    asyncio.run(main())
+
+
+def test_there_is_an_end_to_what_a_search_gathers_and_the_first_do_not_hide_the_last(monkeypatch):
+    monkeypatch.setattr("swarm.net.guards.storing.MAX_GATHERED", 50)
+    gathered, later = Gathered(time.time, random.Random(1)), time.time() + 20
+    for number in range(500):
+        assert gathered.store(f"sybil{number}", b"", later)
+        assert not gathered.store(f"sybil{number}", b"", later - 1)
+    assert gathered.store("late", b"", later)
+    assert len(gathered) == 50 and "late" in gathered.data
 
 
 def test_where_a_key_is_crowded_a_reply_names_more_and_that_counts(monkeypatch):
