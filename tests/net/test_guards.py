@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import msgpack
 import pytest
+from hivemind.dht import node as hivemind_node
+from hivemind.dht.node import Blacklist, DHTNode
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID, RoutingTable
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
@@ -27,6 +29,7 @@ from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
 from swarm.net.guards.protocol import AT_ONCE, MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
+from swarm.net.guards.silent import MAX_BANNED, MAX_COUNTED
 from swarm.net.guards.storing import FEW, MAX_KEYS, Gathered, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import PERIOD, Membership
@@ -50,6 +53,11 @@ KNOWN = {
     DictionaryDHTValue.store: "ed012b155a0d",
     TimedStorage.store: "312d87832aae",
     TimedStorage.get: "fd0ffae74875",
+    TimedStorage._remove_outdated: "bf66730f18d3",
+    Blacklist.__init__: "d8cfb1db4f1e",
+    Blacklist.register_failure: "a1b3d4130f99",
+    Blacklist.register_success: "57a702eabf4b",
+    DHTNode._call_find_with_blacklist: "1a0d370eecf7",
     ControlClient._read_from_persistent_conn: "7388e48bacf6",
     ControlClient._handle_persistent_request: "9c958fd0b80c",
     ControlClient.call_unary_handler: "f2704627a5ed",
@@ -113,6 +121,20 @@ def test_nothing_is_stored_without_a_subkey_or_beyond_what_a_reply_may_hold():
     assert small.count(True) == wire.MAX_ENTRIES
     keys = [storage.store_subkey(DHTID(3 + number), "peer", b"", later) for number in range(MAX_KEYS)]
     assert keys.count(True) == MAX_KEYS - 2
+
+
+def test_there_is_an_end_to_how_many_are_remembered_for_not_answering():
+    guards.install()
+    blacklist, often = hivemind_node.Blacklist(5.0, 2.0), PeerID(b"often")
+    blacklist.ban_counter[often] = 3
+    blacklist.register_failure(often)
+    for number in range(3 * MAX_COUNTED):
+        blacklist.register_failure(PeerID(number.to_bytes(4)))
+        assert len(blacklist.ban_counter) <= MAX_COUNTED
+    assert often in blacklist and blacklist.ban_counter[often] == 4 and PeerID((3 * MAX_COUNTED - 1).to_bytes(4)) in blacklist
+    assert len(blacklist.banned_peers) <= MAX_BANNED and len(blacklist.banned_peers.expiration_heap) <= MAX_COUNTED
+    blacklist.register_success(often)
+    assert often not in blacklist and often not in blacklist.ban_counter
 
 
 def test_what_a_search_gathers_is_not_stored():
