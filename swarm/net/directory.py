@@ -18,7 +18,8 @@ from swarm.core import PeerId
 from swarm.errors import ProtocolError, RemoteError
 from swarm.net.addresses import Entrance, dialable
 from swarm.net.guards.placing import place_of
-from swarm.net.guards.storing import GuardedDictionary
+from swarm.net.guards.protocol import AT_ONCE
+from swarm.net.guards.storing import Gathered
 from swarm.net.identity import Identity
 from swarm.net.joining import Membership
 from swarm.net.members import Members
@@ -97,10 +98,12 @@ class DhtDirectory:
         found = await asyncio.gather(*(self._search(key) for key in keys))
         records: dict[PeerId, wire.Announcement] = {}
         for shard, entries in enumerate(found):
-            for peer, entry in entries.items():
+            for number, (peer, entry) in enumerate(entries.items(), 1):
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 try:
                     value, expiry = entry
-                    record = check(peer, value, expiry, self._clock(), self._members)
+                    record = check(peer, value, expiry, self._clock(), self._members, is_signed=True)  # by `Guard`, when it was stored here or told
                     if record.config_hash != config_hash or shard_of(record.peer) != shard:
                         raise ProtocolError("lies under a key that is not its own")
                 except (ProtocolError, ValueError, TypeError) as error:  # a bad record is skipped alone
@@ -147,7 +150,7 @@ class DhtDirectory:
     async def _search(self, key: str) -> dict[str, tuple[bytes, float]]:
         """Everything under one key that the nodes of its vicinity tell within the deadline."""
         place, protocol = DHTID.generate(source=key), self._node.protocol
-        gathered = GuardedDictionary(self._clock)
+        gathered = Gathered(self._clock, protocol.lot)
 
         def found(held: DictionaryDHTValue) -> None:
             for subkey, (value, expiry) in held.items():

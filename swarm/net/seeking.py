@@ -10,10 +10,13 @@ from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
 from swarm.net.guards.searching import Search
-from swarm.net.guards.vicinity import SPACE, scattered, size_of
+from swarm.net.guards.vicinity import NEAREST, SPACE, scattered, size_of
 
 SEARCH_DEADLINE = 3.0
 """Seconds for a search. What was found by then counts; with frozen nodes among those who should answer it is most of it."""
+
+SURVEY_DEADLINE = 10.0
+"""Nobody waits for a survey, and one that time ran out for tells nothing: ghosts are asked a few at once, for a second each."""
 
 
 async def seek(node: DHTNode, target: DHTID, radius: int, found: Callable[[Any], None] = lambda held: None, deadline: float = SEARCH_DEADLINE) -> Search:
@@ -49,7 +52,8 @@ async def seek(node: DHTNode, target: DHTID, radius: int, found: Callable[[Any],
 
 
 async def survey(node: DHTNode) -> None:
-    """Look around a place that nobody could prepare for, and note how many nodes there must be in all."""
-    search = await seek(node, DHTID(node.protocol.lot.randrange(SPACE)), 0)
-    if search.answered:
+    """Look around a place that nobody could prepare for, and note how many nodes there must be in all. A search that was cut, or that few have answered, would
+    say that there are next to none, and everybody would be asked for minutes."""
+    search = await seek(node, DHTID(node.protocol.lot.randrange(SPACE)), 0, deadline=SURVEY_DEADLINE)
+    if search.done and (len(search.answered) >= NEAREST or 2 * len(search.answered) > search.calls):
         node.protocol.surveys.append(size_of([distance for distance, _ in search.nearest()]))

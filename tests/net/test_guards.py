@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import inspect
 import math
+import random
 import time
 from types import SimpleNamespace
 
 import msgpack
 import pytest
+from hivemind.dht import node as hivemind_node
+from hivemind.dht.node import Blacklist, DHTNode
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID, RoutingTable
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
@@ -25,8 +28,9 @@ from swarm.net.clock import SwarmClock
 from swarm.net.guards.asking import CALL_BYTES, CALLS, RECORDS, Quotas
 from swarm.net.guards.calls import guard_calls
 from swarm.net.guards.placing import MAX_NEIGHBOURS, place_of, placed
-from swarm.net.guards.protocol import MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
-from swarm.net.guards.storing import FEW, MAX_KEYS, GuardedDictionary, GuardedStorage
+from swarm.net.guards.protocol import AT_ONCE, MAX_ASKED, MAX_BAD, MAX_CLOCKS, MAX_REPLY, NAME_BYTES, SURVEYS, GuardedProtocol, Refused
+from swarm.net.guards.silent import MAX_BANNED, MAX_COUNTED
+from swarm.net.guards.storing import FEW, MAX_KEYS, Gathered, GuardedDictionary, GuardedStorage
 from swarm.net.identity import Identity
 from swarm.net.joining import PERIOD, Membership
 from swarm.net.records import LIFETIME, Guard, key_of, seal, shard_of
@@ -49,6 +53,11 @@ KNOWN = {
     DictionaryDHTValue.store: "ed012b155a0d",
     TimedStorage.store: "312d87832aae",
     TimedStorage.get: "fd0ffae74875",
+    TimedStorage._remove_outdated: "bf66730f18d3",
+    Blacklist.__init__: "d8cfb1db4f1e",
+    Blacklist.register_failure: "a1b3d4130f99",
+    Blacklist.register_success: "57a702eabf4b",
+    DHTNode._call_find_with_blacklist: "1a0d370eecf7",
     ControlClient._read_from_persistent_conn: "7388e48bacf6",
     ControlClient._handle_persistent_request: "9c958fd0b80c",
     ControlClient.call_unary_handler: "f2704627a5ed",
@@ -112,6 +121,20 @@ def test_nothing_is_stored_without_a_subkey_or_beyond_what_a_reply_may_hold():
     assert small.count(True) == wire.MAX_ENTRIES
     keys = [storage.store_subkey(DHTID(3 + number), "peer", b"", later) for number in range(MAX_KEYS)]
     assert keys.count(True) == MAX_KEYS - 2
+
+
+def test_there_is_an_end_to_how_many_are_remembered_for_not_answering():
+    guards.install()
+    blacklist, often = hivemind_node.Blacklist(5.0, 2.0), PeerID(b"often")
+    blacklist.ban_counter[often] = 3
+    blacklist.register_failure(often)
+    for number in range(3 * MAX_COUNTED):
+        blacklist.register_failure(PeerID(number.to_bytes(4)))
+        assert len(blacklist.ban_counter) <= MAX_COUNTED
+    assert often in blacklist and blacklist.ban_counter[often] == 4 and PeerID((3 * MAX_COUNTED - 1).to_bytes(4)) in blacklist
+    assert len(blacklist.banned_peers) <= MAX_BANNED and len(blacklist.banned_peers.expiration_heap) <= MAX_COUNTED
+    blacklist.register_success(often)
+    assert often not in blacklist and often not in blacklist.ban_counter
 
 
 def test_what_a_search_gathers_is_not_stored():
@@ -306,9 +329,51 @@ def test_of_a_reply_of_bad_records_few_are_looked_at():
             bad.store(f"peer{number}", b"\xc1", time.time() + 20)
         protocol._validate_record = lambda *record: looked.append(record) or False
         result = dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(bad))
-        assert protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
+        assert await protocol._found(DHTID.from_bytes(key_bytes(good[0])), result) is None and len(looked) == MAX_BAD
 
     asyncio.run(main())
+
+
+def full_reply(protocol: GuardedProtocol, count: int) -> dht_pb2.FindResult:
+    dictionary = GuardedDictionary(time.time)
+    for number in range(count):
+        dictionary.store(f"peer{number}", MSGPackSerializer.dumps(b""), time.time() + 20)
+    protocol._validate_record = lambda *record: True
+    return dht_pb2.FindResult(type=dht_pb2.FOUND_DICTIONARY, value=MSGPackSerializer.dumps(dictionary))
+
+
+def test_others_have_their_turn_while_a_full_reply_is_looked_at():
+    async def main():
+        protocol, turns = await guarded(), 0
+        looking = asyncio.ensure_future(protocol._found(DHTID(1), full_reply(protocol, 10 * AT_ONCE)))
+        while not looking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 10 and len(looking.result().value) == 10 * AT_ONCE
+
+    asyncio.run(main())
+
+
+def test_of_a_reply_that_takes_too_long_what_was_looked_at_counts(monkeypatch):
+    """And that is not what whoever sent it has put first."""
+    monkeypatch.setattr("swarm.net.guards.protocol.LOOKING", -1.0)
+
+    async def main():
+        protocol = await guarded()
+        found = await protocol._found(DHTID(1), full_reply(protocol, 10 * AT_ONCE))
+        assert len(found.value) == AT_ONCE - 1 and {*found.value.data} != {f"peer{number}" for number in range(AT_ONCE - 1)}
+
+    asyncio.run(main())
+
+
+def test_there_is_an_end_to_what_a_search_gathers_and_the_first_do_not_hide_the_last(monkeypatch):
+    monkeypatch.setattr("swarm.net.guards.storing.MAX_GATHERED", 50)
+    gathered, later = Gathered(time.time, random.Random(1)), time.time() + 20
+    for number in range(500):
+        assert gathered.store(f"sybil{number}", b"", later)
+        assert not gathered.store(f"sybil{number}", b"", later - 1)
+    assert gathered.store("late", b"", later)
+    assert len(gathered) == 50 and "late" in gathered.data
 
 
 def test_where_a_key_is_crowded_a_reply_names_more_and_that_counts(monkeypatch):

@@ -157,6 +157,48 @@ def test_names_of_nobody_cost_little():
     assert len(tried) == CREDIT and {*looking.answered} == {liar, *honest}
 
 
+def test_a_liar_earns_nothing_by_the_names_of_those_who_were_asked_already():
+    liar, friend, ghosts, honest = 2**100, 2**101, range(1, 120), [2**102 + number for number in range(CREDIT)]
+    looking = search(0, 2**110, [liar, friend])
+    assert {place for place, _ in looking.ask()} == {liar, friend}
+    looking.heard(DHTID(friend), names(*honest))
+    assert {place for place, _ in looking.ask()} == {*honest}
+    looking.heard(DHTID(liar), names(*ghosts, *honest))
+    for place in honest:
+        looking.heard(DHTID(place), {})
+    tried = []
+    while fresh := looking.ask():
+        for place, _ in fresh:
+            tried.append(place)
+            looking.failed(place)
+    assert len(tried) == CREDIT and {*tried} <= {*ghosts} and {*looking.answered} == {liar, friend, *honest}
+
+
+def test_who_names_many_that_answer_has_all_of_them_asked():
+    """Though no more wait at a time than it has credit for."""
+    friend, honest = 2**100, [2**101 + number for number in range(MAX_NEIGHBOURS)]
+    looking, asked = search(0, 2**110, [friend]), []
+    while fresh := looking.ask():
+        for place, _ in fresh:
+            asked.append(place)
+            looking.heard(place, names(*honest) if place == friend else {})
+    assert {*asked} == {friend, *honest} and len(asked) == len({*asked})
+
+
+def test_names_that_nobody_answers_for_wait_nowhere():
+    """Sybils around a key name as many ghosts as a reply holds, each others: who walked past all of those at each reply would stand still for a second."""
+    sybils, lot = [2**100 + number for number in range(40)], random.Random(1)
+    looking, most = search(0, 2**110, sybils), 0
+    while fresh := looking.ask():
+        for place, _ in fresh:
+            if place in sybils:
+                looking.heard(place, names(*(lot.randrange(2**99) for _ in range(MAX_NEIGHBOURS))))
+            else:
+                looking.failed(place)
+            most = max(most, len(looking._waiting))
+    assert 0 < most <= (CREDIT + 1) * len(sybils) and looking.done
+
+
 def test_few_calls_run_at_once_and_there_is_an_end_to_them():
     looking, asked = search(0, SPACE, range(1, 2 * MOST)), 0
     while fresh := looking.ask():

@@ -5,6 +5,7 @@
 `placing.py`      a peer names the places that it takes in the DHT, and with forged ones owns every copy of a key
 `vicinity.py`     identities are made until some stand nearer to a key than all others, and are the only ones who are asked to store and to tell
 `searching.py`    they, or mere names that nobody runs, end a search before anybody else was asked
+`silent.py`       every mere name that was called once is remembered for ever
 `storing.py`      a refused record still moves the heap, and a replayed one deletes the newer; storage without an end
 `asking.py`       one peer stores, asks or is told without an end
 `protocol.py`     the calls of the DHT: requests and replies are checked before anything is done with them, and nobody is told our exceptions
@@ -21,9 +22,11 @@ from hivemind.dht import node as hivemind_node
 
 from swarm.net.guards.decoding import limit_depth
 from swarm.net.guards.protocol import GuardedProtocol
+from swarm.net.guards.silent import BoundedBlacklist
 
 
 def install() -> None:
-    """Idempotent. hivemind's node asks its own module for the protocol: every node of this process gets ours."""
+    """Idempotent. hivemind's node asks its own module for the protocol and the blacklist: every node of this process gets ours."""
     limit_depth()
     hivemind_node.DHTProtocol = GuardedProtocol
+    hivemind_node.Blacklist = BoundedBlacklist

@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
 
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
@@ -28,10 +29,13 @@ WITHIN = 64
 """Calls at once to those within. All of them are to be asked, and some may be slow on purpose."""
 
 CREDIT = 8
-"""Calls to names that one node told us of before any of these has answered. Each that does earns one more."""
+"""Names that one node has us ask before any of these has answered. Each that does earns it one more. It pays when a name is put among those waiting: no more of
+them are there than somebody answers for, however many a reply names."""
 
 MOST = 768
 """Calls of one search."""
+
+Turn = tuple[int, float, DHTID]
 
 
 class Search:
@@ -40,19 +44,28 @@ class Search:
         self._target, self._radius, self._own, self._lot = target, radius, own, lot
         self.answered: dict[DHTID, PeerID] = {}
         self._peers: dict[DHTID, PeerID] = {}
-        self._waiting: list[tuple[int, float, DHTID]] = []
-        """Named and not yet asked, with their turn: first roots, then those within the vicinity by lot, then others by distance."""
+        self._waiting: list[Turn] = []
+        """Within the vicinity and to be asked, next first: roots, wherever they stand, and then by lot."""
+        self._waiting_beyond: list[Turn] = []
+        """The same beyond it, by distance. Slow ones within do not hold them up."""
         self._asked: set[DHTID] = set()
-        self._calls, self._beside = 0, 0
-        """In all; and of those asked now, to how many beyond the vicinity."""
+        self.calls = 0
+        self._beside = 0
+        """Of those asked now, how many are beyond the vicinity."""
         self._within, self._beyond = 0, list[int]()
         """How many within have answered, and the distances of others who have."""
-        self._sources: dict[DHTID, list[DHTID]] = {}
-        """Who named it, of each that we did not know ourselves."""
+        self._parked: dict[DHTID, list[DHTID]] = {}
+        """Who named it, of each that nobody has had credit for yet."""
+        self._paid: dict[DHTID, list[DHTID]] = {}
+        """Who had named it when it was put among those waiting. Who does so later has told us nothing, and earns nothing."""
+        self._told: dict[DHTID, list[Turn]] = {}
+        """What each named that was parked then, next first."""
         self._credit: dict[DHTID, int] = {}
         self._roots = {*roots}
         for place, peer in (*roots.items(), *near.items()):
-            self._meet(place, peer)
+            if place != own and place not in self._peers:
+                self._peers[place] = peer
+                self._wait(self._turn(place))
 
     @property
     def done(self) -> bool:
@@ -62,13 +75,9 @@ class Search:
     def ask(self) -> list[tuple[DHTID, PeerID]]:
         """Whom to ask now."""
         chosen = []
-        for turn in list(self._waiting):
-            place = turn[-1]
-            within = self._is_within(place)
-            if self._calls == MOST or not (within or (self._beside < BESIDE and self._matters(place))):
-                break  # nor any whose turn is later
-            if self._is_believed(place) and (not within or len(self._asked) - self._beside < WITHIN):
-                self._waiting.remove(turn)
+        for waiting, may_call in ((self._waiting, self._has_room), (self._waiting_beyond, self._has_room_beyond)):
+            while waiting and self.calls < MOST and may_call(waiting[0][-1]):  # if not, nor any whose turn is later
+                place = heappop(waiting)[-1]
                 self._begin(place)
                 chosen.append((place, self._peers[place]))
         return chosen
@@ -81,15 +90,19 @@ class Search:
             self._within += 1
         else:
             insort(self._beyond, self._distance(place))
-        for source in self._sources.get(place, ()):
+        for source in self._paid.pop(place, ()):
             self._credit[source] += 2
-        self._credit[place] = CREDIT
+            self._vouch(source)
+        told = self._told[place] = []
         for other, peer in named.items():
-            if other not in self._peers:
-                self._sources[other] = []
-                self._meet(other, peer)
-            if other in self._sources:
-                self._sources[other].append(place)
+            if other not in self._peers and other != self._own:
+                self._peers[other], self._parked[other] = peer, []
+            if other in self._parked:
+                self._parked[other].append(place)
+                told.append(self._turn(other))
+        heapify(told)
+        self._credit[place] = CREDIT
+        self._vouch(place)
 
     def failed(self, place: DHTID) -> None:
         self._asked.discard(place)
@@ -99,17 +112,34 @@ class Search:
         """Who answered, at which distance."""
         return sorted((self._distance(place), peer) for place, peer in self.answered.items())
 
-    def _meet(self, place: DHTID, peer: PeerID) -> None:
-        if place != self._own and place not in self._peers:
-            self._peers[place] = peer
-            insort(self._waiting, (-1 if place in self._roots else max(self._distance(place), self._radius), self._lot.random(), place))
+    def _turn(self, place: DHTID) -> Turn:
+        return -1 if place in self._roots else max(self._distance(place), self._radius), self._lot.random(), place
+
+    def _wait(self, turn: Turn) -> None:
+        place = turn[-1]
+        heappush(self._waiting if place in self._roots or self._is_within(place) else self._waiting_beyond, turn)
+
+    def _vouch(self, source: DHTID) -> None:
+        """It pays for what it named, the next first, as far as its credit goes, and so do others who have named the same."""
+        told = self._told[source]
+        while told and self._credit[source] > 0:
+            turn = heappop(told)
+            if (payers := self._parked.pop(turn[-1], None)) is not None:
+                self._paid[turn[-1]] = payers
+                for payer in payers:
+                    self._credit[payer] -= 1
+                self._wait(turn)
 
     def _begin(self, place: DHTID) -> None:
         self._asked.add(place)
-        self._calls += 1
+        self.calls += 1
         self._beside += not self._is_within(place)
-        for source in self._sources.get(place, ()):
-            self._credit[source] -= 1
+
+    def _has_room(self, place: DHTID) -> bool:
+        return place in self._roots or len(self._asked) - self._beside < WITHIN
+
+    def _has_room_beyond(self, place: DHTID) -> bool:
+        return self._beside < BESIDE and self._matters(place)
 
     def _distance(self, place: DHTID) -> int:
         return self._target ^ place
@@ -121,7 +151,3 @@ class Search:
         if self._is_within(place) or place in self._roots:
             return True
         return min(self._within, EXPECTED) + bisect_left(self._beyond, self._distance(place)) < NEAREST
-
-    def _is_believed(self, place: DHTID) -> bool:
-        sources = self._sources.get(place)
-        return sources is None or any(self._credit[source] > 0 for source in sources)
