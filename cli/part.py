@@ -143,7 +143,7 @@ def load(wish: Wish, checkpoint: Checkpoint, spans: Sequence[Span], shown: Scree
     from swarm.peer.past import known_fit
 
     layers = format_layers(spans, checkpoint.shape.layers)
-    with shown.progress(lambda done: f"fetching layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
+    with shown.progress(lambda done: f"fetching and checking layers {layers}" if done < 0.5 else f"loading layers {layers}") as progress:
         layout = layout_of(wish, checkpoint, spans, loading=True)
         model = SpanModel.load(checkpoint, spans, dtype=wish.dtype, quantize=wish.quantize, on_disk=wish.on_disk, layout=layout, progress=progress)
     if layout.streamed:

@@ -2,6 +2,10 @@
 
 What is forked is the command with its arguments, environment, files, signals and exit status, as the operating system would start it. That it starts from
 nothing is for those tests that ask for the fixture `started`. Linux alone; elsewhere everything is started.
+
+What is read from the environment when modules load has been read when a command is forked. How many threads torch takes is set once more, and a command whose
+environment differs in another of these settings (READ) is started. What the interpreter itself reads, PYTHONPATH and the like, and how OpenMP waits, are those
+of the process that forks.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+
+import psutil
 
 LOADED = (
     *("swarm.cli.serve", "swarm.cli.bootstrap", "swarm.cli.gateway", "swarm.cli.generate", "swarm.compose", "swarm.net.node", "swarm.net.guards"),
@@ -28,6 +36,9 @@ LOADED = (
     *("transformers.models.llama.modeling_llama", "swarm.gateway.app", "swarm.gateway.serving", "uvloop"),
 )
 """What a command loads sooner or later. One that is missing here costs time, and nothing else."""
+
+READ = ("HF_", "HUGGING", "TRANSFORMERS_", "XDG_CACHE_HOME", "HOME")
+"""How the names begin of settings that modules read when they load: where the hub's cache is, whether the hub may be asked."""
 
 HIGH = 500
 """Above the numbers of files that anybody gives a child."""
@@ -39,10 +50,15 @@ class Nursery:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._environment = dict(os.environ)  # not that of the test which happens to be the first that wants it
 
     def subprocess(self) -> SimpleNamespace:
         """What stands in for the module."""
         return SimpleNamespace(**{**vars(subprocess), "Popen": functools.partial(Fork, self)})
+
+    def may_fork(self, environment: Mapping[str, str]) -> bool:
+        """Whether its modules have read what they would read there."""
+        return _read(environment) == _read(self._environment)
 
     def ask(self, files: list[int], **request: Any) -> Any:
         with self._lock:
@@ -58,7 +74,7 @@ class Nursery:
         with theirs:
             command = [sys.executable, "-P", "-c", "from tests.forks import main; main()", str(theirs.fileno())]
             here = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env={**os.environ, **here})
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env={**self._environment, **here})
 
     def close(self) -> None:
         if self._process is not None:
@@ -67,11 +83,12 @@ class Nursery:
 
 
 class Fork(subprocess.Popen):
-    """Pipes and waits are Popen's own. Anything but one of our commands is started as ever."""
+    """Pipes and waits are Popen's own. Anything but one of our commands is started as ever, and so is one in an environment that the nursery does not have."""
 
     def __init__(self, nursery: Nursery, args: list[str], **options: Any) -> None:
         self._nursery = nursery
-        self._forked = args[:3] == [sys.executable, "-P", "-m"] and args[3].startswith("swarm.cli.")
+        ours = args[:3] == [sys.executable, "-P", "-m"] and args[3].startswith("swarm.cli.")
+        self._forked = ours and nursery.may_fork(os.environ if options.get("env") is None else options["env"])
         super().__init__(args, **options)
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startup, creation, shell, *rest):  # type: ignore[override]
@@ -130,8 +147,23 @@ def main() -> None:
         door.send(json.dumps(pid).encode())
 
 
+def threads_of(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """With how many torch would begin: a command's own setting goes before that of its environment, and without one it is a thread for each core."""
+    named = [value for name, value in pairwise(argv) if name == "--threads"] + [argument[10:] for argument in argv if argument.startswith("--threads=")]
+    for text in (*named[-1:], environment.get("SWARM_THREADS", ""), environment.get("OMP_NUM_THREADS", "")):
+        if text.isdecimal() and int(text):
+            return int(text)
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def _read(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ)}
+
+
 def _live(files: list[int], argv: list[str], environment: dict[str, str], numbers: list[int], folder: str) -> None:
     """As a process that was just started."""
+    import torch
+
     status: Any = 1
     try:
         os.setsid()
@@ -148,6 +180,7 @@ def _live(files: list[int], argv: list[str], environment: dict[str, str], number
         os.environ.update(environment)
         os.chdir(folder)
         sys.argv = argv
+        torch.set_num_threads(threads_of(argv, environment))
         status = importlib.import_module(argv[0]).main()
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1

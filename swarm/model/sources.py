@@ -28,6 +28,9 @@ Progress = Callable[[float], None]
 MAX_HEADER = 100 * 2**20
 """The limit of the safetensors library itself; a header beyond it is an attack."""
 
+LINKS = 40
+"""From one to the next, as Linux itself follows them: the hub's cache has two, and those in a circle would never end."""
+
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".ot", ".tflite")
 _SMALL_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
@@ -241,18 +244,28 @@ def file_hash(path: Path, progress: Progress | None = None) -> str:
 
 
 def _named(path: Path) -> str | None:
-    """What the hub's cache says it is."""
-    real = path.resolve()
-    return real.name if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name) else None
+    """What the hub's cache says it is: the link in a snapshot leads to a file in `blobs` of that name, which may be a link itself, into a store that all models
+    share and that has names of another kind. So the links are followed one at a time."""
+    place = path
+    with _readable(path):
+        for _ in range(LINKS):
+            if place.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", place.name):
+                return place.name
+            if not place.is_symlink():
+                break
+            place = place.parent / place.readlink()
+    return None
 
 
 def check_bytes(path: Path, announced: str | None, progress: Progress | None = None) -> None:
     """That a file is what is announced of it, if anything is. Downloads are checked by length alone, and a disk or somebody else may have changed them since.
 
-    Raises NotAModel.
+    Raises NotAModel, which names the file at the end of all links: to delete a link of the hub's cache would leave what is damaged, to be linked again.
     """
     if announced is not None and (found := bytes_hash(path, progress)) != announced:
-        raise NotAModel(f"{path} is not the file that the hub announces (sha256 {found[:12]} instead of {announced[:12]}); delete it and fetch it again")
+        raise NotAModel(
+            f"{path.resolve()} is not the file that the hub announces (sha256 {found[:12]} instead of {announced[:12]}); delete it and fetch it again"
+        )
 
 
 def bytes_hash(path: Path, progress: Progress | None = None) -> str:

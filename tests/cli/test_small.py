@@ -34,7 +34,7 @@ from swarm.cli.serve import Post, Rate, _keep_serving, machine
 from swarm.cli.wish import Wish
 from swarm.client.turn import OVERDUE
 from swarm.core import Span, even_split
-from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, PeerLost, PromptTooLong, TimedOut, UsageError
+from swarm.errors import OR_RESUME, DoesNotFit, InvalidConfig, MissingLayers, NotAModel, PeerLost, PromptTooLong, TimedOut, UsageError
 from swarm.peer.server import Status
 from swarm.ports import Readings
 
@@ -126,6 +126,22 @@ def test_a_screen_that_is_no_terminal_says_each_thing_once():
         show([("state", "online"), ("sessions", "2")], [], [("others", "1%")])
     assert stream.getvalue() == "fetching …\nloading …\nstate online, sessions 2, others 1%\n"
     assert isinstance(screen(stream), PlainScreen)
+
+
+def test_a_start_that_only_reads_what_was_fetched_is_not_shown_as_a_download_alone(monkeypatch):
+    """Of a model in the cache it is the hashes that take long."""
+
+    def load(*_: object, progress: Callable[[float], None], **__: object) -> None:
+        progress(0.1)
+        progress(0.6)
+        raise NotAModel("enough seen")
+
+    monkeypatch.setattr("swarm.model.span.SpanModel.load", load)
+    monkeypatch.setattr(part, "layout_of", lambda *_, **__: None)
+    wish, checkpoint, stream = _wish("model"), SimpleNamespace(shape=SimpleNamespace(layers=4)), io.StringIO()
+    with pytest.raises(NotAModel):
+        part.load(wish, checkpoint, [Span(1, 3)], PlainScreen(stream))
+    assert stream.getvalue() == "fetching and checking layers 0:2 …\nloading layers 0:2 …\n"
 
 
 def test_what_takes_long_is_said_again_where_there_is_no_terminal():

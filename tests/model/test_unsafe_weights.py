@@ -189,15 +189,19 @@ def test_a_changed_byte_is_refused_or_another_model(tiny, copy, mark):
     assert became["refused"] and became["another revision"] >= len(data)
 
 
-@pytest.fixture
-def cached(copy, tmp_path) -> tuple[Path, Path]:
-    """A folder as the hub's cache has it, links to files that are named by their hashes; and the file."""
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "c0ffee"
-    blobs.mkdir()
+@pytest.fixture(params=["a store of its own", "a store that all models share"])
+def cached(request, copy, tmp_path) -> tuple[Path, Path]:
+    """A folder as the hub's cache has it, links to files that are named by their hashes, or to links of such names; and the file."""
+    blobs, snapshot = tmp_path / "models--somebody--tiny" / "blobs", tmp_path / "models--somebody--tiny" / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
-    blob = blobs / sources.bytes_hash(copy / WEIGHTS)
+    blob = named = blobs / sources.bytes_hash(copy / WEIGHTS)
+    if "share" in request.param:
+        blob = tmp_path / "blobs" / "ab" / ("ab" + 31 * "c0")  # no sha256, though it looks like one
+        blob.parent.mkdir(parents=True)
+        named.symlink_to(Path("../../blobs/ab", blob.name))
     shutil.copy(copy / WEIGHTS, blob)
-    (snapshot / WEIGHTS).symlink_to(blob)
+    (snapshot / WEIGHTS).symlink_to(Path("../../blobs", named.name))
     shutil.copy(copy / "config.json", snapshot)
     return snapshot, blob
 
@@ -214,7 +218,7 @@ def test_a_changed_byte_of_what_the_hub_announced_is_refused_before_it_is_loaded
     monkeypatch.setattr("swarm.model.span.read_part", lambda *_, **__: pytest.fail("it was loaded"))
     heard: list[float] = []
     checkpoint = opens(snapshot)
-    with pytest.raises(NotAModel, match=r"is not the file that the hub announces .sha256 .* delete it and fetch it again"):
+    with pytest.raises(NotAModel, match=rf"^{blob.resolve()} is not the file that the hub announces .sha256 .* delete it and fetch it again"):
         SpanModel.load(checkpoint, [Span(0, 1)], progress=heard.append)
     assert heard == sorted(heard) and 0 < heard[-1] <= 0.5
 
