@@ -8,8 +8,9 @@ READY   = $(VENV)/.ready
 # setuptools warns of every editable installation that a folder called like the package may hide it; what there is to know about that is in the README.
 UNWARNED = PYTHONWARNINGS='ignore:Editable installation'
 
-# Tests without a network, on virtual time or on none: half of them for each of two cores, so that what they share is made, and compiled, once. The others start processes, which the tests of one file share: two files at once, as
-# they come, for those with the fewest tests are the longest and should not all be left to the end.
+# Tests without a network, on virtual time or on none: half of them for each of two cores, so that what they share is made, and compiled, once. The others start
+# processes, which the tests of one file share: two files at once, as they come, for those with the fewest tests are the longest and should not all be left to
+# the end.
 PURE = $(filter-out tests/client/test_aio.py,$(wildcard tests/gateway/test_app.py tests/gateway/test_fuzz.py tests/model tests/routing tests/machines tests/sim tests/peer tests/client/test_*.py tests/test_*.py))
 
 export OMP_WAIT_POLICY = passive

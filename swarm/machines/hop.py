@@ -423,7 +423,7 @@ class HopSession:
         self._looping.missed(length)
         kept = tuple(self.tokens[:length])
         effects = self._truncate(length) + self._append(kept[self.accepted :], None, ())
-        self._looping.fed(self.accepted)
+        self._looping.settled(self.accepted)
         return effects
 
     # --- inside ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -504,7 +504,7 @@ class HopSession:
         effects = self._truncate(length)
         if not self.is_first:
             return [*effects, self._have(resend=True)]
-        self._looping.fed(sure)
+        self._looping.settled(sure)
         return effects + self._append(tokens[self.accepted :], None, ())
 
     def _truncate(self, length: int) -> list[Effect]:

@@ -67,9 +67,9 @@ class Looping:
             self._guesser.left(start, stop, told=True)
         self.sure, self._flows = stop, flows
 
-    def fed(self, accepted: int) -> None:
-        """All that is here is right: the rest was taken back."""
-        self.sure = accepted
+    def settled(self, sure: int) -> None:
+        """What was not right is taken back: so many are."""
+        self.sure = sure
 
     def told(self, sure: int) -> None:
         """By a step, to a hop behind the first."""

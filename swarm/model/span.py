@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 MOST_VIEWS = 64
-"""Sub-spans that are kept ready: whoever asks chooses them, and of a large model one takes 0.2 MB."""
+"""Sub-spans that are kept ready: whoever asks chooses them, and one takes some 2 KiB for each layer of the model."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,6 @@ PROBE = 3.0
 LOOK = 5.0
 """Seconds between two looks at who is a member no more, and at the file of those revoked."""
 
-
 MAX_ADDRS = 8
 """Addresses we tell others: a machine with many virtual networks has dozens, and each costs whoever dials us an attempt."""
 

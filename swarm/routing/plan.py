@@ -229,12 +229,13 @@ def _carry(hop: Hop, following: Hop, candidates: Candidates) -> float:
     if hop.stop == request.components:
         return 0.0
 
-    def seconds(at: Hop) -> float:
+    size = request.packed_bytes if compresses(hop, following, views, request.row_bytes, request.packed_bytes) else request.row_bytes
+
+    def sends(at: Hop) -> float:
         upload = views[at.peer].upload if at.peer in views and at.peer != request.source else 0.0
         return size / upload if upload else 0.0
 
-    size = request.packed_bytes if compresses(hop, following, views, request.row_bytes, request.packed_bytes) else request.row_bytes
-    return seconds(hop) + seconds(following) / DOWN
+    return sends(hop) + sends(following) / DOWN
 
 
 def _predict(hop: Hop, view: PeerView, network: float, carry: float, candidates: Candidates) -> Leg:

@@ -173,13 +173,19 @@ def test_newcomers_that_hang_are_passed_over_and_others_sought():
     run(main())
 
 
+def watched(it: Setting) -> Watching:
+    """A chain whose second hop took nine times as long as the others, often enough."""
+    watching = Watching(it)
+    watching.follow(OLD)
+    for _ in range(FEW):
+        watching.add((100_000, 900_000, 100_000))
+    return watching
+
+
 def test_a_hop_that_takes_longer_than_was_predicted_is_remembered_once_its_chain_is_over():
     async def main():
         it = Setting()
-        watching = Watching(it)
-        watching.follow(OLD)
-        for _ in range(FEW):
-            watching.add((100_000, 900_000, 100_000))
+        watching = watched(it)
         watching.follow(route("a", "b", "c"))
         assert not it.slowness.factors(it.clock(), it.table.views), "the same hops: they are watched on"
         watching.follow(NEW)
@@ -191,10 +197,7 @@ def test_a_hop_that_takes_longer_than_was_predicted_is_remembered_once_its_chain
 def test_of_a_chain_that_fell_silent_nothing_is_remembered():
     async def main():
         it = Setting()
-        watching = Watching(it)
-        watching.follow(OLD)
-        for _ in range(FEW):
-            watching.add((100_000, 900_000, 100_000))
+        watching = watched(it)
         watching.forget()
         watching.follow(NEW)
         assert not it.slowness.factors(it.clock(), it.table.views)

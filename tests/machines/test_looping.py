@@ -96,7 +96,7 @@ def test_a_wrong_guess_is_named_and_nothing_behind_it_is_taken_before_it_is_take
     assert loop.sure == 4 and loop.held is None
     del tokens[4:]
     loop.missed(4)
-    loop.fed(4)
+    loop.settled(4)
     heard = len(guesser.heard)
     assert loop.home(message, tokens) is None and loop.held == (4, 9) and loop.sure == 5
     assert len(guesser.heard) == heard, "a guess is judged once"
@@ -145,7 +145,7 @@ def test_whatever_comes_home_the_books_hold_and_the_tokens_are_those_drawn(seed)
         while (wrong := loop.home(message, tokens)) is not None:
             loop.missed(wrong)
             del tokens[wrong:]
-            loop.fed(wrong)
+            loop.settled(wrong)
         at += len(told)
         assert loop.sure == at
     assert at == limit and tokens == right[: len(tokens)]

@@ -157,6 +157,7 @@ class GuardedProtocol(DHTProtocol):
         allowed = self._may_call(sender, request.ByteSize())
         if allowed and request.peer.node_id:
             self._met(sender)
+        radius = self.radius
         for key in map(DHTID.from_bytes, request.keys):
             result = response.results.add(type=dht_pb2.NOT_FOUND)
             if not allowed:
@@ -167,7 +168,7 @@ class GuardedProtocol(DHTProtocol):
             if item is not None and len(packed) <= room:
                 result.type, result.value, result.expiration_time = dht_pb2.FOUND_DICTIONARY, packed, item.expiration_time
                 room -= len(packed)
-            for node_id, peer in self.neighbours(key, self.radius, place_of(sender)):
+            for node_id, peer in self.neighbours(key, radius, place_of(sender)):
                 looked_at += NAME_BYTES
                 result.nearest_node_ids.append(node_id.to_bytes())
                 result.nearest_peer_ids.append(peer.to_bytes())
