@@ -1,4 +1,4 @@
-"""How fast this machine reads weights, for each spelling of a matrix product: `python -m bench.products [--dtype float32] [--threads 2] [--json]`.
+"""How fast this machine reads weights, for each spelling of a matrix product: `python -m bench.products [--dtype float32] [--threads 2] [--small-pages]`.
 
 Gigabytes of weights a second over all matrices of eight layers of the random Llama, which no cache holds; of one layer where there are so many rows that they
 are multiplied for longer than they are read. Every product takes its turn in each round, medians. Then the native one with rounded weights, the shortest of all
@@ -21,11 +21,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--small-pages", action="store_true", help="weights as they were allocated, and not on huge pages as a peer has them")
     args = parser.parse_args()
 
     import torch
     from safetensors import safe_open
 
+    from swarm.model import pages
     from swarm.model.native import native_code
     from swarm.model.products import FEW, LEAST, MEASURED, candidates, choose
     from swarm.model.quantized import METHODS
@@ -36,6 +38,8 @@ def main() -> None:
         names = [name for name in file.keys() if any(f".layers.{layer}." in name for layer in range(args.layers))]
         tensors = [file.get_tensor(name).to(getattr(torch, args.dtype)) for name in names]
     weights = [tensor for tensor in tensors if tensor.dim() == 2 and tensor.numel() >= LEAST]
+    if not args.small_pages and pages.are_to_be_had():
+        pages.move(weights)
     code = native_code(cache_folder())
     native = code and code.product
     one_layer = weights[: len(weights) // args.layers]
