@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from swarm.core import Span
 from swarm.errors import UnsupportedModel
 from swarm.model.names import LAYER_LISTS, component_of
+from swarm.model.shortcut import Shortcut
 
 
 class PassThrough(nn.Module):
@@ -188,13 +189,15 @@ def leave_out(module: nn.Module) -> None:
 
 @dataclass(slots=True)
 class View:
-    """One sub-span, ready to be called again and again: shares every weight with the model it was cut from."""
+    """One sub-span, ready to be called again and again: shares every weight with the model it was cut from. `shortcut` is the way through it without the
+    model's own code, where there is one."""
 
     model: PreTrainedModel
     entry: Gate | None
     exit: Gate | None
     wanted: Wanted | None
     layers: range
+    shortcut: Shortcut
 
     @property
     def held(self) -> int:
@@ -237,7 +240,8 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, span: Span) -> View:
         new[anatomy.output] = wanted
     copy: Any = _with(model, {tuple(path.split(".")): module for path, module in new.items()})
     root = copy if wanted is not None else getattr(copy, model.base_model_prefix)
-    return View(root, entry, exit_, wanted, range(max(span.start, 1) - 1, min(span.stop - 1, anatomy.count)))
+    shortcut = Shortcut(limb for _, limb in _limbs(model, anatomy.layers))
+    return View(root, entry, exit_, wanted, range(max(span.start, 1) - 1, min(span.stop - 1, anatomy.count)), shortcut)
 
 
 def _gate(model: nn.Module, anatomy: Anatomy, new: dict[str, nn.Module], index: int) -> Gate:

@@ -28,6 +28,7 @@ from swarm.model.attention import Pack
 from swarm.model.native import Native
 from swarm.model.operators import Code, Operators, Stack
 from swarm.model.recipes import ABOUT, FORMS, MOST, Argument, Call, Unsuitable, tensors_of
+from swarm.model.shortcut import Seen
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +80,33 @@ class CompiledLayers:
         self.layers = {i: _Layer(module, i, kinds[places[i]], self._operators, self) for i, module in layers.items()}
         self.runs, self.tries, self.resting, self.proven, self.together = False, False, True, False, True
         self._ran, self._row, self._ahead = 0, range(0), Ahead()
+        self.whole: Seen | None = None
         self._stacks: dict[tuple[int, ...], Stack] = {}
         for layer in self.layers.values():
             layer.seat()
 
     def begin(self, pack: Pack, row: range) -> None:
         """Before the layers `row` run. Sessions that began eagerly stay so: sums are not everywhere taken in the same order."""
-        self._ran, self._row = 0, row
-        self._ahead.begin()
+        self._row = row
+        self.again()
         self.runs = not self.resting and pack.table is not None and sum(pack.counts) <= MOST and all(cache.compiled for cache in pack.caches)
         if self.runs and pack.table is not None:
             self._operators.begin(pack.table)
 
+    @property
+    def takes_shortcuts(self) -> bool:
+        """Whether layers of this step may be called without the model around them."""
+        return self.runs and self.together and not self.tries
+
+    def again(self) -> None:
+        self._ran, self.whole = 0, None
+        self._ahead.begin()
+
     def end(self) -> int:
         """After it; how many layers ran compiled."""
-        self.runs = False
-        self._ahead.begin()
-        return self._ran
+        ran, self.runs = self._ran, False
+        self.again()
+        return ran
 
     def run(self, number: int, args: Sequence[Any], kwargs: Mapping[str, object]) -> torch.Tensor | None:
         """What this call of a layer gives, which may have been computed with a layer before it; None if it is not for compiled code."""
@@ -116,8 +127,24 @@ class CompiledLayers:
                 return None
             self._ahead.keep(numbers, results)
             made = results[0]
+            if numbers == list(self._row) and not failed:
+                self.whole = Seen(None, tuple(args), kwargs, results[-1])
         self._ran += not self.tries
         return made
+
+    def go(self, args: Sequence[Any], kwargs: Mapping[str, object]) -> torch.Tensor | None:
+        """All layers of the row in one go, which they have been seen to run in: what the last one gives, None if they cannot any more."""
+        stack, layer = self._stacks.get((args[0].shape[1] > 1, *self._row)), self.layers.get(self._row.start)
+        if stack is None or layer is None or not self.together or (inputs := layer.call.tensors(args, kwargs)) is None:
+            return None
+        try:
+            results, failed = stack.run(inputs)
+        except (KeyError, TypeError):
+            return None
+        if failed:  # whoever calls them one by one finds out which
+            return None
+        self._ran += len(self._row)
+        return results[-1]
 
     def _after(self, layer: _Layer) -> Iterator[int]:
         """Layers of the row behind this one that are called as it is."""

@@ -323,8 +323,13 @@ class SpanModel:
         self._turn.pack = pack
         if self._compiled is not None:
             self._compiled.begin(pack, view.layers)
+
+        def usual() -> torch.Tensor:
+            return view(given, wanted, raw=raw, position_ids=positions_1T)
+
         try:
-            out = view(given, wanted, raw=raw, position_ids=positions_1T)[0]
+            layers = self._compiled if wanted is None and not raw else None
+            out = (usual() if layers is None or not layers.takes_shortcuts else view.shortcut.step(layers, usual, given, positions_1T))[0]
         finally:
             self._turn.pack = None
             self._spread.end()
