@@ -48,11 +48,11 @@ PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25}
 INDEXED = (8, 4, 2)
 """Lengths that are looked up; longer ones are found by looking further back."""
 
-INDEX_AT_ONCE = 1024
-"""Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
+INDEX_AT_ONCE = 4096
+"""Tokens taken into the index in one go, about 2 ms: a long prompt is not to hold up other sessions."""
 
-STALE = 4
-"""How many times larger the index may be than what it is of: entries of what was cut stay until then."""
+STALE, SPARED = 4, 1024
+"""How many times larger the index may be than what it is of, and of so many tokens more: entries of what was cut stay until then."""
 
 
 class Drafter(Protocol):
@@ -73,6 +73,10 @@ class Drafter(Protocol):
     def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
         """How many there are to be taken of what it has offered. Who has fewer than are wanted will soon have more."""
         return STEP
+
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        """The first `sure` of these tokens are right, and there is a moment to look at some of them before anything is asked."""
+        return
 
     def missed(self, length: int) -> None:
         """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
@@ -113,20 +117,27 @@ class Lookup(Drafter):
         self._run = end + len(out), source + len(out), began
         return out
 
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        self._learn(tokens, (), sure)
+
     def missed(self, length: int) -> None:
         self._run = None
         del self._known[length:]
-        if len(self._index) > STALE * len(INDEXED) * (length + INDEX_AT_ONCE):  # a client may let one history follow another
+        if len(self._index) > STALE * len(INDEXED) * (length + SPARED):  # a client may let one history follow another
             self._index.clear()
             self._known.clear()
 
     def _learn(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> None:
-        known, held = self._known, len(tokens)
-        for at in range(len(known), min(sure, len(known) + INDEX_AT_ONCE)):
-            for length in INDEXED:
-                if at >= length:
-                    self._index[hash((length, *known[at - length : at]))] = at
-            known.append(tokens[at] if at < held else fresh[at - held])
+        known, held, begin = self._known, len(tokens), len(self._known)
+        end = min(sure, begin + INDEX_AT_ONCE)
+        if end <= begin:
+            return
+        known += tokens[begin:end]
+        known += fresh[max(begin - held, 0) : max(end - held, 0)]
+        for length in INDEXED:  # a loop over tokens would take twice as long
+            if (first := max(begin, length)) < end:
+                before = zip(*(known[first - length + at : end - length + at] for at in range(length)), strict=True)
+                self._index.update(zip(map(hash, before), range(first, end), strict=True))
 
     def _match(self, end: int) -> tuple[int, int, int] | None:
         """The latest place with the longest of the indexed matches, if the index has come so far."""
@@ -136,7 +147,7 @@ class Lookup(Drafter):
         for length in INDEXED:
             if end <= length:
                 continue
-            at = self._index.get(hash((length, *known[end - length :])), end)
+            at = self._index.get(hash(tuple(known[end - length :])), end)
             if at < end and known[at - length : at] == known[end - length :]:  # an entry of a history that was cut points anywhere
                 while length < min(at, LEVELS[0]) and known[at - length - 1] == known[end - length - 1]:
                     length += 1
@@ -358,6 +369,11 @@ class Guesser:
 
     def took(self, start: int, micros: int) -> None:
         self._tempo.took(start, micros / 1e6)
+
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        if self.most:
+            for drafter in self._drafters:
+                drafter.read(tokens, sure)
 
     def judged(self, position: int, right: bool) -> None:
         if (kind := self._kinds.pop(position, None)) is None:

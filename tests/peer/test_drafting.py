@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from swarm.core import Sampling
 from swarm.machines.hop import STEP
-from swarm.peer.drafting import AT_ONCE, FARTHEST, INDEX_AT_ONCE, MEMORY, MOST_RINGS, WEIGHT, Drafter, Guesser, Lookup, Rings, Tempo, Told, ahead
+from swarm.peer.drafting import (
+    AT_ONCE,
+    FARTHEST,
+    INDEX_AT_ONCE,
+    INDEXED,
+    MEMORY,
+    MOST_RINGS,
+    SPARED,
+    WEIGHT,
+    Drafter,
+    Guesser,
+    Lookup,
+    Rings,
+    Tempo,
+    Told,
+    ahead,
+)
 
 
 def looked_up(tokens: list[int], most: int = 4) -> list[int]:
@@ -58,10 +76,10 @@ def test_a_history_that_was_cut_misleads_nobody():
 
 def test_an_index_does_not_grow_with_every_history_that_was_cut():
     it = Lookup()
-    for begin in range(0, 40 * INDEX_AT_ONCE, INDEX_AT_ONCE):
-        it.offers(list(range(begin, begin + INDEX_AT_ONCE)), [], INDEX_AT_ONCE)
+    for begin in range(0, 40 * SPARED, SPARED):
+        it.offers(list(range(begin, begin + SPARED)), [], SPARED)
         it.missed(0)
-    assert len(it._index) < 5 * 3 * INDEX_AT_ONCE
+    assert len(it._index) < 5 * 3 * SPARED
     assert it.offers([1, 2, 3, 4, 1, 2], [], 6) and it.take([1, 2, 3, 4, 1, 2], [], 1) == [3], "it begins anew"
 
 
@@ -70,6 +88,26 @@ def test_a_long_prompt_is_taken_in_pieces():
     it = Lookup()
     assert it.offers(tokens, [], len(tokens)) is None
     assert it.offers(tokens, [], len(tokens)) is not None
+    before = Lookup()
+    before.read(tokens, len(tokens))
+    assert before.offers(tokens, [], len(tokens)) is not None, "there was a moment to look at some of it"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_finds_what_a_search_through_all_of_it_finds(seed):
+    """Whatever is told in one go or token by token, some of it as what is to follow."""
+    dice = random.Random(seed)
+    text = [dice.randrange(1 + seed) for _ in range(300)]
+    it, end = Lookup(), dice.randrange(100)
+    while end < len(text):
+        held = dice.randint(max(end - 3, 0), end)
+        found = next((at for length in INDEXED for at in range(end - 1, length - 1, -1) if text[at - length : at] == text[end - length : end]), None)
+        tokens, fresh = text[:held], text[held:end]
+        assert (it.offers(tokens, fresh, end) is None) == (found is None)
+        if found is not None:
+            assert it.take(tokens, fresh, 5) == [([*text[:end], *text[found:end] * 5])[at] for at in (range(end, end + 5))]
+        it.missed(end)
+        end += dice.choice((1, 1, 1, 8, 40))
 
 
 def test_what_one_is_told_holds_only_where_it_fits():
