@@ -127,6 +127,7 @@ class Chain:
     def receive(self, sender: PeerId, message: SessionMessage) -> None:
         if isinstance(message, Have):
             self._do(self._machine.have(sender, message))
+            self._whisper.more()
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
             self._whisper.more()

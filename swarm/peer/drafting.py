@@ -178,6 +178,9 @@ class Told(Drafter):
         begin = len(tokens) + len(fresh) - self._start
         return list(self._tokens[begin : begin + most])
 
+    def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
+        return self._start + len(self._tokens) - len(tokens) - len(fresh)
+
 
 @dataclass(slots=True)
 class _Burst:

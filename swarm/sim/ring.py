@@ -1,4 +1,4 @@
-"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model at the first of them that is only pretended.
+"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model at the first of them, or at clients, that is only pretended.
 
 What it guesses is right as often as it is told, at places that hang on nothing but the history, and takes it so long a token. All else that guesses, judges and
 takes back is real, so what an answer takes here is what the cadence of guesses makes of a distance.
@@ -45,6 +45,8 @@ class Far:
     """How often the small model is; 0 for none."""
     each: float = 0.002
     """For a token of the small model."""
+    at_client: bool = False
+    """Whether it is clients, who are near, that have the small model."""
     says: Callable[[int], int] | None = None
     """Which token stands at a position; None for what the model says, which never repeats itself."""
 
@@ -128,6 +130,10 @@ class Ring(Stage):
         self.far = far
         self._small = SmallModel(self.loop, far)
 
+    def passes(self) -> list[int]:
+        """How often each hop has run."""
+        return [server.engine.steps for server in self.servers.values() if server.engine is not None]
+
     def ask(self, prompts: Sequence[Sequence[int]], count: int, *, guesses: bool = True, together: bool = False) -> list[Timed]:
         """Answers of so many tokens to these prompts, each asked by a client of its own: one after the other, or all `together`."""
         answers: list[Timed] = []
@@ -151,6 +157,7 @@ class Ring(Stage):
         connection = Connection(guest.links, directory, (), lambda data: toy.signed(name, data), toy.verify, self.loop.create_future())
         client = await Client.over(opened, connection, random.Random(name), None, directory.wall)
         client.ahead = client.ahead if guesses else 0
+        client.draft = self._small.line if guesses and self.far.at_client else None
         tokens, times = list[int](), list[float]()
         try:
             async with await client.ready_session() as session:
@@ -170,4 +177,4 @@ class Ring(Stage):
         return NEAR if "guest" in one + other else self.far.way
 
     def _drafters(self, ready: Callable[[], None]) -> Sequence[Drafter]:
-        return (self._small.line(ready),) if self.far.right else ()
+        return (self._small.line(ready),) if self.far.right and not self.far.at_client else ()
