@@ -152,8 +152,8 @@ class Looping:
         return steps
 
     def _guesses(self, tokens: Sequence[int], fresh: Sequence[int], limit: int) -> Sequence[int]:
-        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess. An id that the model
-        does not have, as a draft model whose matrix is padded further may say, is never right, and our own engine would fail on it."""
+        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess. An id that the
+        model does not have, as a draft model whose matrix is padded further may say, is never right, and our own engine would fail on it."""
         if self._guesser is None or not self._flows or self._halted or self._deserted:
             return ()
         begin = len(tokens) + len(fresh)

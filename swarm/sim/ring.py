@@ -1,4 +1,4 @@
-"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model at the first of them, or at clients, that is only pretended.
+"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model, only pretended, at the first of them or at clients.
 
 What it guesses is right as often as it is told, at places that hang on nothing but the history, and takes it so long a token. All else that guesses, judges and
 takes back is real, so what an answer takes here is what the cadence of guesses makes of a distance.

@@ -59,6 +59,11 @@ def test_a_run_goes_on_while_its_guesses_are_on_their_way_and_not_after_a_wrong_
     assert tokens[8:] == [3, 4] and it.offers(tokens, [], 8) and it.take(tokens, [], 2) == [5, 6]
     it.missed(9)
     assert it.offers(tokens[:9], [], 9) is not None and it.offers([*tokens[:9], 7], [], 10) is None
+    it = Lookup()
+    it.offers(tokens[:8], [], 8)
+    it.take(tokens[:8], [], 2)
+    it.missed(8)
+    assert it.offers([*tokens[:8], 9, 9], [], 9) is None, "one beyond it, somebody else's guess stands now"
 
 
 def test_nothing_is_looked_up_behind_a_guess_of_somebody_else():
@@ -316,6 +321,13 @@ def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_other
     assert not guessing(Lookup(), others=19)[0].propose(REPEATS, [], 16, 10)
 
 
+def test_the_prompt_of_a_client_that_wants_no_guesses_is_not_looked_through():
+    for most in (0, 9):
+        it = Guesser([lookup := Lookup()], Clock(), lambda: 0, most)
+        it.read(REPEATS, 16)
+        assert bool(lookup._index) == bool(most)
+
+
 def test_where_there_is_no_room_nobody_is_asked():
     """A model that is asked computes, on the processor that others need."""
 
@@ -354,7 +366,9 @@ def test_who_is_wrong_is_believed_less_and_who_is_right_more():
         it.judged(position, True)
     assert it.right == 2
     it.judged(99, True)
-    assert it.right == 2, "nobody has guessed that one"
+    it.missed(18)
+    it.judged(18, True)
+    assert it.right == 2, "nobody has guessed these, or what was guessed is taken back"
 
 
 def test_of_two_drafters_the_one_that_is_right_more_often_counts():
