@@ -45,7 +45,6 @@ class Network(Surroundings, Protocol):
 
     own_addrs: tuple[str, ...]
     auditor: Auditor | None
-    ahead: int
     draft: MakeLine | None
 
     @property
