@@ -40,10 +40,14 @@ MOST_RINGS = 64
 Times = tuple[float, float, float]
 """Of a ring: `Tempo.ring`, `hop` and `step`."""
 
-LEVELS = (32, 16, 8, 4, 2)
-"""Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all."""
+LEVELS = (32, 16, 8, 4, 2, 1)
+"""Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all. One is for what was being copied, with
+another token in place of the last one."""
 
-PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25}
+CHANGED = 4
+"""Tokens that must have been copied rightly before one is taken for a change: elsewhere the text has come to its end."""
+
+PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25, 1: 0.5}
 
 INDEXED = (8, 4, 2)
 """Lengths that are looked up; longer ones are found by looking further back."""
@@ -96,12 +100,14 @@ class Lookup(Drafter):
         self._index: dict[int, int] = {}
         self._run: tuple[int, int, int] | None = None
         """Where the run of guesses goes on: the next position, the position it is copied from, and where the match began."""
+        self._behind: tuple[int, int] | None = None
+        """Where one was wrong: the position behind that, and the one it is copied from if that was but another token in the same text."""
 
     def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
         self._learn(tokens, fresh, sure)
         end = len(tokens) + len(fresh)
         if self._run is None or self._run[0] != end:
-            self._run = self._match(end) if end == sure else None
+            self._run = self._found(end) if end == sure else None
         if self._run is None:
             return None
         _, _, began = self._run
@@ -121,7 +127,9 @@ class Lookup(Drafter):
         self._learn(tokens, (), sure)
 
     def missed(self, length: int) -> None:
-        self._run = None
+        run, self._run, self._behind = self._run, None, None
+        if run is not None and run[2] + CHANGED <= length < run[0]:
+            self._behind = length + 1, run[1] - (run[0] - length) + 1
         del self._known[length:]
         if len(self._index) > STALE * len(INDEXED) * (length + SPARED):  # a client may let one history follow another
             self._index.clear()
@@ -138,6 +146,13 @@ class Lookup(Drafter):
             if (first := max(begin, length)) < end:
                 before = zip(*(known[first - length + at : end - length + at] for at in range(length)), strict=True)
                 self._index.update(zip(map(hash, before), range(first, end), strict=True))
+
+    def _found(self, end: int) -> tuple[int, int, int] | None:
+        """A text that is edited is copied on behind what was changed, unless more than two tokens say that it goes on elsewhere."""
+        found = self._match(end)
+        if self._behind is None or self._behind[0] != end or (found is not None and end - found[2] > INDEXED[-1]):
+            return found
+        return end, self._behind[1], end - 1
 
     def _match(self, end: int) -> tuple[int, int, int] | None:
         """The latest place with the longest of the indexed matches, if the index has come so far."""
