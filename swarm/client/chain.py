@@ -179,6 +179,7 @@ class Chain:
         is_first = not self.history
         self._machine.begin_reading(ids, first, goal, reply)
         self._begins(is_first)
+        self._whisper.cut(keep)
 
     def _begins(self, is_first: bool) -> None:
         self._began = len(self.history)
