@@ -37,8 +37,11 @@ FARTHEST = 2**10
 MOST_RINGS = 64
 """Whose times are kept for the sessions to come."""
 
-Times = tuple[float, float, float]
-"""Of a ring: `Tempo.ring`, `hop` and `step`."""
+Times = tuple[float, float, float, bool]
+"""Of a ring: how long a trip takes, what its slowest part takes for a position and for a step, and whether that has been seen (`Tempo.seen`)."""
+
+UNSEEN = 4 * STEP
+"""Positions ahead, at most, of a ring of which it is not known yet what its lines carry: whatever is too much lies in the way of what is right."""
 
 LEVELS = (32, 16, 8, 4, 2, 1)
 """Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all. One is for what was being copied, with
@@ -208,13 +211,19 @@ class _Burst:
     told: bool = False
     """Whether the client fed it: a prompt, not a step."""
     timed: bool = True
+    home: float = 0.0
+    size: int = 0
+    """When its first token was, and how many positions it had then."""
 
 
 class Tempo:
-    """How long a token takes round the ring, and how long its slowest hop takes for a position."""
+    """How long a token takes round the ring, and how long its slowest hop takes for a position, or the way between two hops where that is slower: a line of
+    few bytes a second, or a machine that has much else to do. Its time shows only in how far apart they come home that left together."""
 
     def __init__(self) -> None:
-        self.ring = self.hop = self.step = 0.0
+        self.ring = self.hop = self.step = self.line = 0.0
+        self.seen = False
+        """Whether steps that were on their way together have come home, so that `line` would be known."""
         self.last = 0.0
         """When the last step left."""
         self._rough = False
@@ -222,18 +231,25 @@ class Tempo:
         self._flows = True
         """Whether tokens come home: what is started before that may wait for the chain to open, and is not timed."""
         self._bursts: deque[_Burst] = deque(maxlen=512)
+        self._before: _Burst | None = None
+        """What came home last, of all that is on its way."""
 
     def opened(self, known: Times | None, is_other: bool) -> None:
         """A chain opens; perhaps one of which is known what `found` said. What was found of another ring will do until a step went round this one."""
-        self._flows = False
+        self._flows, self.line, self._before = False, 0.0, None
         if known is not None:
-            (self.ring, self.hop, self.step), self._rough = known, False
+            (self.ring, self.hop, self.step, self.seen), self._rough = known, False
         elif is_other:
-            self._rough = True
+            self._rough, self.seen = True, False
+
+    @property
+    def times(self) -> Times:
+        hop = max(self.hop, self.line)
+        return self.ring, hop, max(self.step, hop), self.seen
 
     @property
     def found(self) -> Times | None:
-        return (self.ring, self.hop, self.step) if self.hop and not self._rough else None
+        return self.times if self.hop and not self._rough else None
 
     def left(self, start: int, stop: int, now: float, told: bool = False) -> None:
         """These positions leave as one step."""
@@ -254,6 +270,7 @@ class Tempo:
     def void(self) -> None:
         """Nothing that is on its way comes home: what comes next was not sent then."""
         self._bursts.clear()
+        self._before = None
 
     def gathers(self, now: float) -> bool:
         """Whether another step of guesses alone would leave too soon."""
@@ -276,13 +293,31 @@ class Tempo:
             return count
         if self._rough and micros:
             self.ring, self.hop, self.step, self._rough = 0.0, 0.0, 0.0, False
-        self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
+        waited = self._follows(burst, count, now)
+        if not self.ring or trip < self.ring or not waited:
+            self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
         if micros:
             whole = max(max(micros) / 1e6, burst.own)  # the last hop could say anything
             self.step = whole if not self.step else self.step + SMOOTHING * (whole - self.step)
             each = max(whole / count, 1e-6)
             self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
         return count
+
+    def _follows(self, burst: _Burst, count: int, now: float) -> bool:
+        """Of two that are on their way at once, the second comes home no sooner behind the first than the slowest part of the ring takes for it, and just so
+        long behind it where they come further apart than they left: then it has waited for the first."""
+        before = self._before
+        if before is burst:
+            return True
+        self._before, burst.home, burst.size = burst, now, count
+        if before is None or burst.when >= before.home or count != before.size:
+            return False
+        apart, each = now - before.home, (now - before.home) / count
+        waited = apart > burst.when - before.when + self.step
+        self.seen |= count > STEP // 2
+        if count > STEP // 2 and (waited or each < self.line):
+            self.line = each if not self.line else self.line + (FAST if each < self.line else SMOOTHING) * (each - self.line)
+        return waited
 
     def _begin_with(self, trip: float, spent: Sequence[float]) -> None:
         """Before the first step: the ways of a prompt are those of a step, and no step of a hop takes longer than it did."""
@@ -356,13 +391,15 @@ class Guesser:
         end = len(tokens) + len(fresh)
         most = min(most, self.most - (end - sure))
         tempo, others = self._tempo, self._others()
-        if most <= 0 or ahead(tempo.ring, tempo.hop, tempo.step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
+        ring, hop, step, seen = tempo.times
+        most = most if seen else min(most, UNSEEN - (end - sure))
+        if most <= 0 or ahead(ring, hop, step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
             return []
         offers = [(self.acceptance(kind), kind, drafter) for drafter in self._drafters if (kind := drafter.offers(tokens, fresh, sure)) is not None]
         if not offers:
             return []
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
-        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others, self._score(kind).count) - (end - sure), most)
+        room = min(ahead(ring, hop, step, acceptance, others, self._score(kind).count) - (end - sure), most)
         if room <= 0:
             return []
         if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and tempo.gathers(self._clock()):

@@ -21,6 +21,7 @@ from swarm.sim import toy
 from swarm.sim.clock import VirtualLoop
 from swarm.sim.directory import Directory
 from swarm.sim.swarm import Guest, Scene, Stage
+from swarm.wire import Step, decode
 
 READY = 40.0
 """Seconds for everybody to know everybody."""
@@ -41,6 +42,8 @@ class Far:
     """From any peer to any other."""
     step: float = 0.004
     """For a hop to run one position; eight take it a third more."""
+    line: float = 0.0
+    """For a peer to send what it made of a position."""
     right: float = 0.0
     """How often the small model is; 0 for none."""
     each: float = 0.002
@@ -129,6 +132,8 @@ class Ring(Stage):
         super().__init__(seed, Scene(peers=0, clients=0, layers=far.components - 2, layer=(layer, layer), loss=0.0, jitter=0.0, skew=0.0, cache_tokens=100_000))
         self.far = far
         self._small = SmallModel(self.loop, far)
+        if far.line:
+            self.network.takes = self._sending
 
     def passes(self) -> list[int]:
         """How often each hop has run."""
@@ -167,6 +172,10 @@ class Ring(Stage):
         finally:
             await client.close()
         return Timed(tuple(prompt), tuple(tokens), tuple(times))
+
+    def _sending(self, data: bytes) -> float:
+        message = decode(memoryview(data)) if data else None
+        return self.far.line * len(message.tokens) if isinstance(message, Step) and message.hidden is not None else 0.0
 
     def engine(self, layer: float) -> toy.Engine:
         engine = super().engine(layer)

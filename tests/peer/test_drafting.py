@@ -16,6 +16,7 @@ from swarm.peer.drafting import (
     MEMORY,
     MOST_RINGS,
     SPARED,
+    UNSEEN,
     WEIGHT,
     Drafter,
     Guesser,
@@ -76,6 +77,18 @@ def test_a_text_that_is_edited_is_copied_on_behind_what_was_changed():
     assert it.offers([*tokens, 7, *source[9:13]], [], 53) == "lookup 2" and it.take([*tokens, 7, *source[9:13]], [], 1) == source[13:14]
     it.missed(51)
     assert it.offers([*tokens, 7], [8], 52) is None, "it is another text by now"
+
+
+def test_behind_what_was_changed_means_just_behind_it():
+    source = list(range(100, 140))
+    for cut, then in ((50, [7, 8]), (40, [*range(11)])):
+        it, tokens = Lookup(), [*source, 1, 2, *source[:2]]
+        assert it.offers(tokens, [], 44) and it.take(tokens, [], 8)
+        tokens += source[2:8]
+        it.missed(50)
+        if cut < 50:
+            it.missed(cut)
+        assert it.offers([*tokens[:cut], *then], [], cut + len(then)) is None
 
 
 def test_where_a_change_leads_to_a_text_that_is_known_that_is_copied():
@@ -161,6 +174,68 @@ def test_a_step_whose_end_was_taken_back_is_not_timed_again():
     assert it.home(14, (8000,), 1.2) == 1 and it.ring == pytest.approx(0.1) and it.hop > 0.001
 
 
+def came_home(*steps: tuple[float, float, int]) -> Tempo:
+    """After a first step, which took 0.1 s of which hops computed 5 ms at most: when others left and came home, and how many positions they were."""
+    it, events, start = Tempo(), [], 1
+    it.left(0, 1, 0.0)
+    it.home(1, (5000,), 0.1)
+    for left, home, count in steps:
+        events += [(left, 0, start, count), (home, 1, start, count)]
+        start += count
+    for when, is_home, begin, count in sorted(events):
+        if is_home:
+            it.home(begin + 1, (5000,), when)
+        else:
+            it.left(begin, begin + count, when)
+    return it
+
+
+def test_how_far_apart_steps_come_home_that_left_together_tells_of_a_line_that_is_slower_than_computing():
+    it = came_home((1.0, 1.2, 8), (1.0, 1.28, 8))
+    assert it.line == pytest.approx(0.01) == it.times[1] and it.seen and it.ring < 0.106
+    assert came_home((1.0, 1.2, 8), (1.1, 1.3, 8)).line == 0.0, "as far apart as they left"
+    assert came_home((1.0, 1.2, 8), (1.1, 1.304, 8)).line == 0.0, "or no more than a hop's moment"
+    assert came_home((1.0, 1.2, 1), (1.0, 1.28, 8)).line == 0.0, "a longer one is longer on its way"
+    assert came_home((1.0, 1.2, 1), (1.0, 1.28, 1)).line == 0.0, "of one position it may be chance"
+    assert came_home((1.0, 1.2, 8), (1.3, 1.58, 8)).line == 0.0, "they were not on their way together"
+    assert came_home((1.0, 1.2, 8), (1.0, 1.28, 8), (1.2, 1.3, 8)).line == pytest.approx((0.01 + 0.0025) / 2), "it is quicker than it seemed"
+    other = came_home((1.0, 1.2, 8), (1.0, 1.28, 8))
+    other.opened(None, True)
+    assert not other.line and not other.seen, "of another ring it says nothing"
+    it.void()
+    it.left(90, 98, 1.2)
+    it.left(98, 106, 1.2)
+    assert it.home(91, (5000,), 3.0) and it.line == pytest.approx(0.01), "nothing before it is on its way"
+
+
+def test_a_step_that_waited_for_another_says_nothing_of_the_ring():
+    assert came_home((1.0, 1.2, 8), (1.0, 1.9, 8)).ring == came_home((1.0, 1.2, 8)).ring < came_home((1.0, 1.2, 8), (1.7, 1.9, 8)).ring
+
+
+def test_no_more_than_a_few_steps_leave_before_it_is_known_what_the_lines_carry():
+    rings, clock = Rings(), Clock()
+    text = [*range(100, 400), *range(100, 110)]
+
+    def begun() -> Guesser:
+        it = Guesser([Lookup()], clock, lambda: 0, 1000, rings)
+        it.opened(Sampling(), 1000, "ring")
+        return it
+
+    it = begun()
+    it.home(0, ())
+    it._tempo._flows = True
+    it.left(309, 310)
+    clock.now += 1.0
+    it.home(310, (1000,))
+    assert len(it.propose(text, [], 310, 1000)) == len(begun().propose(text, [], 310, 1000)) == UNSEEN
+    for begin in (310, 318):
+        it.left(begin, begin + 8)
+    clock.now += 1.0
+    for begin in (310, 318):
+        it.home(begin + 1, (1000,))
+    assert len(begun().propose(text, [], 310, 1000)) > UNSEEN, "it is known of this ring"
+
+
 @pytest.mark.parametrize(
     ("ring", "hop", "acceptance", "others", "expected"),
     [
@@ -201,17 +276,17 @@ def test_a_prompt_tells_of_the_ring_before_the_first_step_has_gone_round():
     assert it.step == it.hop == pytest.approx(0.03) and it.ring == pytest.approx(0.15) and it.found is None
     it.left(20, 21, 2.0)
     assert it.home(21, (4000, 5000, 4000), 2.1) == 1
-    assert it.found == (it.ring, it.hop, it.step) == pytest.approx((0.1, 0.005, 0.005)), "what is known of a step counts alone"
+    assert it.found == (it.ring, it.hop, it.step, False) == pytest.approx((0.1, 0.005, 0.005, False)), "what is known of a step counts alone"
 
 
 def test_what_starts_before_a_token_is_home_is_not_timed():
     """It may have waited for the chain to open."""
     it = Tempo()
-    it.opened((0.1, 0.005, 0.005), True)
+    it.opened((0.1, 0.005, 0.005, True), True)
     it.left(0, 20, 1.0, told=True)
     it.left(20, 24, 1.0)
     assert it.home(20, (20_000,), 1.5) == 0 and it.home(21, (6000,), 1.5) == 4
-    assert it.found == (0.1, 0.005, 0.005)
+    assert it.found == (0.1, 0.005, 0.005, True)
     it.left(24, 25, 2.0)
     assert it.home(25, (5000,), 2.08) == 1 and it.ring < 0.1
 
@@ -326,7 +401,7 @@ def test_a_session_begins_with_what_others_have_found_of_its_ring():
     elsewhere.opened(Sampling(), 100, "another")
     assert second.propose(REPEATS, [], 16, 10) and not elsewhere.propose(REPEATS, [], 16, 10)
     for ring in range(MOST_RINGS):
-        rings.found(ring, (1.0, 1.0, 1.0))
+        rings.found(ring, (1.0, 1.0, 1.0, True))
     assert rings.known("ring") is None and rings.known(0) is not None, "of the oldest it knows no more"
 
 

@@ -6,9 +6,11 @@ On virtual time, everything real but the models: `swarm/sim/ring.py`.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
+from swarm.machines.limits import STEP
 from swarm.sim.ring import Far, Ring, Timed, bound, said_rightly
 
 COUNT = 64
@@ -93,6 +95,19 @@ def test_a_text_that_quotes_comes_many_times_faster():
         begin = dice.randrange(160)
         text = [*text, *fresh(dice, 4), *source[begin : begin + 40]]
     assert looked_up(Far(says=text.__getitem__), 200) > 4
+
+
+@pytest.mark.parametrize(("line", "faster"), [(0.003, 5), (0.01, 3), (0.03, 1.5)])
+def test_guesses_do_not_queue_up_before_a_slow_line(line, faster):
+    """Of rows that take a line so long; computing one takes 4 ms, eight 5 ms. When only computing counted, 250 positions stood before the line, what was right
+    came behind what was wrong after up to eleven seconds, and at 30 ms the text that is edited took longer than without guesses."""
+    dice = random.Random(1)
+    source = fresh(dice, 300)
+    text = [*source, 901, 902, *(token if at % 16 < 15 else dice.randrange(1, 900) for at, token in enumerate(source))]
+    far = Far(line=line, says=text.__getitem__)
+    off, on = (Ring(far).ask([text[:304]], 250, guesses=guesses)[0] for guesses in (False, True))
+    assert off.tokens == on.tokens and off.gap > faster * on.gap
+    assert max(later - sooner for sooner, later in pairwise(on.times)) < 8 * STEP * line + 2 * off.gap
 
 
 @pytest.mark.parametrize("way", [0.05, 0.005, 0.0005])
