@@ -565,6 +565,16 @@ def test_a_first_hop_that_must_compute_again_feeds_itself_guesses_and_all():
     assert {step.sure for step in sent(run(first, effects), Step)} == {4}
 
 
+def test_what_is_right_stays_right_where_a_wrong_guess_takes_a_whole_job_along():
+    """Else nothing more would ever be sure: no guess would be far enough from it, and newcomers would be fed no further."""
+    first, _ = guessing(5, 6, limits=HopLimits(journal_bytes=8))
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    first.have("b", Have(S, 1, 0, 0, 1, True))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 4, (9,)), 0)
+    assert effects[1] == Truncate(1) and first.tokens == [1, 2, 3, 4, 9]
+    assert {step.sure for step in sent(run(first, effects), Step)} == {5}
+
+
 def test_after_an_open_nothing_is_guessed_before_all_is_there_again():
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
