@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -172,20 +173,33 @@ class LocalPeer(LocalProcess):
 
 NEAR = Distance()
 
-Links = Distance | Sequence[Sequence[Distance | float]]
+Links = Distance | float | Sequence[Sequence[Distance | float]]
 """How far peers are from one another: all equally far, or row by row from each one to each, a number being seconds one way."""
 
 
-def _between(links: Links, client_link: Distance) -> Callable[[int, int], Distance]:
-    """Raises UsageError where nobody has said how far it is."""
+def _distance(given: Any) -> Distance:
+    """Raises UsageError for what is none: the emulator would find out when somebody dials, and nobody would hear of it."""
+    if isinstance(given, Distance):
+        return given
+    if not isinstance(given, Real):
+        raise UsageError(f"links are one Distance for all, or rows of one from each peer to each, a number being seconds one way, and cannot be {given!r:.80}")
+    try:
+        return Distance(float(given))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
+
+def _rows(links: Any) -> Distance | list[list[Distance]]:
+    if not isinstance(links, Iterable) or isinstance(links, str):
+        return _distance(links)
+    return [[_distance(entry) for entry in row] if isinstance(row, Iterable) else [_distance(row)] for row in links]
+
+
+def _between(links: Distance | list[list[Distance]], client_link: Distance) -> Callable[[int, int], Distance]:
     def distance(one: int, other: int) -> Distance:
         if CLIENT in (one, other):
             return client_link
-        if isinstance(links, Distance):
-            return links
-        entry = links[one][other]
-        return entry if isinstance(entry, Distance) else Distance(entry)
+        return links if isinstance(links, Distance) else links[one][other]
 
     return distance
 
@@ -222,14 +236,15 @@ class LocalSwarm:
         start: float = START,
         ready: Callable[[int], None] | None = None,
         links: Links | None = None,
-        client_link: Distance = NEAR,
+        client_link: Distance | float = NEAR,
     ) -> None:
         self.model = str(model)
         spans = texts(layers, 'layers are those of each peer, such as ["0:6", "6:12"]')
         if not spans:
             raise UsageError('a local swarm needs at least one peer, such as layers=["0:12"]')
         self._check(spans)
-        self._links = links
+        self._links = None if links is None else _rows(links)
+        clients = _distance(client_link)
         self._check_links(len(spans))
         self.peers: list[LocalPeer] = []
         self._start = start
@@ -241,8 +256,8 @@ class LocalSwarm:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
         self._count = self._far = 0
         self._emulator: Emulator | None = None
-        if links is not None:
-            self._emulator = Emulator(_between(links, client_link))
+        if self._links is not None:
+            self._emulator = Emulator(_between(self._links, clients))
             self._stack.callback(self._emulator.close)
         try:
             self._bootstrap = self._spawn(
@@ -275,12 +290,12 @@ class LocalSwarm:
         return peer
 
     def cut(self, one: int, other: int) -> None:
-        """End what connects two peers, by number, and let nothing new connect them. Raises UsageError for a swarm without `links`."""
-        self._distant.cut(one, other)
+        """End what connects two peers, by number, and let nothing new connect them. Raises UsageError for a swarm without `links`, or with fewer peers."""
+        self._distant.cut(*self._numbered(one, other))
 
     def mend(self, one: int, other: int) -> None:
         """Let them connect again."""
-        self._distant.mend(one, other)
+        self._distant.mend(*self._numbered(one, other))
 
     def close(self) -> None:
         """Kill every process. Idempotent."""
@@ -291,6 +306,11 @@ class LocalSwarm:
         if self._emulator is None:
             raise UsageError("peers of this swarm are linked directly; give it `links`, such as links=Distance(0.02)")
         return self._emulator
+
+    def _numbered(self, *numbers: int) -> tuple[int, ...]:
+        if wrong := [number for number in numbers if not 0 <= number < len(self.peers)]:
+            raise UsageError(f"there is no peer {wrong[0]}; those of this swarm are numbered from 0 to {len(self.peers) - 1}")
+        return numbers
 
     def _check_links(self, peers: int) -> None:
         links = self._links

@@ -240,6 +240,7 @@ class Advisers:
             row_bytes=request.row_bytes,
             tentative=question.tentative,
             packed_bytes=request.packed_bytes,
+            guesses=request.guesses,
         )
 
     def _checked(self, adviser: PeerId, answer: Routed, asked: float, question: Question, atlas: Atlas) -> Route:

@@ -45,7 +45,6 @@ class Network(Surroundings, Protocol):
 
     own_addrs: tuple[str, ...]
     auditor: Auditor | None
-    ahead: int
     draft: MakeLine | None
 
     @property
@@ -127,6 +126,7 @@ class Chain:
     def receive(self, sender: PeerId, message: SessionMessage) -> None:
         if isinstance(message, Have):
             self._do(self._machine.have(sender, message))
+            self._whisper.more()
         elif isinstance(message, Drawn):
             self._do(self._machine.drawn(sender, message))
             self._whisper.more()
@@ -179,6 +179,7 @@ class Chain:
         is_first = not self.history
         self._machine.begin_reading(ids, first, goal, reply)
         self._begins(is_first)
+        self._whisper.cut(keep)
 
     def _begins(self, is_first: bool) -> None:
         self._began = len(self.history)

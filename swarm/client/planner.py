@@ -36,7 +36,7 @@ class Surroundings(Protocol):
     """What planning needs of a client. `own` are the ends it keeps for itself, `rtts` the round trips it measured, in seconds; `patience` how many
     seconds to wait for missing layers; `slowness` is what it knows of peers that are slower than they
     announce; `earlier` are its other sessions, `trust` says whom it lets serve it; `advisers` are None for one that plans everything itself;
-    `packed_bytes` are those of a compressed row, 0 where it wants none."""
+    `packed_bytes` are those of a compressed row, 0 where it wants none; `ahead` is how far the first hop may guess."""
 
     earlier: Earlier
     trust: Trust
@@ -45,6 +45,7 @@ class Surroundings(Protocol):
     advisers: Advisers | None
     patience: float
     own: tuple[Span, ...]
+    ahead: int
 
     @property
     def rtts(self) -> Mapping[PeerId, float]: ...
@@ -202,6 +203,7 @@ class Planner:
             numerics=self._class[1],
             row_bytes=round(around.shape.row_bytes * scale) if around.shape else 0,
             packed_bytes=around.packed_bytes,
+            guesses=around.ahead > 0,
         )
 
     def _lost(self, old: Route | None, exclude: frozenset[PeerId], atlas: Atlas) -> frozenset[PeerId]:

@@ -46,9 +46,14 @@ class Whisper:
         """A turn begins, after the first `keep` tokens of the history."""
         if self._line is None and self._make is not None:
             self._line = self._make(self.more)
+        self.cut(keep)
+        if self._line is not None:
+            self._line.opened(sampling)
+
+    def cut(self, keep: int) -> None:
+        """Only the first `keep` tokens of the history still stand."""
         if self._line is not None:
             self._line.missed(keep)
-            self._line.opened(sampling)
 
     def more(self) -> None:
         """There is a token more, or a guess more."""

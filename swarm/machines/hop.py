@@ -78,7 +78,7 @@ class HopSession:
         self._veil = veil
         self._vocab = vocab
         self._positions = Positions(limits.journal_bytes, rewindable)
-        self._looping = Looping(guesser)
+        self._looping = Looping(guesser, vocab)
         self._drawing = Drawing()
         self._feed = Feed()
         """Of the successor."""
@@ -247,7 +247,7 @@ class HopSession:
             effects.append(self._have())
         spent = (*job.micros, micros)
         if self.is_first:
-            self._looping.took(job.start, micros)
+            self._looping.took(job.start, micros, self.tokens)
         if self.is_last:
             return effects + (self._emit(draws, spent) if rows is None else [self._tell(rows, spent)])
         if rows is not None:

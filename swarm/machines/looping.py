@@ -7,6 +7,7 @@ hop's (`hop.py`); how guesses are made, and how many, the guesser's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from swarm.machines.limits import STEP
@@ -25,6 +26,9 @@ class Guesser(Protocol):
     def took(self, start: int, micros: int) -> None:
         """What starts there took us so long: of whatever others say of a step, that much at least is so."""
 
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        """While others compute: the first `sure` of these tokens are right."""
+
     def judged(self, position: int, right: bool) -> None:
         """The token that stands at a position has been drawn, or another one."""
 
@@ -38,15 +42,15 @@ class Guesser(Protocol):
 class Looping:
     """Every hop has one. At those behind the first nothing comes home and nothing is started: it is how they know what is `sure`.
 
-    `sure` is at most one beyond the tokens that are here, by the token that waits for credit."""
+    `sure` is at most one beyond the tokens that are here, by the token that waits for credit. Ids are below `vocab`, where that is not 0."""
 
-    def __init__(self, guesser: Guesser | None) -> None:
+    def __init__(self, guesser: Guesser | None, vocab: int = 0) -> None:
         self.sure = 0
         """Tokens below it are right, those from there on guesses. At the first hop: what the client gave and what came home, which no head can change any more;
         each step tells it to those behind. At the others: what steps have told, at most what is true by now. Newcomers are fed up to it."""
         self.held: tuple[int, int] | None = None
         """Position and token, drawn, that wait for credit. There is one at most: nobody can draw behind a position that is not started."""
-        self._guesser = guesser
+        self._guesser, self._vocab = guesser, vocab
         self._until = 0
         self._flows = False
         """Whether all that the client knows is here: what it has yet to feed is not to be guessed."""
@@ -148,14 +152,17 @@ class Looping:
         return steps
 
     def _guesses(self, tokens: Sequence[int], fresh: Sequence[int], limit: int) -> Sequence[int]:
-        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess."""
+        """What may follow what is here and `fresh`, as far as there is credit. The last position draws nothing, so it is not worth a guess. An id that the
+        model does not have, as a draft model whose matrix is padded further may say, is never right, and our own engine would fail on it."""
         if self._guesser is None or not self._flows or self._halted or self._deserted:
             return ()
         begin = len(tokens) + len(fresh)
         room = min(self._until, limit - 1) - begin
-        return self._guesser.propose(tokens, fresh, min(self.sure, begin), room)[:room] if room > 0 else ()
+        guesses = self._guesser.propose(tokens, fresh, min(self.sure, begin), room)[:room] if room > 0 else ()
+        return tuple(takewhile(lambda token: token < self._vocab, guesses)) if self._vocab else guesses
 
-    def took(self, start: int, micros: int) -> None:
-        """What starts there took this hop so long."""
+    def took(self, start: int, micros: int, tokens: Sequence[int]) -> None:
+        """What starts there took this hop so long. A long prompt is looked at as it is computed, so that all of it is known when the first token is home."""
         if self._guesser is not None:
             self._guesser.took(start, micros)
+            self._guesser.read(tokens, min(self.sure, len(tokens)))

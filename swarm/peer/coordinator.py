@@ -292,6 +292,7 @@ class Coordinator:
             slower=message.slower,
             row_bytes=message.row_bytes,
             packed_bytes=message.packed_bytes,
+            guesses=message.guesses,
             own=tuple(Span(start, stop) for start, stop in message.own),
         )
 

@@ -30,8 +30,9 @@ KIND = "model"
 STOCK = STEP
 """Guesses kept ready beyond those that have been taken: a step's worth. More are computed in vain where the first is wrong."""
 
-UNLIKELY, FAR_AHEAD = 0.05, 48
-"""How likely the last of many guesses must be that are told to somebody else, and how many these are at most."""
+UNLIKELY, FAR_AHEAD = 0.01, 48
+"""How likely the last of many guesses must be that are told to somebody else, and how many these are at most. They choose what pays: on a ring whose trip is as
+long as a hundred positions of its slowest hop, one that is right once in a hundred times does."""
 
 MEMORY = 20
 """Tokens over which it is reckoned how often they were right."""

@@ -37,22 +37,29 @@ FARTHEST = 2**10
 MOST_RINGS = 64
 """Whose times are kept for the sessions to come."""
 
-Times = tuple[float, float, float]
-"""Of a ring: `Tempo.ring`, `hop` and `step`."""
+Times = tuple[float, float, float, bool]
+"""Of a ring: how long a trip takes, what its slowest part takes for a position and for a step, and whether that has been seen (`Tempo.seen`)."""
 
-LEVELS = (32, 16, 8, 4, 2)
-"""Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all."""
+UNSEEN = 4 * STEP
+"""Positions ahead, at most, of a ring of which it is not known yet what its lines carry: whatever is too much lies in the way of what is right."""
 
-PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25}
+LEVELS = (32, 16, 8, 4, 2, 1)
+"""Lengths of a match at which the acceptance is kept apart: two equal tokens of text say little, thirty-two nearly all. One is for what was being copied, with
+another token in place of the last one."""
+
+CHANGED = 4
+"""Tokens that must have been copied rightly before one is taken for a change: elsewhere the text has come to its end."""
+
+PRIORS = {32: 0.9, 16: 0.85, 8: 0.7, 4: 0.5, 2: 0.25, 1: 0.5}
 
 INDEXED = (8, 4, 2)
 """Lengths that are looked up; longer ones are found by looking further back."""
 
-INDEX_AT_ONCE = 1024
-"""Tokens taken into the index in one go, about 3 ms: a long prompt is not to hold up other sessions."""
+INDEX_AT_ONCE = 4096
+"""Tokens taken into the index in one go, about 2 ms: a long prompt is not to hold up other sessions."""
 
-STALE = 4
-"""How many times larger the index may be than what it is of: entries of what was cut stay until then."""
+STALE, SPARED = 4, 1024
+"""How many times larger the index may be than what it is of, and of so many tokens more: entries of what was cut stay until then."""
 
 
 class Drafter(Protocol):
@@ -74,6 +81,10 @@ class Drafter(Protocol):
         """How many there are to be taken of what it has offered. Who has fewer than are wanted will soon have more."""
         return STEP
 
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        """The first `sure` of these tokens are right, and there is a moment to look at some of them before anything is asked."""
+        return
+
     def missed(self, length: int) -> None:
         """A guess was wrong, or the session goes on from an earlier position: what holds now is `length` tokens."""
         return
@@ -92,12 +103,14 @@ class Lookup(Drafter):
         self._index: dict[int, int] = {}
         self._run: tuple[int, int, int] | None = None
         """Where the run of guesses goes on: the next position, the position it is copied from, and where the match began."""
+        self._behind: tuple[int, int] | None = None
+        """Where one was wrong: the position behind that, and the one it is copied from if that was but another token in the same text."""
 
     def offers(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> str | None:
         self._learn(tokens, fresh, sure)
         end = len(tokens) + len(fresh)
         if self._run is None or self._run[0] != end:
-            self._run = self._match(end) if end == sure else None
+            self._run = self._found(end) if end == sure else None
         if self._run is None:
             return None
         _, _, began = self._run
@@ -113,20 +126,36 @@ class Lookup(Drafter):
         self._run = end + len(out), source + len(out), began
         return out
 
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        self._learn(tokens, (), sure)
+
     def missed(self, length: int) -> None:
-        self._run = None
+        run, self._run, self._behind = self._run, None, None
+        if run is not None and run[2] + CHANGED <= length < run[0]:
+            self._behind = length + 1, run[1] - (run[0] - length) + 1
         del self._known[length:]
-        if len(self._index) > STALE * len(INDEXED) * (length + INDEX_AT_ONCE):  # a client may let one history follow another
+        if len(self._index) > STALE * len(INDEXED) * (length + SPARED):  # a client may let one history follow another
             self._index.clear()
             self._known.clear()
 
     def _learn(self, tokens: Sequence[int], fresh: Sequence[int], sure: int) -> None:
-        known, held = self._known, len(tokens)
-        for at in range(len(known), min(sure, len(known) + INDEX_AT_ONCE)):
-            for length in INDEXED:
-                if at >= length:
-                    self._index[hash((length, *known[at - length : at]))] = at
-            known.append(tokens[at] if at < held else fresh[at - held])
+        known, held, begin = self._known, len(tokens), len(self._known)
+        end = min(sure, begin + INDEX_AT_ONCE)
+        if end <= begin:
+            return
+        known += tokens[begin:end]
+        known += fresh[max(begin - held, 0) : max(end - held, 0)]
+        for length in INDEXED:  # a loop over tokens would take twice as long
+            if (first := max(begin, length)) < end:
+                before = zip(*(known[first - length + at : end - length + at] for at in range(length)), strict=True)
+                self._index.update(zip(map(hash, before), range(first, end), strict=True))
+
+    def _found(self, end: int) -> tuple[int, int, int] | None:
+        """A text that is edited is copied on behind what was changed, unless more than two tokens say that it goes on elsewhere."""
+        found = self._match(end)
+        if self._behind is None or self._behind[0] != end or (found is not None and end - found[2] > INDEXED[-1]):
+            return found
+        return end, self._behind[1], end - 1
 
     def _match(self, end: int) -> tuple[int, int, int] | None:
         """The latest place with the longest of the indexed matches, if the index has come so far."""
@@ -136,7 +165,7 @@ class Lookup(Drafter):
         for length in INDEXED:
             if end <= length:
                 continue
-            at = self._index.get(hash((length, *known[end - length :])), end)
+            at = self._index.get(hash(tuple(known[end - length :])), end)
             if at < end and known[at - length : at] == known[end - length :]:  # an entry of a history that was cut points anywhere
                 while length < min(at, LEVELS[0]) and known[at - length - 1] == known[end - length - 1]:
                     length += 1
@@ -167,6 +196,9 @@ class Told(Drafter):
         begin = len(tokens) + len(fresh) - self._start
         return list(self._tokens[begin : begin + most])
 
+    def ready(self, tokens: Sequence[int], fresh: Sequence[int]) -> int:
+        return self._start + len(self._tokens) - len(tokens) - len(fresh)
+
 
 @dataclass(slots=True)
 class _Burst:
@@ -179,13 +211,19 @@ class _Burst:
     told: bool = False
     """Whether the client fed it: a prompt, not a step."""
     timed: bool = True
+    home: float = 0.0
+    size: int = 0
+    """When its first token was, and how many positions it had then."""
 
 
 class Tempo:
-    """How long a token takes round the ring, and how long its slowest hop takes for a position."""
+    """How long a token takes round the ring, and how long its slowest hop takes for a position, or the way between two hops where that is slower: a line of
+    few bytes a second, or a machine that has much else to do. Its time shows only in how far apart they come home that left together."""
 
     def __init__(self) -> None:
-        self.ring = self.hop = self.step = 0.0
+        self.ring = self.hop = self.step = self.line = 0.0
+        self.seen = False
+        """Whether steps that were on their way together have come home, so that `line` would be known."""
         self.last = 0.0
         """When the last step left."""
         self._rough = False
@@ -193,18 +231,25 @@ class Tempo:
         self._flows = True
         """Whether tokens come home: what is started before that may wait for the chain to open, and is not timed."""
         self._bursts: deque[_Burst] = deque(maxlen=512)
+        self._before: _Burst | None = None
+        """What came home last, of all that is on its way."""
 
     def opened(self, known: Times | None, is_other: bool) -> None:
         """A chain opens; perhaps one of which is known what `found` said. What was found of another ring will do until a step went round this one."""
-        self._flows = False
+        self._flows, self.line, self._before = False, 0.0, None
         if known is not None:
-            (self.ring, self.hop, self.step), self._rough = known, False
+            (self.ring, self.hop, self.step, self.seen), self._rough = known, False
         elif is_other:
-            self._rough = True
+            self._rough, self.seen = True, False
+
+    @property
+    def times(self) -> Times:
+        hop = max(self.hop, self.line)
+        return self.ring, hop, max(self.step, hop), self.seen
 
     @property
     def found(self) -> Times | None:
-        return (self.ring, self.hop, self.step) if self.hop and not self._rough else None
+        return self.times if self.hop and not self._rough else None
 
     def left(self, start: int, stop: int, now: float, told: bool = False) -> None:
         """These positions leave as one step."""
@@ -225,6 +270,7 @@ class Tempo:
     def void(self) -> None:
         """Nothing that is on its way comes home: what comes next was not sent then."""
         self._bursts.clear()
+        self._before = None
 
     def gathers(self, now: float) -> bool:
         """Whether another step of guesses alone would leave too soon."""
@@ -247,13 +293,31 @@ class Tempo:
             return count
         if self._rough and micros:
             self.ring, self.hop, self.step, self._rough = 0.0, 0.0, 0.0, False
-        self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
+        waited = self._follows(burst, count, now)
+        if not self.ring or trip < self.ring or not waited:
+            self.ring = trip if not self.ring else self.ring + (FAST if trip < self.ring else SLOW) * (trip - self.ring)
         if micros:
             whole = max(max(micros) / 1e6, burst.own)  # the last hop could say anything
             self.step = whole if not self.step else self.step + SMOOTHING * (whole - self.step)
             each = max(whole / count, 1e-6)
             self.hop = each if not self.hop else self.hop + SMOOTHING * (each - self.hop)
         return count
+
+    def _follows(self, burst: _Burst, count: int, now: float) -> bool:
+        """Of two that are on their way at once, the second comes home no sooner behind the first than the slowest part of the ring takes for it, and just so
+        long behind it where they come further apart than they left: then it has waited for the first."""
+        before = self._before
+        if before is burst:
+            return True
+        self._before, burst.home, burst.size = burst, now, count
+        if before is None or burst.when >= before.home or count != before.size:
+            return False
+        apart, each = now - before.home, (now - before.home) / count
+        waited = apart > burst.when - before.when + self.step
+        self.seen |= count > STEP // 2
+        if count > STEP // 2 and (waited or each < self.line):
+            self.line = each if not self.line else self.line + (FAST if each < self.line else SMOOTHING) * (each - self.line)
+        return waited
 
     def _begin_with(self, trip: float, spent: Sequence[float]) -> None:
         """Before the first step: the ways of a prompt are those of a step, and no step of a hop takes longer than it did."""
@@ -327,13 +391,15 @@ class Guesser:
         end = len(tokens) + len(fresh)
         most = min(most, self.most - (end - sure))
         tempo, others = self._tempo, self._others()
-        if most <= 0 or ahead(tempo.ring, tempo.hop, tempo.step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
+        ring, hop, step, seen = tempo.times
+        most = most if seen else min(most, UNSEEN - (end - sure))
+        if most <= 0 or ahead(ring, hop, step, SURE, others) <= end - sure:  # nobody is even asked: a model would begin to compute
             return []
         offers = [(self.acceptance(kind), kind, drafter) for drafter in self._drafters if (kind := drafter.offers(tokens, fresh, sure)) is not None]
         if not offers:
             return []
         acceptance, kind, drafter = max(offers, key=lambda offer: offer[0])
-        room = min(ahead(tempo.ring, tempo.hop, tempo.step, acceptance, others, self._score(kind).count) - (end - sure), most)
+        room = min(ahead(ring, hop, step, acceptance, others, self._score(kind).count) - (end - sure), most)
         if room <= 0:
             return []
         if not fresh and drafter.ready(tokens, fresh) < min(room, STEP) and tempo.gathers(self._clock()):
@@ -358,6 +424,11 @@ class Guesser:
 
     def took(self, start: int, micros: int) -> None:
         self._tempo.took(start, micros / 1e6)
+
+    def read(self, tokens: Sequence[int], sure: int) -> None:
+        if self.most:
+            for drafter in self._drafters:
+                drafter.read(tokens, sure)
 
     def judged(self, position: int, right: bool) -> None:
         if (kind := self._kinds.pop(position, None)) is None:

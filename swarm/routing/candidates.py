@@ -205,7 +205,7 @@ class Candidates:
             firsts = np.flatnonzero(held_KA[wanted == 0][0])
             ways = atlas.distances(request.source, request.source_rtts, [atlas.peers[able[at]] for at in firsts])
             seconds_KA[np.ix_(wanted == 0, firsts)] += 2 * ways
-            self._drafted = any(atlas.views[atlas.peers[able[at]]].draft for at in firsts)
+            self._drafted = request.guesses and any(atlas.views[atlas.peers[able[at]]].draft for at in firsts)
             seconds_KA[np.ix_(wanted == 0, firsts)] += [self.unguessed(atlas.peers[able[at]]) for at in firsts]
         seconds_KA[wanted == request.components - 1] = head_A * (decode_A + extra_A) * request.rounds
         work_NP = np.full((request.components, len(self.nodes)), inf)

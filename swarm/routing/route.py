@@ -21,7 +21,7 @@ class Request:
     `own` are the ends that a client keeps for itself, which makes it the first hop, the last, or both: spans that begin at component 0 or end at the last.
     `crowded` counts in peers that say they have no room for so many now.
     `row_bytes` are those of a position's activations between two hops; 0 leaves bandwidth out of the price. `packed_bytes` are those of one that is compressed;
-    0 where the client wants none so.
+    0 where the client wants none so. Who wants no `guesses` has nothing of a first hop's draft model.
     `shape`, where it is known, is only there to say how much memory would fill a hole; `scale` as in `ModelShape.bytes_needed`; `numerics` only to say in which
     format.
     """
@@ -41,6 +41,7 @@ class Request:
     crowded: bool = False
     numerics: str = ""
     packed_bytes: int = 0
+    guesses: bool = True
 
     def __post_init__(self) -> None:
         if self.own and self.source is None:

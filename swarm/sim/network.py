@@ -50,6 +50,7 @@ class Lane:
     receiver: Links
     under_way: deque[bytes] = field(default_factory=deque)
     free_at: float = 0.0
+    busy_until: float = 0.0
     stalled: int = 0
 
 
@@ -88,6 +89,8 @@ class Network:
         self.nodes: dict[PeerId, Links] = {}
         self.side: frozenset[PeerId] | None = None
         """Who is on one side of a partition; all others are on the other."""
+        self.takes: Callable[[bytes], float] = lambda data: 0.0
+        """For how many seconds a line is busy with these bytes before it can begin with others."""
         self.note: Callable[[str], None] = lambda line: None
         self.faults: list[str] = []
         """Exceptions that a shell let through at the door, which real links log."""
@@ -151,7 +154,8 @@ class Network:
         delay = self.latency(lane.sender.peer, lane.receiver.peer) * self.random.uniform(1.0, 1.0 + self.jitter)
         if self.loss and self.random.random() < self.loss:
             delay += HICCUP
-        lane.free_at = max(self.loop.now + delay, lane.free_at)
+        lane.busy_until = max(self.loop.now, lane.busy_until) + self.takes(data)
+        lane.free_at = max(lane.busy_until + delay, lane.free_at)
         lane.under_way.append(data)
         self.loop.call_at(lane.free_at, self._arrive, lane, context=lane.receiver.process.context)
 

@@ -1,4 +1,4 @@
-"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model at the first of them that is only pretended.
+"""The room `sim`, one ring far apart: real peers in a row, all ways equally long, and a small model, only pretended, at the first of them or at clients.
 
 What it guesses is right as often as it is told, at places that hang on nothing but the history, and takes it so long a token. All else that guesses, judges and
 takes back is real, so what an answer takes here is what the cadence of guesses makes of a distance.
@@ -21,6 +21,7 @@ from swarm.sim import toy
 from swarm.sim.clock import VirtualLoop
 from swarm.sim.directory import Directory
 from swarm.sim.swarm import Guest, Scene, Stage
+from swarm.wire import Step, decode
 
 READY = 40.0
 """Seconds for everybody to know everybody."""
@@ -41,10 +42,14 @@ class Far:
     """From any peer to any other."""
     step: float = 0.004
     """For a hop to run one position; eight take it a third more."""
+    line: float = 0.0
+    """For a peer to send what it made of a position."""
     right: float = 0.0
     """How often the small model is; 0 for none."""
     each: float = 0.002
     """For a token of the small model."""
+    at_client: bool = False
+    """Whether it is clients, who are near, that have the small model."""
     says: Callable[[int], int] | None = None
     """Which token stands at a position; None for what the model says, which never repeats itself."""
 
@@ -127,6 +132,12 @@ class Ring(Stage):
         super().__init__(seed, Scene(peers=0, clients=0, layers=far.components - 2, layer=(layer, layer), loss=0.0, jitter=0.0, skew=0.0, cache_tokens=100_000))
         self.far = far
         self._small = SmallModel(self.loop, far)
+        if far.line:
+            self.network.takes = self._sending
+
+    def passes(self) -> list[int]:
+        """How often each hop has run."""
+        return [server.engine.steps for server in self.servers.values() if server.engine is not None]
 
     def ask(self, prompts: Sequence[Sequence[int]], count: int, *, guesses: bool = True, together: bool = False) -> list[Timed]:
         """Answers of so many tokens to these prompts, each asked by a client of its own: one after the other, or all `together`."""
@@ -151,6 +162,7 @@ class Ring(Stage):
         connection = Connection(guest.links, directory, (), lambda data: toy.signed(name, data), toy.verify, self.loop.create_future())
         client = await Client.over(opened, connection, random.Random(name), None, directory.wall)
         client.ahead = client.ahead if guesses else 0
+        client.draft = self._small.line if guesses and self.far.at_client else None
         tokens, times = list[int](), list[float]()
         try:
             async with await client.ready_session() as session:
@@ -161,6 +173,10 @@ class Ring(Stage):
             await client.close()
         return Timed(tuple(prompt), tuple(tokens), tuple(times))
 
+    def _sending(self, data: bytes) -> float:
+        message = decode(memoryview(data)) if data else None
+        return self.far.line * len(message.tokens) if isinstance(message, Step) and message.hidden is not None else 0.0
+
     def engine(self, layer: float) -> toy.Engine:
         engine = super().engine(layer)
         engine.says = self.far.says
@@ -170,4 +186,4 @@ class Ring(Stage):
         return NEAR if "guest" in one + other else self.far.way
 
     def _drafters(self, ready: Callable[[], None]) -> Sequence[Drafter]:
-        return (self._small.line(ready),) if self.far.right else ()
+        return (self._small.line(ready),) if self.far.right and not self.far.at_client else ()

@@ -71,6 +71,7 @@ class RouteRequest(Coordination, frozen=True, array_like=True, tag=22):
     row_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
     tentative: bool = False
     packed_bytes: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    guesses: bool = True
 
 
 class Advice(msgspec.Struct, frozen=True, array_like=True):

@@ -380,15 +380,15 @@ def test_a_hop_that_makes_up_a_term_silences_nobody_for_long():
     run(main())
 
 
-def test_a_client_says_what_a_row_takes_and_what_a_compressed_one():
+def test_a_client_says_what_a_row_takes_and_what_a_compressed_one_and_whether_it_wants_guesses():
     async def main():
         scene = Scene()
         scene.says["c"] = nothing("missing")
-        await scene.ask(row_bytes=3840, packed_bytes=1020)
+        await scene.ask(row_bytes=3840, packed_bytes=1020, guesses=False)
         return scene.sent[0][1]
 
     asked = run(main())
-    assert (asked.row_bytes, asked.packed_bytes) == (3840, 1020)
+    assert (asked.row_bytes, asked.packed_bytes, asked.guesses) == (3840, 1020, False)
 
 
 def test_a_client_with_its_own_ends_says_how_far_it_is_from_whom():

@@ -22,7 +22,7 @@ ENDS = (Span(0, 1), Span(3, 4))
 
 
 class Around:
-    peer, components, patience, advisers, shape, packed_bytes = "me", 4, 10.0, None, None, 0
+    peer, components, patience, advisers, shape, packed_bytes, ahead = "me", 4, 10.0, None, None, 0, 9
     slowness = Slowness()
     earlier, trust = Earlier(), Trust()
 
@@ -145,6 +145,16 @@ def test_routes_of_a_client_that_lets_peers_compress_are_planned_so():
         return Planner(around, b"s" * 16, "", "")._request(5, 10, frozenset()).packed_bytes
 
     assert run(main()) == 1020
+
+
+def test_routes_of_a_client_that_wants_no_guesses_are_planned_so():
+    around = Around([])
+
+    async def main(ahead: int) -> bool:
+        around.ahead = ahead
+        return Planner(around, b"s" * 16, "", "")._request(5, 10, frozenset()).guesses
+
+    assert [run(main(ahead)) for ahead in (0, 9)] == [False, True]
 
 
 def test_a_newcomer_that_boasts_is_planned_with_as_one_that_boasts_a_little():

@@ -8,21 +8,22 @@ import codecs
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from swarm.client.chain import FIRST_TOKEN
+from swarm.client.chain import FIRST_TOKEN, Chain
 from swarm.client.earlier import Earlier
 from swarm.client.session import Session
 from swarm.client.trust import Trust
-from swarm.core import CLIENT, Span
+from swarm.core import CLIENT, Sampling, Span
 from swarm.errors import InvalidSampling, MissingLayers, PeerLost, PromptTooLong, Refused, TimedOut, UsageError
 from swarm.routing.peers import PeerTable
 from swarm.routing.plan import plan
 from swarm.routing.slow import Slowness
 from swarm.routing.table import PeerView
-from swarm.wire import Broken, Drawn, Facts, Grant, Have, Open, SessionMessage, Step, decode_order
+from swarm.wire import LOGITS, Broken, Drawn, Facts, Grant, Have, Open, SessionMessage, Step, decode_order
 from tests.net.virtual import run
 
 PEER, ME, COMPONENTS = "peer", "me", 4
@@ -863,3 +864,18 @@ def test_a_takeover_is_counted_and_said():
 
     takeovers, said = run(main())
     assert takeovers == 1 and "rebuilt 1 time on the way" in said
+
+
+def test_what_is_read_in_place_of_a_text_is_what_a_draft_model_goes_on_from():
+    """Else it would guess behind tokens that are gone."""
+    kept: list[int] = []
+    host = Host()
+    host.draft = lambda ready: SimpleNamespace(missed=kept.append, opened=lambda sampling: None)
+
+    async def main() -> None:
+        chain = Chain(host, b"s" * 16, "", "")
+        chain.begin(0, [1, 2, 3], Sampling(), 5)
+        chain.begin_reading(2, [9, 9], 0, 16, LOGITS)
+
+    run(main())
+    assert kept == [0, 2]

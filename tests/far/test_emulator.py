@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -10,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from swarm.far.emulator import AT_ONCE, CLIENT, Emulator, _Way
-from swarm.far.line import Distance
+from swarm.far.emulator import AT_ONCE, CLIENT, Emulator, _Pipe, _Way
+from swarm.far.line import BUFFER, Distance, Line
+from tests.net.virtual import run
 
 PATIENCE = 30.0
 
@@ -146,3 +149,33 @@ def test_a_process_that_is_gone_is_said_to_be(emulator):
 def test_it_is_closed_twice_without_harm(emulator):
     emulator.close()
     emulator.close()
+
+
+class End:
+    """A transport that notes when it is told what."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, float]] = []
+
+    def __getattr__(self, name: str):
+        return lambda *_: self.heard.append((name, asyncio.get_running_loop().time()))
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def test_whoever_sends_over_a_slow_line_is_held_up():
+    """As its own socket would: else a token would wait behind a prompt that its sender has long forgotten."""
+    source, sink = End(), End()
+
+    async def main() -> float:
+        pipe = _Pipe(Line(Distance(one_way=0.5, rate=BUFFER), random.Random(1).random))
+        pipe.source, pipe.sink = source, sink
+        began = asyncio.get_running_loop().time()
+        pipe.put(bytes(3 * BUFFER))
+        await asyncio.sleep(5)
+        return began
+
+    began = run(main())
+    assert source.heard == [("pause_reading", began), ("resume_reading", began + 2.0)]
+    assert sink.heard == [("write", began + 3.5)]

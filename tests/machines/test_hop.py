@@ -12,7 +12,7 @@ from swarm.core import CLIENT, Hop, Sampling
 from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
 from swarm.machines.hop import HopSession
 from swarm.machines.limits import LEAST_CHUNK, HopLimits
-from swarm.wire import COMPRESSED, HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Rows, Step, encode
+from swarm.wire import COMPRESSED, HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, Rows, Step, encode
 
 S = b"s" * 16
 ROUTE = (Hop("a", 0, 2), Hop("b", 2, 4), Hop("c", 4, 6))
@@ -445,6 +445,8 @@ class Parrot:
     def took(self, start, micros):
         self.heard.append(("took", start, micros))
 
+    def read(self, tokens, sure): ...
+
     def judged(self, position, right):
         self.heard.append((position, right))
 
@@ -563,6 +565,16 @@ def test_a_first_hop_that_must_compute_again_feeds_itself_guesses_and_all():
     assert {step.sure for step in sent(run(first, effects), Step)} == {4}
 
 
+def test_what_is_right_stays_right_where_a_wrong_guess_takes_a_whole_job_along():
+    """Else nothing more would ever be sure: no guess would be far enough from it, and newcomers would be fed no further."""
+    first, _ = guessing(5, 6, limits=HopLimits(journal_bytes=8))
+    run(first, first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0))
+    first.have("b", Have(S, 1, 0, 0, 1, True))
+    effects = first.drawn("c", Drawn(S, 1, 0, 0, 4, (9,)), 0)
+    assert effects[1] == Truncate(1) and first.tokens == [1, 2, 3, 4, 9]
+    assert {step.sure for step in sent(run(first, effects), Step)} == {5}
+
+
 def test_after_an_open_nothing_is_guessed_before_all_is_there_again():
     first, parrot = guessing(5)
     first.drawn("c", Drawn(S, 1, 0, 0, 3, (4,)), 0)
@@ -630,3 +642,14 @@ def test_a_hop_whose_rows_are_to_travel_otherwise_begins_anew_and_no_other_does(
         hop = settled(1, 1)
         effects = compressing(hop, 1, 2, *components)
         assert hop.accepted == kept and [have.length for have in sent(effects, Have)] == [kept]
+
+
+def test_newcomers_are_not_fed_rows_of_another_kind_than_there_are():
+    """What a hop keeps is compressed, or is not; who replaces those behind it hears that they must be fed otherwise."""
+    for components, fed in (((2,), True), ((4,), False), ((2, 4), False)):
+        middle = settled(1, 1)
+        other = (ROUTE[0], ROUTE[1], Hop("d", 4, 6))
+        _, theirs = order(2, chain=9, route=other)
+        theirs = msgspec.structs.replace(theirs, compressed=components)
+        effects = middle.prepare("a", Prepare(S, 1, 1, encode(theirs), b"", 2, 2), theirs, 0)
+        assert bool(sent(effects, Open)) == fed and [ready.reason for ready in sent(effects, Ready)] == ([] if fed else ["unknown"])

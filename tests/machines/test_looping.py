@@ -29,6 +29,8 @@ class Guessing:
 
     def took(self, start, micros): ...
 
+    def read(self, tokens, sure): ...
+
     def judged(self, position, right):
         self.heard.append(("judged", position, right))
 

@@ -396,6 +396,8 @@ def test_it_plans_with_what_the_client_measured_and_with_what_it_carries():
     for peer in halves:
         peer[1]["compresses"] = True
     assert planning(*halves, row_bytes=2**20, packed_bytes=1)[0][0] == "p"
+    drafting = [("p", dict(spans=((0, 2),), rtts={"r": 0.1})), ("q", dict(spans=((0, 2),), decode=0.011, draft="small", rtts={"r": 0.1})), halves[2]]
+    assert [planning(*drafting, guesses=wants)[0][0] for wants in (True, False)] == ["q", "p"]
 
 
 def test_a_bug_over_what_one_stranger_says_does_not_end_the_peer(caplog):

@@ -142,6 +142,37 @@ def test_a_model_that_fails_guesses_no_more_and_harms_nobody(draft, monkeypatch)
     with_line(draft, play)
 
 
+def test_it_guesses_up_to_the_length_of_its_model_and_of_a_shorter_text_again(draft, model):
+    async def play(line: DraftLine, heard: asyncio.Event) -> None:
+        long = [PROMPT[at % len(PROMPT)] for at in range(model.max_length - 2)]
+        assert len(await guesses(line, heard, long, 2)) == 2
+        await settled(draft)
+        assert len(line.ahead_of(long)) == 2, "there is no room for a third"
+        line.missed(len(PROMPT))
+        short = [*PROMPT, 9]
+        assert await guesses(line, heard, short, 2) == own(model, short, 2)
+
+    with_line(draft, play)
+
+
+def test_it_draws_without_the_probabilities_that_the_client_asks_of_the_head(draft, monkeypatch):
+    asked: list[Sampling | None] = []
+    submit = draft.submit
+
+    def noted(*work):
+        asked.append(work[-1])
+        return submit(*work)
+
+    monkeypatch.setattr(draft, "submit", noted)
+
+    async def play(line: DraftLine, heard: asyncio.Event) -> None:
+        line.opened(Sampling(temperature=0.5, logprobs=5))
+        await guesses(line, heard, PROMPT, 1)
+
+    with_line(draft, play)
+    assert set(asked) == {Sampling(temperature=0.5)}
+
+
 async def settled(draft: DraftModel) -> None:
     """Whatever is being computed is done, and what follows from it."""
     for _ in range(4 * STOCK):

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from swarm.core import Sampling
 from swarm.machines.hop import STEP
-from swarm.peer.drafting import AT_ONCE, FARTHEST, INDEX_AT_ONCE, MEMORY, MOST_RINGS, WEIGHT, Drafter, Guesser, Lookup, Rings, Tempo, Told, ahead
+from swarm.peer.drafting import (
+    AT_ONCE,
+    FARTHEST,
+    INDEX_AT_ONCE,
+    INDEXED,
+    MEMORY,
+    MOST_RINGS,
+    SPARED,
+    UNSEEN,
+    WEIGHT,
+    Drafter,
+    Guesser,
+    Lookup,
+    Rings,
+    Tempo,
+    Told,
+    ahead,
+)
 
 
 def looked_up(tokens: list[int], most: int = 4) -> list[int]:
@@ -41,6 +60,42 @@ def test_a_run_goes_on_while_its_guesses_are_on_their_way_and_not_after_a_wrong_
     assert tokens[8:] == [3, 4] and it.offers(tokens, [], 8) and it.take(tokens, [], 2) == [5, 6]
     it.missed(9)
     assert it.offers(tokens[:9], [], 9) is not None and it.offers([*tokens[:9], 7], [], 10) is None
+    it = Lookup()
+    it.offers(tokens[:8], [], 8)
+    it.take(tokens[:8], [], 2)
+    it.missed(8)
+    assert it.offers([*tokens[:8], 9, 9], [], 9) is None, "one beyond it, somebody else's guess stands now"
+
+
+def test_a_text_that_is_edited_is_copied_on_behind_what_was_changed():
+    source = list(range(100, 140))
+    it, tokens = Lookup(), [*source, 1, 2, *source[:2]]
+    assert it.offers(tokens, [], 44) and it.take(tokens, [], 8) == source[2:10]
+    it.missed(50)
+    tokens += source[2:8]
+    assert it.offers(tokens, [7], 51) == "lookup 1" and it.take(tokens, [7], 4) == source[9:13]
+    assert it.offers([*tokens, 7, *source[9:13]], [], 53) == "lookup 2" and it.take([*tokens, 7, *source[9:13]], [], 1) == source[13:14]
+    it.missed(51)
+    assert it.offers([*tokens, 7], [8], 52) is None, "it is another text by now"
+
+
+def test_behind_what_was_changed_means_just_behind_it():
+    source = list(range(100, 140))
+    for cut, then in ((50, [7, 8]), (40, [*range(11)])):
+        it, tokens = Lookup(), [*source, 1, 2, *source[:2]]
+        assert it.offers(tokens, [], 44) and it.take(tokens, [], 8)
+        tokens += source[2:8]
+        it.missed(50)
+        if cut < 50:
+            it.missed(cut)
+        assert it.offers([*tokens[:cut], *then], [], cut + len(then)) is None
+
+
+def test_where_a_change_leads_to_a_text_that_is_known_that_is_copied():
+    it, tokens = Lookup(), [1, 2, 3, 4, 5, 6, 7, 0, 9, 4, 5, 8, 8, 0, 1, 2, 3]
+    assert it.offers(tokens, [], 17) and it.take(tokens, [], 3) == [4, 5, 6]
+    it.missed(19)
+    assert it.offers([*tokens, 4, 5], [8], 20) == "lookup 2" and it.take([*tokens, 4, 5], [8], 2) == [8, 0], "three tokens say so"
 
 
 def test_nothing_is_looked_up_behind_a_guess_of_somebody_else():
@@ -58,10 +113,10 @@ def test_a_history_that_was_cut_misleads_nobody():
 
 def test_an_index_does_not_grow_with_every_history_that_was_cut():
     it = Lookup()
-    for begin in range(0, 40 * INDEX_AT_ONCE, INDEX_AT_ONCE):
-        it.offers(list(range(begin, begin + INDEX_AT_ONCE)), [], INDEX_AT_ONCE)
+    for begin in range(0, 40 * SPARED, SPARED):
+        it.offers(list(range(begin, begin + SPARED)), [], SPARED)
         it.missed(0)
-    assert len(it._index) < 5 * 3 * INDEX_AT_ONCE
+    assert len(it._index) < 5 * 3 * SPARED
     assert it.offers([1, 2, 3, 4, 1, 2], [], 6) and it.take([1, 2, 3, 4, 1, 2], [], 1) == [3], "it begins anew"
 
 
@@ -70,6 +125,25 @@ def test_a_long_prompt_is_taken_in_pieces():
     it = Lookup()
     assert it.offers(tokens, [], len(tokens)) is None
     assert it.offers(tokens, [], len(tokens)) is not None
+    before = Lookup()
+    before.read(tokens, len(tokens))
+    assert before.offers(tokens, [], len(tokens)) is not None, "there was a moment to look at some of it"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_finds_what_a_search_through_all_of_it_finds(seed):
+    """Whatever is told in one go or token by token, some of it as what is to follow."""
+    dice = random.Random(seed)
+    text = [dice.randrange(1 + seed) for _ in range(300)]
+    it, end = Lookup(), dice.randrange(100)
+    while end < len(text):
+        held = dice.randint(max(end - 3, 0), end)
+        found = next((at for length in INDEXED for at in range(end - 1, length - 1, -1) if text[at - length : at] == text[end - length : end]), None)
+        tokens, fresh = text[:held], text[held:end]
+        assert (it.offers(tokens, fresh, end) is None) == (found is None)
+        if found is not None:
+            assert it.take(tokens, fresh, 5) == [*text[found:end] * 5][:5]
+        end += dice.choice((1, 1, 1, 8, 40))
 
 
 def test_what_one_is_told_holds_only_where_it_fits():
@@ -98,6 +172,68 @@ def test_a_step_whose_end_was_taken_back_is_not_timed_again():
     assert it.home(11, (8000,), 1.1) == 8
     it.left(13, 14, 1.1)  # the guess at 13 was wrong
     assert it.home(14, (8000,), 1.2) == 1 and it.ring == pytest.approx(0.1) and it.hop > 0.001
+
+
+def came_home(*steps: tuple[float, float, int]) -> Tempo:
+    """After a first step, which took 0.1 s of which hops computed 5 ms at most: when others left and came home, and how many positions they were."""
+    it, events, start = Tempo(), [], 1
+    it.left(0, 1, 0.0)
+    it.home(1, (5000,), 0.1)
+    for left, home, count in steps:
+        events += [(left, 0, start, count), (home, 1, start, count)]
+        start += count
+    for when, is_home, begin, count in sorted(events):
+        if is_home:
+            it.home(begin + 1, (5000,), when)
+        else:
+            it.left(begin, begin + count, when)
+    return it
+
+
+def test_how_far_apart_steps_come_home_that_left_together_tells_of_a_line_that_is_slower_than_computing():
+    it = came_home((1.0, 1.2, 8), (1.0, 1.28, 8))
+    assert it.line == pytest.approx(0.01) == it.times[1] and it.seen and it.ring < 0.106
+    assert came_home((1.0, 1.2, 8), (1.1, 1.3, 8)).line == 0.0, "as far apart as they left"
+    assert came_home((1.0, 1.2, 8), (1.1, 1.304, 8)).line == 0.0, "or no more than a hop's moment"
+    assert came_home((1.0, 1.2, 1), (1.0, 1.28, 8)).line == 0.0, "a longer one is longer on its way"
+    assert came_home((1.0, 1.2, 1), (1.0, 1.28, 1)).line == 0.0, "of one position it may be chance"
+    assert came_home((1.0, 1.2, 8), (1.3, 1.58, 8)).line == 0.0, "they were not on their way together"
+    assert came_home((1.0, 1.2, 8), (1.0, 1.28, 8), (1.2, 1.3, 8)).line == pytest.approx((0.01 + 0.0025) / 2), "it is quicker than it seemed"
+    other = came_home((1.0, 1.2, 8), (1.0, 1.28, 8))
+    other.opened(None, True)
+    assert not other.line and not other.seen, "of another ring it says nothing"
+    it.void()
+    it.left(90, 98, 1.2)
+    it.left(98, 106, 1.2)
+    assert it.home(91, (5000,), 3.0) and it.line == pytest.approx(0.01), "nothing before it is on its way"
+
+
+def test_a_step_that_waited_for_another_says_nothing_of_the_ring():
+    assert came_home((1.0, 1.2, 8), (1.0, 1.9, 8)).ring == came_home((1.0, 1.2, 8)).ring < came_home((1.0, 1.2, 8), (1.7, 1.9, 8)).ring
+
+
+def test_no_more_than_a_few_steps_leave_before_it_is_known_what_the_lines_carry():
+    rings, clock = Rings(), Clock()
+    text = [*range(100, 400), *range(100, 110)]
+
+    def begun() -> Guesser:
+        it = Guesser([Lookup()], clock, lambda: 0, 1000, rings)
+        it.opened(Sampling(), 1000, "ring")
+        return it
+
+    it = begun()
+    it.home(0, ())
+    it._tempo._flows = True
+    it.left(309, 310)
+    clock.now += 1.0
+    it.home(310, (1000,))
+    assert len(it.propose(text, [], 310, 1000)) == len(begun().propose(text, [], 310, 1000)) == UNSEEN
+    for begin in (310, 318):
+        it.left(begin, begin + 8)
+    clock.now += 1.0
+    for begin in (310, 318):
+        it.home(begin + 1, (1000,))
+    assert len(begun().propose(text, [], 310, 1000)) > UNSEEN, "it is known of this ring"
 
 
 @pytest.mark.parametrize(
@@ -140,17 +276,17 @@ def test_a_prompt_tells_of_the_ring_before_the_first_step_has_gone_round():
     assert it.step == it.hop == pytest.approx(0.03) and it.ring == pytest.approx(0.15) and it.found is None
     it.left(20, 21, 2.0)
     assert it.home(21, (4000, 5000, 4000), 2.1) == 1
-    assert it.found == (it.ring, it.hop, it.step) == pytest.approx((0.1, 0.005, 0.005)), "what is known of a step counts alone"
+    assert it.found == (it.ring, it.hop, it.step, False) == pytest.approx((0.1, 0.005, 0.005, False)), "what is known of a step counts alone"
 
 
 def test_what_starts_before_a_token_is_home_is_not_timed():
     """It may have waited for the chain to open."""
     it = Tempo()
-    it.opened((0.1, 0.005, 0.005), True)
+    it.opened((0.1, 0.005, 0.005, True), True)
     it.left(0, 20, 1.0, told=True)
     it.left(20, 24, 1.0)
     assert it.home(20, (20_000,), 1.5) == 0 and it.home(21, (6000,), 1.5) == 4
-    assert it.found == (0.1, 0.005, 0.005)
+    assert it.found == (0.1, 0.005, 0.005, True)
     it.left(24, 25, 2.0)
     assert it.home(25, (5000,), 2.08) == 1 and it.ring < 0.1
 
@@ -265,7 +401,7 @@ def test_a_session_begins_with_what_others_have_found_of_its_ring():
     elsewhere.opened(Sampling(), 100, "another")
     assert second.propose(REPEATS, [], 16, 10) and not elsewhere.propose(REPEATS, [], 16, 10)
     for ring in range(MOST_RINGS):
-        rings.found(ring, (1.0, 1.0, 1.0))
+        rings.found(ring, (1.0, 1.0, 1.0, True))
     assert rings.known("ring") is None and rings.known(0) is not None, "of the oldest it knows no more"
 
 
@@ -276,6 +412,13 @@ def test_no_guess_before_a_ring_was_timed_nor_for_who_wants_none_nor_where_other
     assert len(guessing(Lookup(), most=3)[0].propose(REPEATS, [], 16, 10)) == 3
     assert len(guessing(Lookup())[0].propose(REPEATS, [], 16, 2)) == 2
     assert not guessing(Lookup(), others=19)[0].propose(REPEATS, [], 16, 10)
+
+
+def test_the_prompt_of_a_client_that_wants_no_guesses_is_not_looked_through():
+    for most in (0, 9):
+        it = Guesser([lookup := Lookup()], Clock(), lambda: 0, most)
+        it.read(REPEATS, 16)
+        assert bool(lookup._index) == bool(most)
 
 
 def test_where_there_is_no_room_nobody_is_asked():
@@ -316,7 +459,9 @@ def test_who_is_wrong_is_believed_less_and_who_is_right_more():
         it.judged(position, True)
     assert it.right == 2
     it.judged(99, True)
-    assert it.right == 2, "nobody has guessed that one"
+    it.missed(18)
+    it.judged(18, True)
+    assert it.right == 2, "nobody has guessed these, or what was guessed is taken back"
 
 
 def test_of_two_drafters_the_one_that_is_right_more_often_counts():

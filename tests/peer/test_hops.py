@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core import Hop, HopKey, Sampling, Span, digest_of
+from swarm.machines.client import FEED
 from swarm.machines.ledger import CacheLedger
 from swarm.peer.admission import IDLE
-from swarm.peer.drafting import Drafter
+from swarm.peer.drafting import INDEX_AT_ONCE, Drafter
 from swarm.peer.hops import AT_WORK, HopRoom
 from swarm.peer.offer import Offer
 from swarm.wire import ROUTE_LIFETIME, Blob, Broken, Close, Drawn, Facts, Grant, Have, Keep, Open, Order, Prefix, Step, encode
@@ -66,8 +67,8 @@ class Engine:
 
 
 class Setting:
-    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0, drafters=lambda ready: (), rewindable=True, vocab=0):
-        offer = Offer("rev", "float32", 6, spans, 120, rewindable, journal=journal, version=version, vocab=vocab)
+    def __init__(self, tokens=200, only=None, journal=0.0, spans=HELD, version=0, drafters=lambda ready: (), rewindable=True, vocab=0, max_length=120):
+        offer = Offer("rev", "float32", 6, spans, max_length, rewindable, journal=journal, version=version, vocab=vocab)
         self.now, self.links, self.engine, self.ledger = 0.0, Links(), Engine(), CacheLedger(tokens, offer.whole_weight)
         self.room = HopRoom(
             self.links,
@@ -709,9 +710,9 @@ class Sayer(Drafter):
 class Front:
     """A first hop whose ring takes 0.1 s and its slowest hop 5 ms, and who guesses there."""
 
-    def __init__(self, rewindable: bool = True, **changes) -> None:
+    def __init__(self, rewindable: bool = True, vocab: int = 0, **changes) -> None:
         self.sayers: list[Sayer] = []
-        self.setting = Setting(2000, spans=(Span(0, 2),), drafters=self._drafters, rewindable=rewindable)
+        self.setting = Setting(2000, spans=(Span(0, 2),), drafters=self._drafters, rewindable=rewindable, vocab=vocab)
         self._changes = {"route": (Hop("me", 0, 2), Hop("after", 2, 6)), **changes}
         self.open(S)
 
@@ -737,6 +738,29 @@ class Front:
 def test_a_first_hop_guesses_as_far_as_it_pays_and_as_its_client_wants():
     assert Front().guessed() == 19
     assert Front(ahead=3).guessed() == 3 and Front(ahead=0).guessed() == 0
+
+
+def test_no_guess_is_started_that_is_no_token_of_the_model():
+    """Its own engine would fail on it, and take the answer along."""
+    assert Front(vocab=10).guessed() == 19 and Front(vocab=9).guessed() == 0
+
+
+def test_a_long_prompt_that_is_copied_is_known_by_the_time_that_its_first_token_is_home():
+    """It is looked at while it is computed."""
+    period = 3 * INDEX_AT_ONCE
+    text = [at % period for at in range(period + 20)]
+    setting = Setting(10**6, spans=(Span(0, 2),), max_length=10**6)
+    order = {"route": (Hop("me", 0, 2), Hop("after", 2, 6)), "emit_from": len(text), "limit": len(text) + 100, "until": len(text) + 100}
+    setting.answer("client", changed(0, **order))
+    for at in range(0, len(text), FEED):
+        setting.room.receive("client", Step(S, 1, 0, 0, at, tuple(text[at : at + FEED])))
+    key, jobs = HopKey(S, 0, 2), setting.engine.jobs
+    for job in list(jobs):
+        setting.room.finished(key, job.serial, Blob("float32", 1, memoryview(bytes(4 * len(job.tokens)))), (), 5000)
+    before = len(jobs)
+    setting.now += 0.5
+    setting.room.receive("after", Drawn(S, 1, 0, 0, len(text), (20,), micros=(5000, 5000)))
+    assert [token for job in jobs[before:] for token in job.tokens][:4] == [20, 21, 22, 23]
 
 
 def test_guesses_make_way_for_other_sessions_that_are_at_work():

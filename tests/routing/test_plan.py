@@ -422,14 +422,15 @@ def test_whoever_lacks_layers_in_one_format_is_told_which_to_ask_for_and_which_t
         choose_class(by_class([PeerView("a", spans=(Span(0, 2),), numerics="float32-int8")]), None, 4)
 
 
-def drafted(apart: float, slower: float, output: int = 200) -> str:
+def drafted(apart: float, slower: float, output: int = 200, guesses: bool = True) -> str:
     """Who comes first: of two peers beside a second hop, the one that has a draft model and is so many times slower, or the other."""
     rtts = {"a": 2 * apart, "b": 2 * apart}
     first, second = (Span(0, 3),), PeerView("c", spans=(Span(3, 6),), rtts=rtts)
     peers = [PeerView("a", spans=first), PeerView("b", spans=first, decode=0.01 * slower, draft="small"), second]
-    route = plan(peers, Request(6, output=output))
+    request = Request(6, output=output, guesses=guesses)
+    route = plan(peers, request)
     assert route.cost == pytest.approx(
-        min(plan([peer, second], Request(6, output=output)).cost + extra for peer, extra in ((peers[0], apart * output), (peers[1], 0.0)))
+        min(plan([peer, second], request).cost + extra for peer, extra in ((peers[0], apart * output * guesses), (peers[1], 0.0)))
     )
     return route.hops[0].peer
 
@@ -438,3 +439,4 @@ def test_a_first_hop_with_a_draft_model_is_preferred_where_that_saves_more_than_
     assert drafted(apart=0.05, slower=1.5) == "b"
     assert drafted(apart=0.05, slower=9.0) == "a"
     assert drafted(apart=0.001, slower=1.5) == "a"
+    assert drafted(apart=0.05, slower=1.5, guesses=False) == "a", "who wants none has nothing of it"

@@ -32,6 +32,8 @@ def test_a_cut_between_two_distant_peers_is_healed_with_the_same_tokens(model, e
         assert {addr.split("/")[2] for peer in local.peers for addr in peer.addrs} == {"127.0.1.2", "127.0.1.3", "127.0.1.4"}, "a way around the proxies"
         with pytest.raises(UsageError, match="nothing of peer 3"):
             local.add("0:3")
+        with pytest.raises(UsageError, match="no peer 3"):
+            local.cut(0, 3)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,21 @@ def test_compressed_rows_are_fewer_bytes_and_an_answer(model, monkeypatch):
 def test_what_is_no_matrix_is_said_to_be_none_before_anything_starts(model):
     with pytest.raises(UsageError, match="2 rows of 2"):
         swarm.LocalSwarm(str(model), ["0:3", "3:6"], links=[[0.0, 0.1]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"links": "near"}, "cannot be 'near'"),
+        ({"links": [[0, None], [None, 0]]}, "cannot be None"),
+        ({"links": [[0, -1], [-1, 0]]}, "no distance"),
+        ({"links": Distance(), "client_link": "near"}, "cannot be 'near'"),
+    ],
+)
+def test_what_is_no_distance_is_said_to_be_none_before_anything_starts(model, wrong, why):
+    """In the emulator's thread nobody would hear of it, and nothing would connect."""
+    with pytest.raises(UsageError, match=why):
+        swarm.LocalSwarm(str(model), ["0:3", "3:6"], **wrong)
 
 
 def test_a_draft_model_at_the_first_hop_changes_no_token_and_is_announced():
