@@ -40,6 +40,7 @@ from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
 from swarm.model.threads import choose as choose_threads
+from swarm.model.threads import widened
 from swarm.model.trial import NEEDED, prove, prove_captured
 
 log = logging.getLogger(__name__)
@@ -315,7 +316,7 @@ class SpanModel:
             out = self._compute(view, pack, self._given(start, rows), self._wanted(wants, counts), positions_1T, raw)
         self._advance(rows, counts)
         if wants:
-            return list((out if rows[0].raw else out.float()).split([len(want) for want in wants]))
+            return list((out if rows[0].raw else widened(out)).split([len(want) for want in wants]))
         return [out] if len(rows) == 1 else list(out.split(counts))
 
     def _compute(self, view: View, pack: Pack, given: torch.Tensor, wanted: torch.Tensor | None, positions_1T: torch.Tensor, raw: bool = False) -> torch.Tensor:

@@ -4,7 +4,8 @@ time, a core less may be as fast. Which holds depends on the machine, so it is m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 
 import psutil
@@ -50,6 +51,30 @@ def choose(model: nn.Module, clock: Callable[[], float], cores: int | None = Non
     chosen = best if slower[best] * GAIN < 1 else usual
     torch.set_num_threads(chosen)
     return chosen
+
+
+SMALL = 2**17
+"""Numbers that one thread alone converts sooner than it would wake another, which sleeps while other peers compute: of 49,152 it took 0.07 ms, with another
+0.2 to 0.35 and at times 1."""
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """In float32."""
+    if x.numel() > SMALL or x.device.type != "cpu":
+        return x.float()
+    with _alone():
+        return x.float()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """This thread computes alone within."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _sample(model: nn.Module) -> Sequence[nn.Linear]:

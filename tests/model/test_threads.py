@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.model.threads import GAIN, candidates, choose
+from swarm.model.threads import GAIN, SMALL, candidates, choose, widened
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,13 @@ def test_where_nothing_can_be_told_the_usual_number_stays(threads):
     model, clock = model_of(lambda count, rows: 1 / (GAIN * count), threads)
     assert choose(nn.Linear(8, 8), lambda: 0.0, cores=8) == 16, "too small"
     assert choose(model, lambda: clock[0], cores=16) in (15, 16) and threads[0] == 16
+
+
+@pytest.mark.parametrize(("rows", "counts"), [(1, [1, 16]), (3, [])])
+def test_few_numbers_are_converted_by_one_thread(threads, monkeypatch, rows, counts):
+    """Others sleep, and would have to be woken. Afterwards there are as many as before."""
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: (seen.append(count), threads.__setitem__(0, count)))
+    x = torch.arange(rows * SMALL // 2).view(rows, -1).bfloat16()
+    assert torch.equal(widened(x), x.float()) and widened(x).dtype == torch.float32
+    assert seen == 2 * counts and threads == [16]
