@@ -52,6 +52,8 @@ class Far:
     """Whether it is clients, who are near, that have the small model."""
     says: Callable[[int], int] | None = None
     """Which token stands at a position; None for what the model says, which never repeats itself."""
+    spares: tuple[int, ...] = ()
+    """Hops that another peer can take."""
 
     @property
     def components(self) -> int:
@@ -139,15 +141,18 @@ class Ring(Stage):
         """How often each hop has run."""
         return [server.engine.steps for server in self.servers.values() if server.engine is not None]
 
-    def ask(self, prompts: Sequence[Sequence[int]], count: int, *, guesses: bool = True, together: bool = False) -> list[Timed]:
-        """Answers of so many tokens to these prompts, each asked by a client of its own: one after the other, or all `together`."""
+    def ask(
+        self, prompts: Sequence[Sequence[int]], count: int, *, guesses: bool = True, together: bool = False, watched: Callable[[int], None] = lambda at: None
+    ) -> list[Timed]:
+        """Answers of so many tokens to these prompts, each asked by a client of its own: one after the other, or all `together`. `watched` is told of every
+        token, by its number."""
         answers: list[Timed] = []
 
         async def script(stage: Stage) -> None:
-            for at in range(self.far.hops):
+            for at in (*range(self.far.hops), *self.far.spares):
                 self.join(Span(EACH * at, EACH * (at + 1)))
             await asyncio.sleep(READY)
-            asked = [self._asked(f"guest{at:03}", prompt, count, guesses) for at, prompt in enumerate(prompts)]
+            asked = [self._asked(f"guest{at:03}", prompt, count, guesses, watched) for at, prompt in enumerate(prompts)]
             answers.extend(await asyncio.gather(*asked) if together else [await one for one in asked])
 
         verdict = self.run(script)
@@ -155,7 +160,7 @@ class Ring(Stage):
             raise AssertionError("\n".join(verdict.broken))
         return answers
 
-    async def _asked(self, name: PeerId, prompt: Sequence[int], count: int, guesses: bool) -> Timed:
+    async def _asked(self, name: PeerId, prompt: Sequence[int], count: int, guesses: bool, watched: Callable[[int], None]) -> Timed:
         guest = self.guests[name] = self._arrive(Guest, name)
         opened = OpenedModel(None, self.shape, None, toy.Text(), (toy.EOS,))  # type: ignore[arg-type]
         directory = Directory(self.table, guest.links)
@@ -169,6 +174,7 @@ class Ring(Stage):
                 async for token in session.stream_tokens(prompt, max_new_tokens=count, ignore_eos=True):
                     tokens.append(token)
                     times.append(self.loop.now)
+                    watched(len(tokens))
         finally:
             await client.close()
         return Timed(tuple(prompt), tuple(tokens), tuple(times))

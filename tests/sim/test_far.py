@@ -74,6 +74,27 @@ def test_what_is_copied_comes_many_times_faster():
     assert looked_up(Far(says=lambda at: 100 + at % 40), 80) > 4
 
 
+def test_a_hop_that_dies_with_many_steps_in_flight_costs_no_more_than_without_guesses():
+    """At least eight steps of the session, of eight positions each."""
+    far = Far(says=lambda at: 100 + at % 40, spares=(1,))
+    flying: list[int] = []
+    gaps: list[float] = []
+    for guesses in (False, True):
+        ring = Ring(far)
+
+        def dies(count: int, ring: Ring = ring) -> None:
+            if count == 300:
+                first, one, _, other = ring.servers.values()
+                flying.append((first.engine.tokens - 80 - count) // STEP)
+                ring.kill(max(one, other, key=lambda server: server.engine.steps))
+
+        (answer,) = ring.ask([[100 + at % 40 for at in range(80)]], 600, guesses=guesses, watched=dies)
+        assert answer.tokens == tuple(100 + at % 40 for at in range(80, 680))
+        gaps.append(max(later - sooner for sooner, later in pairwise(answer.times)))
+    assert flying[1] >= 8
+    assert gaps[1] <= gaps[0]
+
+
 def fresh(dice: random.Random, count: int) -> list[int]:
     return [dice.randrange(1, 900) for _ in range(count)]
 
