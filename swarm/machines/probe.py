@@ -58,15 +58,17 @@ class Probe:
 
     def __init__(self, session: SessionId, me: PeerId, work: Work, expires: float = 0.0) -> None:
         self.work, self.over, self.failure = work, False, ""
+        self.session = session
         self.drawn: list[Drawn] = []
-        self._session, self._me, self._peer = session, me, work.hop.peer
+        self._me, self._peer = me, work.hop.peer
         before = () if work.is_first else (Hop(me, 0, work.hop.start),)
         behind = () if work.is_last else (Hop(me, work.hop.stop, work.components),)
         self.to = len(before)
-        length, route = len(work.tokens), (*before, work.hop, *behind)
+        self.route = (*before, work.hop, *behind)
+        length = len(work.tokens)
         until = length + work.room if work.room else 0
         self._order = Order(
-            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, route,
+            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, self.route,
             expires=expires, compressed=work.compressed,
         )  # fmt: skip
         self._sent = self._acked = self._received = 0
@@ -80,10 +82,10 @@ class Probe:
         return Blob(first.dtype, first.width, memoryview(b"".join(part.data for part in self._parts)))
 
     def begin(self) -> list[Send]:
-        return [self._send(Open(self._session, 1, self.to, encode(self._order)))]
+        return [self._send(Open(self.session, 1, self.to, encode(self._order)))]
 
     def end(self) -> list[Send]:
-        return [self._send(Close(self._session, 1, self.to))]
+        return [self._send(Close(self.session, 1, self.to))]
 
     def lost(self, peer: PeerId) -> None:
         if peer == self._peer and not self.over:
@@ -94,7 +96,7 @@ class Probe:
         return message.to != self.to
 
     def receive(self, sender: PeerId, message: Message) -> list[Send]:
-        if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self._session, 1) or self.over:
+        if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self.session, 1) or self.over:
             return []
         if isinstance(message, Open) and message.to == self.to + 1:
             return [self._have(0, resend=True)]
@@ -119,7 +121,7 @@ class Probe:
         while self._sent < (end := min(len(work.tokens), self._acked + WINDOW)):
             stop = min(self._sent + CHUNK, end)
             rows = None if work.hidden is None else work.hidden[self._sent : stop]
-            sends.append(self._send(Step(self._session, 1, self.to, 0, self._sent, work.tokens[self._sent : stop], rows)))
+            sends.append(self._send(Step(self.session, 1, self.to, 0, self._sent, work.tokens[self._sent : stop], rows)))
             self._sent = stop
         return sends
 
@@ -147,7 +149,7 @@ class Probe:
             self.over = told is None or told != token or finish is not None
 
     def _have(self, length: int, *, resend: bool = False) -> Send:
-        return self._send(Have(self._session, 1, self.to, 0, length, resend))
+        return self._send(Have(self.session, 1, self.to, 0, length, resend))
 
     def _send(self, message: SessionMessage) -> Send:
         return Send(self._peer, message)

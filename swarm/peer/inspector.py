@@ -3,7 +3,7 @@ that no client audits, and newcomers are looked at before many have met them.
 
 What they see is a session of a client with ends (and layers) of its own, whom nobody knows: where there are guises, not the coordinator. Work begins as tokens
 and goes through the whole model, one stretch after the other, so that what each is given is what such layers are given; whether it is right is of no
-importance, since both are given the same. The coordinator computes nothing. Knows neither the network nor tensors: guises and `alike` are handed in.
+importance, since both are given the same. The coordinator computes nothing. Knows neither the network nor tensors: guises are handed in.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from swarm.core import Hop, PeerId, Span, merge_spans
-from swarm.errands import Errands
+from swarm.errands import Errands, Redone
 from swarm.errors import SwarmError, contained
 from swarm.machines.probe import USUAL_ROOM, Work, hide
 from swarm.peer.judge import Judge
@@ -57,7 +57,6 @@ class Inspector:
         judge: Judge,
         components: int,
         vocab: int,
-        alike: Callable[[Blob, Blob, int], bool],
         clock: Callable[[], float],
         wall: Callable[[], float],
         dice: random.Random,
@@ -66,7 +65,7 @@ class Inspector:
         """Without `guise` work is ordered under our own name."""
         self.walks = 0
         """Inspections begun."""
-        self._judge, self._components, self._vocab, self._alike = judge, components, vocab, alike
+        self._judge, self._components, self._vocab = judge, components, vocab
         self._clock, self._wall, self._dice, self._guise = clock, wall, dice, guise
 
     async def run(self, leads: Callable[[], bool]) -> None:
@@ -138,8 +137,8 @@ class Inspector:
         """Rows to begin with, by anybody."""
         able = self._holders(start.kind, 0)
         for view in self._dice.sample(able, min(TRIES, len(able))):
-            if (rows := await self._make(errands, view, start, 1)) is not None:
-                return self._next(start, 1, rows)
+            if (redone := await self._make(errands, view, start, 1)) is not None:
+                return self._next(start, 1, redone)
         return None
 
     async def _compare(self, errands: Errands, here: Stretch) -> Stretch | None:
@@ -151,40 +150,41 @@ class Inspector:
         others = self._best_known([view for view in able if view.peer != suspect.peer])
         stop = min(self._reach(suspect, here.at), max((self._reach(view, here.at) for view in others), default=self._components))
         others = [view for view in others if self._reach(view, here.at) >= stop]
-        made: list[tuple[PeerView, Blob]] = []
+        made: list[Redone] = []
         for view in (suspect, *others)[: TRIES + 1]:
-            if (rows := await self._make(errands, view, here, stop)) is None:
+            if (redone := await self._make(errands, view, here, stop)) is None:
                 continue
-            made.append((view, rows))
-            if (agreed := self._verdict(made, stop - here.at)) is not None:
-                return self._next(here, stop, agreed)
+            made.append(redone)
+            if await self._verdict(made):
+                return self._next(here, stop, redone)
         if len(made) > 1:  # they contradict each other, and nobody says who is right
-            for view, _ in made:
-                audits.unsure(view.peer)
+            for redone in made:
+                audits.unsure(redone.view.peer)
             return None
-        return self._next(here, stop, made[0][1]) if made else None
+        return self._next(here, stop, made[0]) if made else None
 
-    def _verdict(self, made: list[tuple[PeerView, Blob]], components: int) -> Blob | None:
-        """What the last one and somebody before it agree upon: then they have passed, and whoever made something else of it is convicted."""
-        last, rows = made[-1]
-        agree = [view.peer for view, other in made[:-1] if self._alike(other, rows, components)]
-        if not agree:
-            return None
-        for peer in (*agree, last.peer):
-            self._judge.audits.passed(peer)
-        for view, _ in made[:-1]:
-            if view.peer not in agree:
-                self._judge.convict(view.peer)
-        return rows
+    async def _verdict(self, made: Sequence[Redone]) -> bool:
+        """Whether the last one agrees with somebody before it: then they have passed, and whoever made something else of it is convicted."""
+        *others, last = made
+        alike = [await last.made_alike(other.rows) if other.rows is not None else False for other in others]
+        if True not in alike:
+            return False
+        self._judge.audits.passed(last.view.peer)
+        for other, agrees in zip(others, alike, strict=True):
+            if agrees:
+                self._judge.audits.passed(other.view.peer)
+            elif agrees is False:
+                self._judge.convict(other.view.peer)
+        return True
 
-    async def _make(self, errands: Errands, view: PeerView, here: Stretch, stop: int) -> Blob | None:
+    async def _make(self, errands: Errands, view: PeerView, here: Stretch, stop: int) -> Redone | None:
         hop = Hop(view.peer, here.at, stop, view.addrs, view.version)
-        rows = await errands.run(view, Work(hop, *here.kind, self._components, here.tokens, here.rows, room=here.room))
-        return rows if rows is not None and len(rows) == len(here.tokens) else None
+        redone = await errands.redo(view, Work(hop, *here.kind, self._components, here.tokens, here.rows, room=here.room))
+        return redone if redone is not None and redone.rows is not None and len(redone.rows) == len(here.tokens) else None
 
-    def _next(self, here: Stretch, at: int, rows: Blob) -> Stretch:
+    def _next(self, here: Stretch, at: int, made: Redone) -> Stretch:
         """Beyond the first component token ids are as own ends veil them."""
-        return Stretch(here.kind, at, hide(here.tokens, self._dice.getrandbits), rows, here.room)
+        return Stretch(here.kind, at, hide(here.tokens, self._dice.getrandbits), made.rows, here.room)
 
     @contextlib.asynccontextmanager
     async def _errands(self) -> AsyncIterator[Errands]:
@@ -192,7 +192,7 @@ class Inspector:
             yield self._judge.errands
             return
         async with self._guise() as guise:
-            errands = Errands(Voice(guise.links, guise.sign, self._wall), self._dice)
+            errands = Errands(Voice(guise.links, guise.sign, self._wall), self._dice, self._judge.errands.likeness)
 
             def receive(sender: PeerId, message: Message) -> None:
                 errands.receive(sender, message)

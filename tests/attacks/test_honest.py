@@ -11,6 +11,7 @@ import torch
 
 import swarm
 from swarm.core import Span
+from swarm.machines import redone
 from swarm.model import likeness
 from swarm.model.checkpoint import Checkpoint
 from tests.attacks.company import Seen, Subject, keep_company, small_model, watched
@@ -88,6 +89,7 @@ def test_it_would_have_been_noticed(monkeypatch, subjects, dtype):
     seen.bans.clear()
     for name in tuple(likeness.ALLOWED):
         monkeypatch.setitem(likeness.ALLOWED, name, (1e-12, 0.0))
+    monkeypatch.setattr(redone, "CARRIED", 0.0)
     keep_company(subjects["small", dtype], THREE_EACH, seen, monkeypatch, seed=1, clients=4, turns=6)
     assert seen.bans
 
