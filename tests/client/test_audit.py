@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from swarm.client.audit import UNDER_WAY, Auditor, Job, Made, Unclear, Wrong
+from swarm.client.audit import UNDER_WAY, Again, Auditor, Job, Made, Unclear, Wrong
 from swarm.client.audit import Testimony as Told
 from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
+from swarm.errands import Redone
 from swarm.machines.audits import Audits
-from swarm.machines.probe import USUAL_ROOM
+from swarm.machines.probe import USUAL_ROOM, Work
 from swarm.machines.redone import drawn_alike
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
@@ -132,3 +133,62 @@ def test_who_knows_nothing_of_compressed_rows_is_no_referee_of_them(dtype, asked
 
     asyncio.run(main())
     assert seen == asked
+
+
+class Makers:
+    """Referees, each of whom makes its own number of anything, and shows that a rounding is carried so far."""
+
+    likeness = SimpleNamespace(share=lambda one, other, components: abs(one.data[0] - other.data[0]) / 10, nudged=lambda rows, numerics, dice: rows)
+    dice = random.Random(0)
+
+    def __init__(self, carried: int, makes: dict[str, int]) -> None:
+        self.carried, self.makes, self.asked = carried, makes, list[str]()
+
+    async def redo(self, view: PeerView, work=None) -> Redone:
+        made = self.makes[view.peer] + self.carried * (view.peer in self.asked)
+        self.asked.append(view.peer)
+        hop, hidden = Hop(view.peer, 2, 4), Blob("float32", 1, memoryview(bytes(12)))
+        return Redone(self, view, SimpleNamespace(rows=number(made), work=Work(hop, "r", "float32", 6, (1, 2, 3), hidden)))
+
+
+def number(value: int) -> Blob:
+    return Blob("float32", 1, memoryview(bytes([value]) * 12))
+
+
+@pytest.mark.parametrize(
+    ("carried", "made", "referees", "wrong"),
+    [
+        (0, 50, [50], None),
+        (0, 65, [50, 50], "suspect"),
+        (10, 65, [50, 50], None),
+        (100, 90, [50, 50], "unclear"),
+        (10, 90, [50, 50], "suspect"),
+        (0, 50, [65, 50], "r0"),
+        (10, 50, [65, 50], None),
+        (100, 50, [90, 50], None),
+        (10, 50, [90, 50], "r0"),
+        (0, 65, [50], "unclear"),
+    ],
+)
+def test_only_what_a_rounding_does_not_explain_is_wrong(carried, made, referees, wrong):
+    async def main() -> str | None:
+        host = SimpleNamespace(trust=Trust(), peer="me", table=PeerTable(), clock=lambda: 0.0, components=6)
+        makes = {f"r{at}": value for at, value in enumerate(referees)}
+        host.table.show(PeerView(peer, spans=(Span(2, 4),), revision="r", numerics="float32") for peer in ("suspect", *makes))
+        errands = Makers(carried, makes)
+        auditor = Auditor(host, Audits(1.0), errands.likeness, random.Random(0))
+        ask = auditor._referees
+        auditor._referees = lambda *about: sorted(ask(*about), key=lambda view: view.peer)
+
+        async def again(job: Job, suspect: Hop, view: PeerView, testimony: Told) -> Again:
+            return Again(await errands.redo(view))
+
+        auditor._again = again
+        job = Job(bytes(16), 1, (Hop("a", 0, 2), Hop("suspect", 2, 4), Hop("b", 4, 6)), "r", "float32", (1, 2, 3, 4), 2, Sampling(), True)
+        try:
+            found = await auditor._verdict(job, 1, Told(Made(Shown(bytes(16), 1, -1, 0, rows=number(made)), None), number(0), 0, 3))
+        except Unclear:
+            return "unclear"
+        return None if found is None else found.peer
+
+    assert asyncio.run(main()) == wrong

@@ -210,7 +210,8 @@ def test_what_a_client_has_told_a_hop_to_forget_is_not_held_against_it(doubts):
     assert not doubts
 
 
-def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it():
+@pytest.mark.parametrize("met", ["in its answers", "as a referee alone"])
+def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it(met):
     """Other clients, who have seen nothing, are led past it."""
 
     async def script(stage: Stage) -> None:
@@ -220,8 +221,13 @@ def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it(
         cheat.engine.cheat, cheat.engine.speed = wrong, type(cheat.engine.speed)(0.0001, 0.00001)
         guest = stage.visit()
         assert await until(lambda: guest.client is not None, 10.0)
-        referees = guest.client.auditor._referees  # a cheat that is caught as one of these has signed nothing that could be shown to anybody
-        guest.client.auditor._referees = lambda *about: [view for view in referees(*about) if view.peer != cheat.peer]
+        auditor, referees = guest.client.auditor, guest.client.auditor._referees
+        if met == "in its answers":
+            auditor._referees = lambda *about: [view for view in referees(*about) if view.peer != cheat.peer]
+        else:  # nobody could judge its own work
+            auditor._referees = lambda job, suspect: (
+                [] if suspect.peer == cheat.peer else sorted(referees(job, suspect), key=lambda view: (view.peer != cheat.peer, view.peer))
+            )
         assert await until(lambda: bool(guest.client.audits.banned(stage.loop.now)), 900.0)
         (coordinator,) = stage.coordinators
         judged = coordinator.shell.coordinator
