@@ -27,9 +27,8 @@ SPLITS = {
 
 THREE_EACH = 3 * (Span(0, 3), Span(3, 6))
 
-HALF = {"float32": ("0:3", "3:6"), "bfloat16": ("0:6", "6:12")}
-"""What real peers are told: of a random model, and in bfloat16 of the demo model. In the random one rounding grows from layer to layer, as in no trained one,
-and in bfloat16 an honest peer was banned for it."""
+HALF = {"small": ("0:3", "3:6"), "demo": ("0:6", "6:12")}
+"""What real peers are told: of a random model, in which roundings grow from layer to layer as in no trained one, and of the demo model."""
 
 KINDS = (("float32", False), ("bfloat16", False), ("float32", True), ("bfloat16", True))
 """Dtypes, and whether rows travel compressed."""
@@ -94,16 +93,16 @@ def test_it_would_have_been_noticed(monkeypatch, subjects, dtype):
     assert seen.bans
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_nor_among_real_processes(figure, tmp_path, dtype):
+@pytest.mark.parametrize(("name", "dtype"), [("small", "float32"), ("small", "bfloat16"), ("demo", "bfloat16")])
+def test_nor_among_real_processes(figure, tmp_path, name, dtype):
     """Two of each half on one thread, one on two and with compiled layers; three clients at once."""
-    model = save_llama(tmp_path / "llama") if dtype == "float32" else swarm.demo_model()
-    with swarm.LocalSwarm(str(model), layers=2 * HALF[dtype], dtype=dtype, threads=1, arguments=["--compile", "off"]) as local:
-        for layers in HALF[dtype]:
+    model = save_llama(tmp_path / "llama") if name == "small" else swarm.demo_model()
+    with swarm.LocalSwarm(str(model), layers=2 * HALF[name], dtype=dtype, threads=1, arguments=["--compile", "off"]) as local:
+        for layers in HALF[name]:
             local.add(layers, arguments=["--threads", "2", "--compile", "wait"])
         with ThreadPoolExecutor(3) as pool:
             passed = sum(pool.map(lambda number: _audited(model, local.initial_peers, dtype, number), range(3)))
-    figure(5, f"{passed} honest hops of real processes, {dtype}", "0 bans", "0 bans, 0 doubts")
+    figure(5, f"{passed} honest hops of real processes, {name} {dtype}", "0 bans", "0 bans, 0 doubts")
     assert passed >= REAL // 2
 
 
