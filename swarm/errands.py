@@ -14,12 +14,15 @@ from dataclasses import dataclass, field, replace
 from math import isinf
 from typing import Protocol
 
-from swarm.core import PeerId, SessionId
+from swarm.core import Hop, PeerId, SessionId
 from swarm.machines.effects import Send
 from swarm.machines.probe import Probe, Work
 from swarm.machines.redone import can_be, drawn_alike
 from swarm.routing.table import PeerView
-from swarm.wire import ORDER_LIFETIME, Blob, Message, SessionMessage
+from swarm.wire import ORDER_LIFETIME, Blob, Message, SessionMessage, Show, Shown
+
+ANSWER = 15.0
+"""Seconds for a hop to show what it made: some megabytes, behind whatever else it sends."""
 
 AGAIN = 60.0
 """Seconds for a peer to do a piece of work, behind whatever else it computes."""
@@ -53,11 +56,17 @@ class Errands:
         self.likeness, self.dice = likeness, dice
         self._owner = owner
         self._probes: dict[SessionId, tuple[Probe, asyncio.Event]] = {}
+        self._waiting: dict[tuple[SessionId, int, PeerId], asyncio.Future[Shown]] = {}
 
     def receive(self, sender: PeerId, message: Message) -> bool:
         """Whether it was about work that is done for us."""
         if not isinstance(message, SessionMessage) or message.session not in self._probes:
             return False
+        if isinstance(message, Shown):
+            future = self._waiting.get((message.session, message.hop, sender))
+            if future is not None and not future.done():
+                future.set_result(message)
+            return True
         probe, over = self._probes[message.session]
         if not probe.is_for_me(message):
             return False
@@ -71,6 +80,9 @@ class Errands:
             probe.lost(peer)
             if probe.over:
                 over.set()
+        for (_, _, asked), future in self._waiting.items():
+            if asked == peer:
+                future.cancel()
 
     async def run(self, view: PeerView, work: Work) -> Blob | None:
         """What a peer makes of it. None if it does not come to an end."""
@@ -98,6 +110,17 @@ class Errands:
         finally:
             del self._probes[session]
             self._say(probe.end())
+
+    async def show(self, redone: Redone, hop: Hop, number: int, start: int, stop: int) -> Shown | None:
+        """What a hop of work that is done just now says of its part. None if nothing comes."""
+        key = redone.probe.session, number, hop.peer
+        future = self._waiting[key] = asyncio.get_running_loop().create_future()
+        try:
+            self._owner.say(hop.peer, Show(redone.probe.session, 1, number, hop.start, hop.stop, start, stop), hop.addrs)
+            await asyncio.wait({future}, timeout=ANSWER)
+            return future.result() if future.done() and not future.cancelled() else None
+        finally:
+            del self._waiting[key]
 
     def _say(self, effects: list[Send], addrs: Sequence[str] = ()) -> None:
         for effect in effects:

@@ -16,20 +16,17 @@ from typing import Any, NamedTuple, Protocol
 
 from swarm.client.planner import Surroundings
 from swarm.core import Hop, PeerId, Sampling, SessionId, base_dtype
-from swarm.errands import Errands, Likeness, Redone
+from swarm.errands import ANSWER, Errands, Likeness, Redone
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
-from swarm.machines.marks import MOST_SHOWN_BYTES
+from swarm.machines.marks import MOST_SHOWN_BYTES, token_marks
 from swarm.machines.probe import USUAL_ROOM, Work, hide
 from swarm.machines.redone import by_lot
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, Accuse, Blob, Message, Show, Shown, Statement, compressed
 
 log = logging.getLogger(__name__)
-
-ANSWER = 15.0
-"""Seconds for a hop to show what it made: some megabytes, behind whatever else it sends."""
 
 MOST_BYTES = MOST_SHOWN_BYTES
 """Of activations that one audit fetches of a hop: it looks at the beginning of a session, as far as that reaches."""
@@ -262,9 +259,16 @@ class Auditor:
         made = await self._ask(job, number, stop if last else start, stop, doubts=True)
         if made.statement.received != received(job.tokens[:stop], hidden):
             self._at_odds(job, number - 1, number)
+        if last and not self._drew(job, made.statement, stop):  # tokens come home through the first hop, which might have changed them
+            self._at_odds(job, 0 if number else -1, number)
         if behind is not None and made.statement.made != behind.statement.received[MARK * start :]:
             self._at_odds(job, number, number + 1)
         return Testimony(made, hidden, start, stop)
+
+    def _drew(self, job: Job, statement: Statement, stop: int) -> bool:
+        """Whether a head says that it drew the tokens of this turn that came home, as far as it says anything: older peers do not."""
+        count = min(len(statement.drawn) // MARK, stop + 1 - job.began)
+        return not count or statement.drawn[-MARK * count :] == token_marks(job.tokens[stop + 1 - count : stop + 1])
 
     def _at_odds(self, job: Job, one: int, other: int) -> None:
         """Two neighbours do not say the same of what passed between them. Who lies nobody can tell; where some hop has computed again, perhaps neither."""

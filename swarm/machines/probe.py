@@ -1,4 +1,5 @@
 """A piece of work for one peer, by somebody who poses as the hops before and behind it: rows (or tokens) go in, and what its components make of them comes out.
+Or an answer of a whole chain of peers.
 
 To the peer it is a session like any other, of a client with ends of its own. Pure: events in, messages out; signing and deadlines are the shell's.
 """
@@ -37,6 +38,8 @@ class Work:
     """Positions of an answer that seems to be wanted."""
     compress: bool = False
     """What comes out is to be compressed, as it was."""
+    behind: tuple[Hop, ...] = ()
+    """Of a first hop: those of other peers to whom it hands on what it makes, up to the head. Then tokens come home, as many as there is room for and one."""
 
     @property
     def compressed(self) -> tuple[int, ...]:
@@ -62,7 +65,7 @@ class Probe:
         self.drawn: list[Drawn] = []
         self._me, self._peer = me, work.hop.peer
         before = () if work.is_first else (Hop(me, 0, work.hop.start),)
-        behind = () if work.is_last else (Hop(me, work.hop.stop, work.components),)
+        behind = work.behind or (() if work.is_last else (Hop(me, work.hop.stop, work.components),))
         self.to = len(before)
         self.route = (*before, work.hop, *behind)
         length = len(work.tokens)
@@ -146,7 +149,8 @@ class Probe:
             finish = message.finish if at == len(message.tokens) - 1 else None
             self.drawn.append(replace(message, start=position, tokens=(token,), logprobs=message.logprobs[at : at + 1], finish=finish))
             told = self.work.tokens[position] if position < len(self.work.tokens) else None
-            self.over = told is None or told != token or finish is not None
+            enough = told is None and (not self.work.behind or len(self.drawn) > self.work.room)
+            self.over = enough or finish is not None or (told is not None and told != token)
 
     def _have(self, length: int, *, resend: bool = False) -> Send:
         return self._send(Have(self.session, 1, self.to, 0, length, resend))

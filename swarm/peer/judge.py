@@ -62,7 +62,7 @@ class Judge:
         self.table = table
         self.errands = Errands(Voice(links, sign, wall), dice, likeness)
         self._links, self._model, self._components = links, model, components
-        self._verify, self._clock, self._dice = verify, clock, dice
+        self.verify, self._clock, self._dice = verify, clock, dice
         self._heard: dict[PeerId, float] = {}
         self._acquitted = Counter[PeerId]()
         self._cases = 0
@@ -83,7 +83,7 @@ class Judge:
     async def look_into(self, accuser: PeerId, accusation: Accuse) -> None:
         self._cases += 1
         try:
-            statement = charge(accusation, self._verify)
+            statement = charge(accusation, self.verify)
             if await self._is_wrong(accuser, accusation, statement):
                 self.convict(statement.peer)
         except ProtocolError as error:

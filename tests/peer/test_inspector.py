@@ -24,7 +24,7 @@ FRONT, BACK = Span(0, 3), Span(3, 6)
 def inspector(**spans: Span) -> Inspector:
     table = PeerTable()
     table.show(PeerView(peer, spans=(span,), revision="r", numerics="float32") for peer, span in spans.items())
-    judge = SimpleNamespace(table=table, audits=Audits(), errands=None)
+    judge = SimpleNamespace(table=table, audits=Audits(), errands=None, verify=toy.verify)
     return Inspector(judge, 6, 1000, lambda: 0.0, lambda: 0.0, random.Random(1))
 
 
@@ -41,7 +41,8 @@ def test_newcomers_are_looked_at_soon_and_the_proven_seldom():
 
 def test_where_nobody_holds_what_another_does_nothing_is_asked():
     assert inspector(a=FRONT, b=BACK)._choose_class() is None
-    assert inspector(a=Span(0, 1), b=Span(0, 1), c=Span(1, 5), d=Span(5, 6), e=Span(5, 6))._choose_class() is None, "ends are not compared"
+    assert inspector(a=Span(0, 1), b=Span(0, 1), c=Span(1, 5), d=Span(5, 6))._choose_class() is None, "embeddings are not compared"
+    assert inspector(c=Span(1, 5), d=Span(5, 6), e=Span(5, 6))._choose_class() is not None, "heads are"
 
 
 class Errand:

@@ -8,17 +8,18 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from swarm.client.chat import Prompt
-from swarm.core import HopKey, Span
+from swarm.core import CLIENT, HopKey, Span
 from swarm.machines.marks import marks
 from swarm.sim import toy
 from swarm.sim.swarm import Scene, Server, Stage
 from swarm.sim.verdict import faults_of
-from swarm.wire import Blob, Show, Shown, decode_statement, encode
+from swarm.wire import Blob, Drawn, Show, Shown, decode_statement, encode
 
 SCENE = Scene(
     peers=0, clients=0, layers=4, answer=(5, 20), prompt=(5, 20), think=(0.0, 0.2), impatience=0.0, skew=0.5, repeats=0.0, loss=0.0, cache_tokens=20_000
@@ -124,6 +125,31 @@ def show_other_work(server: Server) -> None:
         return msgspec.structs.replace(said, statement=statement, signature=toy.signed(server.peer, statement), rows=rows)
 
     room._shown = lie
+
+
+def tell_other_tokens(server: Server) -> None:
+    """As a first hop it tells clients other tokens than the head drew."""
+    send = server.links.send
+
+    def lie(peer: str, message) -> None:
+        if isinstance(message, Drawn) and message.to == CLIENT:
+            message = msgspec.structs.replace(message, tokens=tuple(token ^ 1 for token in message.tokens))
+        send(peer, message)
+
+    server.shell.room._links = SimpleNamespace(peer=server.peer, send=lie, learn=server.links.learn)
+
+
+def test_a_first_hop_that_tells_other_tokens_is_at_odds_with_heads_and_has_none_of_them_banned():
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(30.0)
+        liar, guest = servers[0], stage.visit()
+        tell_other_tokens(liar)
+        liar.engine.speed = type(liar.engine.speed)(0.0001, 0.00001)
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 900.0)
+        assert guest.client.audits.banned(stage.loop.now) == {liar.peer}
+
+    Bare(6, replace(SCENE, audit=1.0)).run(script)
 
 
 def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbours():
