@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from swarm.core import Hop, Sampling
 from swarm.errands import Errands, Redone
@@ -34,12 +35,27 @@ MOST_LOGPROBS = 20
 """They say how likely they found the likeliest: a near tie is nobody's fault."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tokens, from position `begins` on drawn by the head that starts at component `at`, who was given `hidden`, if not tokens."""
+
+    kind: Kind
+    at: int
+    begins: int
+    tokens: tuple[int, ...]
+    hidden: Blob | None
+
+
 class Heads:
     def __init__(self, judge: Judge, roster: Roster, components: int, verify: Verify, dice: random.Random) -> None:
         self._judge, self._roster, self._components, self._verify, self._dice = judge, roster, components, verify, dice
 
-    async def inspect(self, errands: Errands, kind: Kind, tokens: tuple[int, ...]) -> None:
-        """One of those of a class, if there is another one, by what it makes of a prompt."""
+    def comparable(self, kind: Kind) -> bool:
+        """Whether there are two of a class."""
+        return len(self._roster.holders(kind, self._components - 1)) > 1
+
+    async def inspect(self, errands: Errands, kind: Kind, prompt: tuple[int, ...]) -> None:
+        """One of those of a class, by what it makes of a prompt."""
         head, roster = self._components - 1, self._roster
         able = roster.holders(kind, head)
         if len(able) < 2:
@@ -47,53 +63,46 @@ class Heads:
         suspect = roster.suspect(able)
         others = roster.best_known([view for view in able if view.peer != suspect.peer])
         start = max(roster.span(suspect, head).start, min(roster.span(view, head).start for view in others))
-        before = self._chain(kind, start)
-        if before is None:
-            return
-        route = (*before, (suspect, Hop(suspect.peer, start, self._components, suspect.addrs, suspect.version)))
-        answer = await self._answer(errands, kind, tokens, [view for view, _ in route], [hop for _, hop in route])
-        if answer is None:
-            return
-        history, hidden = answer
-        await self._compare(errands, kind, suspect, [view for view in others if roster.span(view, head).start <= start], start, len(tokens), history, hidden)
+        chain = self._chain(kind, start, suspect)
+        if chain and (answer := await self._answer(errands, kind, prompt, chain)) is not None:
+            await self._compare(errands, suspect, [view for view in others if roster.span(view, head).start <= start], answer)
 
-    def _chain(self, kind: Kind, stop: int) -> list[tuple[PeerView, Hop]] | None:
-        """Peers by lot that hold what comes before a component. None if nobody holds some of it."""
+    def _chain(self, kind: Kind, start: int, suspect: PeerView) -> list[tuple[PeerView, Hop]]:
+        """The suspect as a head from a component on, behind peers by lot. Empty if nobody holds some of what comes before."""
         chain: list[tuple[PeerView, Hop]] = []
         at = 0
-        while at < stop:
+        while at < start:
             able = self._roster.holders(kind, at)
             if not able:
-                return None
+                return []
             view = self._dice.choice(able)
-            reach = min(self._roster.span(view, at).stop, stop)
+            reach = min(self._roster.span(view, at).stop, start)
             chain.append((view, Hop(view.peer, at, reach, view.addrs, view.version)))
             at = reach
-        return chain
+        return [*chain, (suspect, Hop(suspect.peer, start, self._components, suspect.addrs, suspect.version))]
 
-    async def _answer(
-        self, errands: Errands, kind: Kind, tokens: tuple[int, ...], views: Sequence[PeerView], route: Sequence[Hop]
-    ) -> tuple[tuple[int, ...], Blob | None] | None:
-        """The tokens that a chain makes of these, behind these; and what its head drew them from, if not tokens. None where it does not account for that."""
-        room = min(self._dice.randint(SHORTEST, LONGEST), *(view.spare(len(tokens)) for view in views))
-        work = Work(route[0], *kind, self._components, tokens, room=room, behind=tuple(route[1:]))
-        async with errands.redoing(views[0], work) as asked:
+    async def _answer(self, errands: Errands, kind: Kind, prompt: tuple[int, ...], chain: Sequence[tuple[PeerView, Hop]]) -> Answer | None:
+        """What a chain says. None where it does not account for that."""
+        route = [hop for _, hop in chain]
+        room = min(self._dice.randint(SHORTEST, LONGEST), *(view.spare(len(prompt)) for view, _ in chain))
+        work = Work(route[0], *kind, self._components, prompt, room=room, behind=tuple(route[1:]))
+        async with errands.redoing(chain[0][0], work) as asked:
             if asked is None:
                 return None
-            history = tokens + tuple(one.tokens[0] for one in asked.probe.drawn)
-            stop, last = len(history) - 1, len(route) - 1
+            tokens = prompt + tuple(one.tokens[0] for one in asked.probe.drawn)
+            stop, last = len(tokens) - 1, len(route) - 1
             head = await self._say(errands, asked, route, last, stop, stop)
             before = await self._say(errands, asked, route, last - 1, 0, stop) if last else None
         if head is None or (last and before is None):
             return None
         hidden = None if before is None else before[0].rows
-        if head[1].received != received(history[:stop], hidden):
+        if head[1].received != received(tokens[:stop], hidden):
             self._at_odds(route[-2:])
             return None
-        if head[1].drawn != token_marks(history[len(tokens) :]):  # tokens come home through the first hop
+        if head[1].drawn != token_marks(tokens[len(prompt) :]):  # tokens come home through the first hop
             self._at_odds((route[0], route[-1]))
             return None
-        return history, hidden
+        return Answer(kind, route[-1].start, len(prompt), tokens, hidden)
 
     def _at_odds(self, hops: Sequence[Hop]) -> None:
         """They do not say the same, and nobody can tell which of them lies."""
@@ -116,17 +125,16 @@ class Heads:
             return None
         return shown, said
 
-    async def _compare(
-        self, errands: Errands, kind: Kind, suspect: PeerView, others: Sequence[PeerView], start: int, drawn: int, history: tuple[int, ...], hidden: Blob | None
-    ) -> None:
+    async def _compare(self, errands: Errands, suspect: PeerView, others: Sequence[PeerView], answer: Answer) -> None:
         """Whoever is contradicted by two is convicted."""
         against: list[PeerView] = []
-        told = history[:-1]
+        sampling, told = Sampling(logprobs=MOST_LOGPROBS), answer.tokens[:-1]
         for view in others[:TRIES]:
-            hop = Hop(view.peer, start, self._components, view.addrs, view.version)
-            sampling, room = Sampling(logprobs=MOST_LOGPROBS), self._dice.randint(*USUAL_ROOM)
-            redone = await errands.redo(view, Work(hop, *kind, self._components, told, hidden, sampling, emit_from=drawn, room=room))
-            alike = None if redone is None else await redone.drew_alike(history)
+            hop = Hop(view.peer, answer.at, self._components, view.addrs, view.version)
+            room = self._dice.randint(*USUAL_ROOM)
+            work = Work(hop, *answer.kind, self._components, told, answer.hidden, sampling, emit_from=answer.begins, room=room)
+            redone = await errands.redo(view, work)
+            alike = None if redone is None else await redone.drew_alike(answer.tokens)
             if alike:
                 for peer in (suspect.peer, view.peer):
                     self._judge.audits.passed(peer)

@@ -80,8 +80,9 @@ class Inspector:
                     try:
                         async with self._errands() as errands:
                             await self.walk(errands, kind)
-                        async with self._errands() as errands:  # by another name: whoever was met on the way would know the first
-                            await self._heads.inspect(errands, kind, self._prompt())
+                        if self._heads.comparable(kind):
+                            async with self._errands() as errands:  # by another name: whoever was met on the way would know the first
+                                await self._heads.inspect(errands, kind, self._prompt())
                     except SwarmError as error:
                         log.info("an inspection came to nothing: %s", error)
 
