@@ -93,6 +93,18 @@ def test_it_would_have_been_noticed(monkeypatch, subjects, dtype):
     assert seen.bans
 
 
+@pytest.mark.parametrize(("dtype", "compress", "times"), [("float32", False, 1000), ("bfloat16", False, 4), ("bfloat16", True, 4)])
+def test_where_little_is_usual_referees_show_how_far_a_rounding_is_carried(monkeypatch, subjects, dtype, compress, times):
+    """As if models were so many times as loud: then honest work is further apart than usual, and passes all the same."""
+    seen, kind = Seen(), f"small {dtype}{' compressed' * compress}"
+    watched(seen, monkeypatch)
+    for name, (base, each) in list(likeness.ALLOWED.items()):
+        monkeypatch.setitem(likeness.ALLOWED, name, (base / times, each / times))
+    keep_company(subjects["small", dtype], THREE_EACH, seen, monkeypatch, seed=2, clients=4, turns=6, compress=compress)
+    print(seen)
+    assert not seen.bans and not seen.doubts and seen.passed > 40 and seen.worst[kind] > 1
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("small", "float32"), ("small", "bfloat16"), ("demo", "bfloat16")])
 def test_nor_among_real_processes(figure, tmp_path, name, dtype):
     """Two of each half on one thread, one on two and with compiled layers; three clients at once."""
