@@ -95,8 +95,8 @@ class Probe:
             self.over, self.failure = True, "lost"
 
     def is_for_me(self, message: SessionMessage) -> bool:
-        """Not for the hop itself, which may be in the same process."""
-        return message.to != self.to
+        """Not for a hop, which may be in the same process."""
+        return message.to == CLIENT if self.work.behind else message.to != self.to
 
     def receive(self, sender: PeerId, message: Message) -> list[Send]:
         if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self.session, 1) or self.over:

@@ -115,6 +115,7 @@ def test_an_answer_of_a_chain_is_as_long_as_there_is_room_for():
     assert opened.peer == "b" and order.route == route and (order.emit_from, order.until, order.limit) == (2, 4, 5)
     (fed,) = probe.receive("b", Have(S, 1, -1, 0, 0, True))
     assert fed.message.tokens == (1, 2)
+    assert probe.is_for_me(Drawn(S, 1, -1, 0, 2, (7,))) and not probe.is_for_me(Step(S, 1, 1, 0, 0, (1, 2))), "we may be a hop ourselves"
     probe.receive("c", Drawn(S, 1, -1, 0, 2, (9,)))
     probe.receive("b", Drawn(S, 1, -1, 0, 2, (7,)))
     assert not probe.over

@@ -10,6 +10,7 @@ import pytest
 
 from swarm.core import Span
 from swarm.peer.inspector import LONGEST, SHORTEST
+from swarm.peer.server import Peer
 from swarm.sim.swarm import Scene, Server, Stage
 from swarm.sim.verdict import Verdict
 from tests.sim.test_cheats import SCENE, WHOLE, Bare, nobody_moves, now_and_then, tell_other_tokens, until, wrong
@@ -84,6 +85,18 @@ def draws_otherwise(key, rows: list[bytes]) -> list[bytes]:
 def test_a_head_that_draws_otherwise_is_found(spans):
     banned, cheats, walks, verdict = inspected(1, spans, makes(draws_otherwise, spans[0] if WHOLE in spans else BACK), 1800.0)
     assert banned == set(cheats) and walks <= 30 and not verdict.broken
+
+
+def test_it_is_found_by_a_coordinator_that_has_no_other_name_and_is_a_hop_itself(monkeypatch):
+    """As in private swarms."""
+    real = Peer.__init__
+
+    def unmasked(peer, *about, **more) -> None:
+        real(peer, *about, **{**more, "guise": None})
+
+    monkeypatch.setattr(Peer, "__init__", unmasked)
+    banned, cheats, *_ = inspected(1, [FRONT, BACK, BACK, BACK, BACK], makes(draws_otherwise, BACK), 900.0)
+    assert banned == set(cheats)
 
 
 def test_and_not_where_heads_are_not_inspected(monkeypatch):
