@@ -39,7 +39,9 @@ class Work:
     compress: bool = False
     """What comes out is to be compressed, as it was."""
     behind: tuple[Hop, ...] = ()
-    """Of a first hop: those of other peers to whom it hands on what it makes, up to the head. Then tokens come home, as many as there is room for and one."""
+    """Of a first hop: those of other peers to whom it hands on what it makes, up to the head. Then tokens come home."""
+    wants: int = 1
+    """Tokens that are to be drawn behind those that are given, where any are."""
 
     @property
     def compressed(self) -> tuple[int, ...]:
@@ -149,8 +151,7 @@ class Probe:
             finish = message.finish if at == len(message.tokens) - 1 else None
             self.drawn.append(replace(message, start=position, tokens=(token,), logprobs=message.logprobs[at : at + 1], finish=finish))
             told = self.work.tokens[position] if position < len(self.work.tokens) else None
-            enough = told is None and (not self.work.behind or len(self.drawn) > self.work.room)
-            self.over = enough or finish is not None or (told is not None and told != token)
+            self.over = position + 1 >= len(self.work.tokens) + self.work.wants or finish is not None or (told is not None and told != token)
 
     def _have(self, length: int, *, resend: bool = False) -> Send:
         return self._send(Have(self.session, 1, self.to, 0, length, resend))

@@ -84,8 +84,8 @@ class Heads:
     async def _answer(self, errands: Errands, kind: Kind, prompt: tuple[int, ...], chain: Sequence[tuple[PeerView, Hop]]) -> Answer | None:
         """What a chain says. None where it does not account for that."""
         route = [hop for _, hop in chain]
-        room = min(self._dice.randint(SHORTEST, LONGEST), *(view.spare(len(prompt)) for view, _ in chain))
-        work = Work(route[0], *kind, self._components, prompt, room=room, behind=tuple(route[1:]))
+        room = min(self._dice.randint(SHORTEST, LONGEST) - 1, *(view.spare(len(prompt)) for view, _ in chain))
+        work = Work(route[0], *kind, self._components, prompt, room=room, behind=tuple(route[1:]), wants=room + 1)
         async with errands.redoing(chain[0][0], work) as asked:
             if asked is None:
                 return None

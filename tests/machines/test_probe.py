@@ -109,7 +109,7 @@ def test_a_head_draws_until_it_disagrees(span):
 
 def test_an_answer_of_a_chain_is_as_long_as_there_is_room_for():
     route = (Hop("b", 0, 3), Hop("c", 3, COMPONENTS))
-    probe = Probe(S, "me", Work(route[0], "r", "float32", COMPONENTS, (1, 2), room=2, behind=route[1:]))
+    probe = Probe(S, "me", Work(route[0], "r", "float32", COMPONENTS, (1, 2), room=2, behind=route[1:], wants=3))
     (opened,) = probe.begin()
     order = decode_order(opened.message.order)
     assert opened.peer == "b" and order.route == route and (order.emit_from, order.until, order.limit) == (2, 4, 5)

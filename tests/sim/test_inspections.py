@@ -9,6 +9,9 @@ from dataclasses import replace
 import pytest
 
 from swarm.core import Span
+from swarm.peer.heads import LONGEST as HEADS_LONGEST
+from swarm.peer.heads import SHORTEST as HEADS_SHORTEST
+from swarm.peer.heads import Heads
 from swarm.peer.inspector import LONGEST, SHORTEST
 from swarm.peer.server import Peer
 from swarm.sim.swarm import Scene, Server, Stage
@@ -82,9 +85,13 @@ def draws_otherwise(key, rows: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("spans", [4 * [FRONT, BACK], 3 * [WHOLE] + [FRONT, BACK]], ids=["of a chain", "of a whole model"])
-def test_a_head_that_draws_otherwise_is_found(spans):
+def test_a_head_that_draws_otherwise_is_found(monkeypatch, spans):
+    asked: list[int] = []
+    compare = Heads._compare
+    monkeypatch.setattr(Heads, "_compare", lambda *about: (asked.append(len(about[-1].tokens) - about[-1].begins), compare(*about))[1])
     banned, cheats, walks, verdict = inspected(1, spans, makes(draws_otherwise, spans[0] if WHOLE in spans else BACK), 1800.0)
     assert banned == set(cheats) and walks <= 30 and not verdict.broken
+    assert all(HEADS_SHORTEST <= tokens <= HEADS_LONGEST for tokens in asked)
 
 
 def test_it_is_found_by_a_coordinator_that_has_no_other_name_and_is_a_hop_itself(monkeypatch):
