@@ -172,11 +172,18 @@ KeepEnds = Callable[[OpenedModel, Connection, str | None], AbstractAsyncContextM
 """How a client comes to its own ends, in the numerics that it asks for."""
 
 
-def alike(one: Blob, other: Blob, components: int) -> bool:
-    """Whether both can be what so many components make of the same."""
-    from swarm.model.likeness import alike
+class TensorLikeness:
+    """Implements `errands.Likeness`; loads torch once somebody compares."""
 
-    return alike(one, other, components)
+    def share(self, one: Blob, other: Blob, components: int) -> float:
+        from swarm.model.likeness import share
+
+        return share(one, other, components)
+
+    def nudged(self, rows: Blob, numerics: str, dice: Callable[[int], bytes]) -> Blob:
+        from swarm.model.likeness import nudged
+
+        return nudged(rows, numerics, dice)
 
 
 def check_peer_ids(peers: Sequence[str]) -> Sequence[str]:
@@ -411,7 +418,7 @@ def serving_peer(
         verify=connection.verify,
         sign=connection.sign if coordinate else None,
         attest=connection.sign,
-        alike=alike,
+        likeness=TensorLikeness(),
         guise=connection.guise,
         loader=loader,
         improve=partial(improve, engine) if compiles else None,

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from swarm.client.advice import Advisers
-from swarm.client.audit import Alike, Auditor
+from swarm.client.audit import Auditor
 from swarm.client.chronicle import Chronicle
 from swarm.client.classes import ClassChoice
 from swarm.client.distances import Distances
@@ -28,8 +28,9 @@ from swarm.client.options import check_options, check_seconds, is_number
 from swarm.client.session import Session, Token
 from swarm.client.trust import Trust
 from swarm.client.whisper import MakeLine
-from swarm.compose import Connection, KeepEnds, OpenedModel, alike, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model
+from swarm.compose import Connection, KeepEnds, OpenedModel, TensorLikeness, check_peer_ids, connect, ends_with, keep_ends, open_draft, open_model
 from swarm.core import CLIENT, Hop, ModelShape, PeerId, SessionId, Span, base_dtype, texts
+from swarm.errands import Likeness
 from swarm.errors import OR_RESUME, Closed, PeerLost, RemoteError, SwarmError, TimedOut, UsageError
 from swarm.machines.audits import USUAL, Audits
 from swarm.machines.client import GUESSED, ClientSession
@@ -173,15 +174,15 @@ class Client:
         wall: Callable[[], float] = time.time,
         mixed: bool = False,
         audit: float = 0.0,
-        alike: Alike = alike,
+        likeness: Likeness | None = None,
         compress: bool = False,
     ) -> Client:
         """A client for a model that is open and a network that is joined already; it closes neither. Ids of sessions and seeds come from `generator`, the time
-        by which peers announce from `wall`. Audited work is compared by `alike`."""
+        by which peers announce from `wall`. Audited work is compared by `likeness`."""
         self = cls(opened.shape.name, mixed=mixed, audit=audit, compress=compress)
         self._random, self.wall = generator, wall
         try:
-            await self._begin(opened, connection, ends, alike)
+            await self._begin(opened, connection, ends, likeness)
         except BaseException:
             await self.close()
             raise
@@ -211,13 +212,13 @@ class Client:
         self._stack.callback(draft.close)
         return draft
 
-    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, alike: Alike = alike) -> None:
+    async def _begin(self, opened: OpenedModel, connection: Connection, ends: KeepEnds | None, likeness: Likeness | None = None) -> None:
         self._opened, self._connection = opened, connection
         links = connection.links
         self._distances = distances = Distances(links, self.table, self._random)
         if self.audits.rate("") > 0:
             dice = random.Random(self._random.random()) if type(self._random) is random.Random else self._random
-            self.auditor = Auditor(self, self.audits, alike, dice)
+            self.auditor = Auditor(self, self.audits, likeness or TensorLikeness(), dice)
             self._stack.push_async_callback(self.auditor.close)
         links.subscribe(self._receive, self._lost)
         if not self.trust.only:  # a coordinator plans with whomever it likes, and would learn whom we trust

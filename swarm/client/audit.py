@@ -1,8 +1,7 @@
 """Work of a client's own answers, looked at again: one hop after the other says what it received and made, and somebody else makes it again.
 
 While it computes, a hop sees nothing of that. Afterwards it cannot say otherwise than it did: its successor has noted what came (`machines.marks`). What is to
-be audited and what follows is decided by `machines.audits`; this shell asks, waits with deadlines and compares. Knows neither the network nor tensors: `alike`
-is handed in.
+be audited and what follows is decided by `machines.audits`; this shell asks, waits with deadlines and compares. Knows neither the network nor tensors.
 """
 
 from __future__ import annotations
@@ -13,23 +12,21 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from swarm.client.planner import Surroundings
 from swarm.core import Hop, PeerId, Sampling, SessionId, base_dtype
-from swarm.errands import Errands
+from swarm.errands import ANSWER, Errands, Likeness, Redone
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import received, stated
-from swarm.machines.marks import MOST_SHOWN_BYTES
-from swarm.machines.probe import USUAL_ROOM, Probe, Work, hide
+from swarm.machines.marks import MOST_SHOWN_BYTES, token_marks
+from swarm.machines.probe import USUAL_ROOM, Work, hide
+from swarm.machines.redone import by_lot
 from swarm.routing.table import PeerView
 from swarm.wire import ITEM_SIZE, MARK, MOST_SHOWN, Accuse, Blob, Message, Show, Shown, Statement, compressed
 
 log = logging.getLogger(__name__)
-
-ANSWER = 15.0
-"""Seconds for a hop to show what it made: some megabytes, behind whatever else it sends."""
 
 MOST_BYTES = MOST_SHOWN_BYTES
 """Of activations that one audit fetches of a hop: it looks at the beginning of a session, as far as that reaches."""
@@ -50,9 +47,6 @@ MOST_LOGPROBS = 20
 
 HEARING = 40.0
 """Seconds for which a session is kept open that its caller has closed, for its hops to show what they made: a few answers, the slowest of them."""
-
-Alike = Callable[[Blob, Blob, int], bool]
-"""Whether two blobs can both be what so many components make of the same."""
 
 
 class Host(Surroundings, Protocol):
@@ -104,6 +98,25 @@ class Testimony:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a referee made of the same, and, where that is something else, what it says itself of its work."""
+
+    redone: Redone
+    testimony: Testimony | None = None
+
+    @property
+    def peer(self) -> PeerId:
+        return self.redone.view.peer
+
+
+class Wrong(NamedTuple):
+    """Who computed wrongly, and what it showed of it in its own words."""
+
+    peer: PeerId
+    testimony: Testimony | None
+
+
 @dataclass(slots=True)
 class Hearing:
     """A session whose hops are still to show what they made. They hold the positions below `kept`, by our own orders; `ends` is what waits for it."""
@@ -118,14 +131,14 @@ class Unclear(Exception):
 
 
 class Auditor:
-    def __init__(self, host: Host, audits: Audits, alike: Alike, dice: random.Random) -> None:
+    def __init__(self, host: Host, audits: Audits, likeness: Likeness, dice: random.Random) -> None:
         self.audits = audits
         self.passed = self.caught = self.unclear = 0
         """How audits ended."""
-        self._host, self._alike, self._dice = host, alike, dice
+        self._host, self._likeness, self._dice = host, likeness, dice
         self._waiting: dict[tuple[SessionId, int, PeerId], tuple[asyncio.Future[Shown], bool]] = {}
         """What somebody is to show, and whether it is held against him that he does not."""
-        self._errands = Errands(host, dice)
+        self._errands = Errands(host, dice, likeness)
         self._tasks: set[asyncio.Task[None]] = set()
         self._hearings: dict[SessionId, Hearing] = {}
 
@@ -246,9 +259,16 @@ class Auditor:
         made = await self._ask(job, number, stop if last else start, stop, doubts=True)
         if made.statement.received != received(job.tokens[:stop], hidden):
             self._at_odds(job, number - 1, number)
+        if last and not self._drew(job, made.statement, stop):  # tokens come home through the first hop, which might have changed them
+            self._at_odds(job, 0 if number else -1, number)
         if behind is not None and made.statement.made != behind.statement.received[MARK * start :]:
             self._at_odds(job, number, number + 1)
         return Testimony(made, hidden, start, stop)
+
+    def _drew(self, job: Job, statement: Statement, stop: int) -> bool:
+        """Whether a head says that it drew the tokens of this turn that came home, as far as it says anything: older peers do not."""
+        count = min(len(statement.drawn) // MARK, stop + 1 - job.began)
+        return not count or statement.drawn[-MARK * count :] == token_marks(job.tokens[stop + 1 - count : stop + 1])
 
     def _at_odds(self, job: Job, one: int, other: int) -> None:
         """Two neighbours do not say the same of what passed between them. Who lies nobody can tell; where some hop has computed again, perhaps neither."""
@@ -296,23 +316,34 @@ class Auditor:
 
     # --- verdicts -----------------------------------------------------------------------------------------------------------------------------------------
 
-    async def _verdict(self, job: Job, number: int, testimony: Testimony) -> PeerId | None:
+    async def _verdict(self, job: Job, number: int, testimony: Testimony) -> Wrong | None:
         """Who computed wrongly: nobody, the suspect, or a referee whom another one contradicts. Raises Unclear where that cannot be told."""
         suspect = job.route[number]
-        against: list[PeerId] = []
+        others: list[Again] = []
+        against = 0
         special = compressed(testimony.hidden, testimony.made.shown.rows)
         able = [view for view in self._referees(job, suspect) if view.compresses or not special]
         for view in able[:REFEREES]:
-            probe = await self._again(job, suspect, view, testimony)
-            agrees = None if probe is None else self._agrees(job, probe, testimony)
-            if agrees is None:
+            again = await self._again(job, suspect, view, testimony)
+            agrees = None if again is None else await self._agrees(job, again.redone, testimony)
+            if again is None or (agrees is None and again.redone.rows is None):
                 continue
             if agrees:
-                return against[0] if against else None
-            against.append(view.peer)
-            if len(against) == 2 or view.peer in self._host.trust.peers:
-                return suspect.peer
-        raise Unclear("nobody could make it again" if not against else f"{against[0]} makes something else of it, and there is nobody to say who is right")
+                return await self._odd_one(others, again.redone, testimony)
+            others.append(again)
+            against += agrees is False
+            if agrees is False and (against == 2 or view.peer in self._host.trust.peers):
+                return Wrong(suspect.peer, testimony)
+        raise Unclear("nobody could make it again" if not others else f"{others[0].peer} makes something else of it, and there is nobody to say who is right")
+
+    async def _odd_one(self, others: Sequence[Again], redone: Redone, testimony: Testimony) -> Wrong | None:
+        """A referee who made something else than the suspect and another referee, and is contradicted by that one too."""
+        for other in others:
+            rows = other.redone.rows
+            alike = False if rows is None else await redone.made_alike(rows[testimony.start : testimony.stop], testimony.start)
+            if alike is False:
+                return Wrong(other.peer, other.testimony)
+        return None
 
     def _referees(self, job: Job, suspect: Hop) -> list[PeerView]:
         """Whom to ask to make it again: peers of exactly the suspect's class that hold the same; the trusted first, then the proven, else by lot."""
@@ -325,7 +356,7 @@ class Auditor:
         lot = {view.peer: self._dice.random() for view in sorted(able, key=lambda view: view.peer)}
         return sorted(able, key=lambda view: (view.peer not in host.trust.peers, not self.audits.proven(view.peer), lot[view.peer]))
 
-    async def _again(self, job: Job, suspect: Hop, view: PeerView, testimony: Testimony) -> Probe | None:
+    async def _again(self, job: Job, suspect: Hop, view: PeerView, testimony: Testimony) -> Again | None:
         """None if it does not come to an end."""
         stop, is_last = testimony.stop, suspect.stop == self._host.components
         hop = Hop(view.peer, suspect.start, suspect.stop, view.addrs, view.version)
@@ -334,37 +365,52 @@ class Auditor:
         emit_from = self._emit_from(job, stop) if is_last else 0
         compress = compressed(testimony.made.shown.rows)
         told, room = (tokens, testimony.hidden, sampling, emit_from), self._dice.randint(*USUAL_ROOM)
-        return await self._errands.probe(view, Work(hop, job.revision, job.numerics, self._host.components, *told, room, compress))
+        work = Work(hop, job.revision, job.numerics, self._host.components, *told, room, compress)
+        async with self._errands.redoing(view, work) as redone:
+            return None if redone is None else Again(redone, await self._own_words(job, redone, testimony))
+
+    async def _own_words(self, job: Job, redone: Redone, testimony: Testimony) -> Testimony | None:
+        """What a referee that made something else signs of that, while it has it: it may be wrong itself, and then others are to hear of it. None if it shows
+        something else than it has sent us."""
+        rows, made, probe, (start, stop) = testimony.made.shown.rows, redone.rows, redone.probe, (testimony.start, testimony.stop)
+        if rows is None or made is None or len(made) < stop:
+            return None
+        made = made[start:stop]
+        if self._likeness.share(rows, made, redone.work.hop.stop - redone.work.hop.start) <= 1:
+            return None
+        try:
+            said = await self._ask(replace(job, session=probe.session, chain=1, route=probe.route, clean=False), probe.to, start, stop, doubts=True)
+        except Unclear:
+            return None
+        return Testimony(said, testimony.hidden, start, stop) if said.shown.rows == made else None
 
     def _emit_from(self, job: Job, stop: int) -> int:
         """The first position of those looked at whose token the head drew."""
         return max(job.began, stop - LOOKED_AT, 1)
 
-    def _agrees(self, job: Job, probe: Probe, testimony: Testimony) -> bool | None:
+    async def _agrees(self, job: Job, redone: Redone, testimony: Testimony) -> bool | None:
         """Whether it came out the same. None where that cannot be told."""
-        hop, rows = probe.work.hop, testimony.made.shown.rows
-        if probe.work.is_last:
-            return drawn_alike(job, probe)
-        if rows is None or probe.rows is None or len(probe.rows) != testimony.stop:
-            return None
-        return self._alike(rows, probe.rows[testimony.start : testimony.stop], hop.stop - hop.start)
+        rows = testimony.made.shown.rows
+        if redone.work.is_last:
+            return await redone.drew_alike(job.tokens)
+        return None if rows is None else await redone.made_alike(rows, testimony.start)
 
-    def _judge(self, job: Job, suspect: PeerId, wrong: PeerId | None, testimony: Testimony) -> None:
-        if wrong != suspect:
+    def _judge(self, job: Job, suspect: PeerId, wrong: Wrong | None, testimony: Testimony) -> None:
+        if wrong is None or wrong.peer != suspect:
             self.passed += 1
             self.audits.passed(suspect)
         if wrong is None:
             return
-        if testimony.made.shown.rows is None and by_lot(job.sampling) and not self.audits.drew_otherwise(wrong):
+        if testimony.made.shown.rows is None and by_lot(job.sampling) and not self.audits.drew_otherwise(wrong.peer):
             self.unclear += 1
-            log.info("%s drew another token than others do; nobody can tell whether by chance", wrong)
+            log.info("%s drew another token than others do; nobody can tell whether by chance", wrong.peer)
             return
         self.caught += 1
-        until = self.audits.caught(wrong, self._host.clock())
-        log.warning("%s computes something else than others do; it is left alone for %.0f minutes", wrong, (until - self._host.clock()) / 60)
-        self._host.distrust(wrong, until)
-        if wrong == suspect and testimony.made.shown.rows is not None:
-            self._accuse(job, testimony, testimony.made.shown.rows)
+        until = self.audits.caught(wrong.peer, self._host.clock())
+        log.warning("%s computes something else than others do; it is left alone for %.0f minutes", wrong.peer, (until - self._host.clock()) / 60)
+        self._host.distrust(wrong.peer, until)
+        if wrong.testimony is not None and wrong.testimony.made.shown.rows is not None:
+            self._accuse(job, wrong.testimony, wrong.testimony.made.shown.rows)
 
     def _doubt(self, peer: PeerId, neighbour: PeerId | None = None) -> None:
         if peer == self._host.peer or peer in self._host.trust.peers:
@@ -386,28 +432,3 @@ class Auditor:
         task = asyncio.create_task(life, name="audit")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-TIE, NEAR = 1e-3, 0.1
-"""By how much the natural log-probabilities of two tokens may differ that float32, and a rounded dtype, may take for one another."""
-
-
-def by_lot(sampling: Sampling) -> bool:
-    """Whether nobody can tell by the log-probabilities that two tokens were a near tie."""
-    return bool(sampling.temperature) or sampling.repetition_penalty != 1
-
-
-def drawn_alike(job: Job, probe: Probe) -> bool | None:
-    """Whether another head drew the tokens that came home, up to the first on which they differ. There it must be a near tie: that is seen where nothing is
-    drawn by lot and the other head says how likely it found both; elsewhere a rounded dtype leaves it open, and float32 unless it happens again
-    (`Audits.drew_otherwise`)."""
-    for one in probe.drawn:
-        told = job.tokens[one.start] if one.start < len(job.tokens) else None
-        if told is None or told == one.tokens[0]:
-            continue
-        exact = base_dtype(job.numerics) == "float32"
-        if by_lot(job.sampling) or not one.logprobs:
-            return False if exact else None
-        top = dict(one.logprobs[0].top)
-        return told in top and top[told] >= one.logprobs[0].drawn - (TIE if exact else NEAR)
-    return True if probe.drawn else None

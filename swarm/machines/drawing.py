@@ -6,11 +6,12 @@ Knows the order and the tokens that stand there; not who hears of a draw, nor ho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.machines.effects import Draw
 from swarm.machines.limits import LEAST_CHUNK
-from swarm.wire import LOGITS, LOOP, Order
+from swarm.machines.marks import token_marks
+from swarm.wire import LOGITS, LOOP, MOST_SHOWN, Order
 
 
 @dataclass(slots=True)
@@ -20,6 +21,8 @@ class Drawing:
     last: tuple[int, int] | None = None
     """Position and token of the last draw that counts."""
     astray: bool = False
+    _counted: dict[int, int] = field(default_factory=dict)
+    """Tokens of draws that counted, by position, as far as somebody may ask for them."""
 
     def take(self, draws: Sequence[Draw], tokens: Sequence[int], order: Order) -> tuple[list[Draw], str | None]:
         """Those of some draws that count, where these `tokens` stand, and whether they end the answer: "stop" or "length"."""
@@ -34,6 +37,8 @@ class Drawing:
                 break
             self.last = (draw.position, draw.token)
             sent.append(draw)
+            if draw.position <= MOST_SHOWN:
+                self._counted[draw.position] = draw.token
             if draw.token in order.sampling.stop_ids:
                 finish = "stop"
             elif draw.position + 1 >= order.limit:
@@ -48,6 +53,22 @@ class Drawing:
         if self.last is None or self.last[0] > length:
             self.last = None
         self.astray = False
+        self._forget(length)
+
+    def anew(self, length: int) -> Drawing:
+        """For another order, of whose past so many positions still hold; what was drawn is remembered."""
+        self._forget(length)
+        return Drawing(_counted=self._counted)
+
+    def _forget(self, length: int) -> None:
+        self._counted = {position: token for position, token in self._counted.items() if position <= length}
+
+    def marks(self, position: int) -> bytes:
+        """Of the tokens drawn in one go, up to that for a position; empty if that was not drawn here."""
+        tokens: list[int] = []
+        while (token := self._counted.get(position - len(tokens))) is not None and len(tokens) < MOST_SHOWN:
+            tokens.append(token)
+        return token_marks(tokens[::-1])
 
 
 def portion(order: Order, start: int, chunk: int) -> int:

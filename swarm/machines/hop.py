@@ -196,7 +196,7 @@ class HopSession:
         self._feed.ready = self._asked = False
         self._resent = self._shown = 0
         effects: list[Effect] = self._truncate(keep)
-        self._drawing = Drawing()
+        self._drawing = self._drawing.anew(keep)
         self._looping.opened(order.until, self.accepted)
         effects.append(self._have(resend=True))
         if not self.is_last and self.index != message.upto:
@@ -347,9 +347,9 @@ class HopSession:
     def tick(self, now: float) -> list[Effect]:
         return [Forget("lease ran out")] if now >= self.lease_ends else []
 
-    def show(self, start: int, stop: int) -> tuple[bytes, Blob | None] | None:
-        """The marks of what was received for positions [0, stop), and what was made of [start, stop): none at the head. None where it is not here, is too
-        much at once, or was shown often enough."""
+    def show(self, start: int, stop: int) -> tuple[bytes, Blob | None, bytes] | None:
+        """The marks of what was received for positions [0, stop), what was made of [start, stop): none at the head; and the marks of what that has drawn. None
+        where it is not here, is too much at once, or was shown often enough."""
         makes = start < stop and not self.is_last
         if not start <= stop <= self.computed or self._shown == SHOWN:
             return None
@@ -357,7 +357,7 @@ class HopSession:
             return None
         self._shown += 1
         received = token_marks(self.tokens[:stop]) if self.is_first else bytes(self._positions.marks[: MARK * stop])
-        return received, self._positions.journal.rows(start, stop) if makes else None
+        return received, self._positions.journal.rows(start, stop) if makes else None, self._drawing.marks(stop)
 
     # --- newcomers: fed while the chain goes on -------------------------------------------------------------------------------------------------------------
 

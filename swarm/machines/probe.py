@@ -1,4 +1,5 @@
 """A piece of work for one peer, by somebody who poses as the hops before and behind it: rows (or tokens) go in, and what its components make of them comes out.
+Or an answer of a whole chain of peers.
 
 To the peer it is a session like any other, of a client with ends of its own. Pure: events in, messages out; signing and deadlines are the shell's.
 """
@@ -37,6 +38,10 @@ class Work:
     """Positions of an answer that seems to be wanted."""
     compress: bool = False
     """What comes out is to be compressed, as it was."""
+    behind: tuple[Hop, ...] = ()
+    """Of a first hop: those of other peers to whom it hands on what it makes, up to the head. Then tokens come home."""
+    wants: int = 1
+    """Tokens that are to be drawn behind those that are given, where any are."""
 
     @property
     def compressed(self) -> tuple[int, ...]:
@@ -58,15 +63,17 @@ class Probe:
 
     def __init__(self, session: SessionId, me: PeerId, work: Work, expires: float = 0.0) -> None:
         self.work, self.over, self.failure = work, False, ""
+        self.session = session
         self.drawn: list[Drawn] = []
-        self._session, self._me, self._peer = session, me, work.hop.peer
+        self._me, self._peer = me, work.hop.peer
         before = () if work.is_first else (Hop(me, 0, work.hop.start),)
-        behind = () if work.is_last else (Hop(me, work.hop.stop, work.components),)
+        behind = work.behind or (() if work.is_last else (Hop(me, work.hop.stop, work.components),))
         self.to = len(before)
-        length, route = len(work.tokens), (*before, work.hop, *behind)
+        self.route = (*before, work.hop, *behind)
+        length = len(work.tokens)
         until = length + work.room if work.room else 0
         self._order = Order(
-            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, route,
+            session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, self.route,
             expires=expires, compressed=work.compressed,
         )  # fmt: skip
         self._sent = self._acked = self._received = 0
@@ -80,21 +87,21 @@ class Probe:
         return Blob(first.dtype, first.width, memoryview(b"".join(part.data for part in self._parts)))
 
     def begin(self) -> list[Send]:
-        return [self._send(Open(self._session, 1, self.to, encode(self._order)))]
+        return [self._send(Open(self.session, 1, self.to, encode(self._order)))]
 
     def end(self) -> list[Send]:
-        return [self._send(Close(self._session, 1, self.to))]
+        return [self._send(Close(self.session, 1, self.to))]
 
     def lost(self, peer: PeerId) -> None:
         if peer == self._peer and not self.over:
             self.over, self.failure = True, "lost"
 
     def is_for_me(self, message: SessionMessage) -> bool:
-        """Not for the hop itself, which may be in the same process."""
-        return message.to != self.to
+        """Not for a hop, which may be in the same process."""
+        return message.to == CLIENT if self.work.behind else message.to != self.to
 
     def receive(self, sender: PeerId, message: Message) -> list[Send]:
-        if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self._session, 1) or self.over:
+        if sender != self._peer or not isinstance(message, SessionMessage) or (message.session, message.chain) != (self.session, 1) or self.over:
             return []
         if isinstance(message, Open) and message.to == self.to + 1:
             return [self._have(0, resend=True)]
@@ -119,7 +126,7 @@ class Probe:
         while self._sent < (end := min(len(work.tokens), self._acked + WINDOW)):
             stop = min(self._sent + CHUNK, end)
             rows = None if work.hidden is None else work.hidden[self._sent : stop]
-            sends.append(self._send(Step(self._session, 1, self.to, 0, self._sent, work.tokens[self._sent : stop], rows)))
+            sends.append(self._send(Step(self.session, 1, self.to, 0, self._sent, work.tokens[self._sent : stop], rows)))
             self._sent = stop
         return sends
 
@@ -144,10 +151,10 @@ class Probe:
             finish = message.finish if at == len(message.tokens) - 1 else None
             self.drawn.append(replace(message, start=position, tokens=(token,), logprobs=message.logprobs[at : at + 1], finish=finish))
             told = self.work.tokens[position] if position < len(self.work.tokens) else None
-            self.over = told is None or told != token or finish is not None
+            self.over = position + 1 >= len(self.work.tokens) + self.work.wants or finish is not None or (told is not None and told != token)
 
     def _have(self, length: int, *, resend: bool = False) -> Send:
-        return self._send(Have(self._session, 1, self.to, 0, length, resend))
+        return self._send(Have(self.session, 1, self.to, 0, length, resend))
 
     def _send(self, message: SessionMessage) -> Send:
         return Send(self._peer, message)

@@ -371,9 +371,9 @@ class HopRoom:
             return nothing
         if (made := hop.show(message.start, message.stop)) is None:
             return nothing
-        received, rows = made
+        received, rows, drawn = made
         about = (self._links.peer, sender, message.session, message.chain, hop.order.revision, hop.order.numerics, key.start, key.stop)
-        statement = encode(Statement(*about, message.start, message.stop, received, b"" if rows is None else marks(rows)))
+        statement = encode(Statement(*about, message.start, message.stop, received, b"" if rows is None else marks(rows), drawn))
         return msgspec.structs.replace(nothing, statement=statement, signature=self._sign(statement), rows=rows)
 
     def _unknown(self, sender: PeerId, message: SessionMessage) -> None:

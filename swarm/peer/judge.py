@@ -1,7 +1,7 @@
 """A coordinator's judgement of accusations: that a peer said so it knows by the signature; that it is wrong it believes when others, whom it chose itself, have
 made the same work again. Then it plans without that peer for a while. Nobody else is told, so nobody has to believe it.
 
-Does not know which network it is on, nor tensors: how rows are compared is handed in.
+Does not know which network it is on, nor tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from swarm.core import Hop, PeerId, Span
-from swarm.errands import Errands
+from swarm.errands import Errands, Likeness, Redone
 from swarm.errors import ProtocolError
 from swarm.machines.audits import Audits
 from swarm.machines.evidence import Verify, charge
@@ -22,7 +22,7 @@ from swarm.peer.voice import Voice
 from swarm.ports import Links
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import Accuse, Blob, Message, Statement, compressed
+from swarm.wire import Accuse, Message, Statement, compressed
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ and again, need only wait until the lot names them alone. Where fewer could make
 (Nobody rests for having been accused: a cheat would have itself accused of good work then, and never be tried for the rest.)"""
 
 FAILURES = 3
-"""Peers of whom no answer comes, before a case is dropped at the next: each is waited for a minute."""
+"""Peers of whom no answer comes, or none that tells, before a case is dropped at the next: each is waited for a minute."""
 
 REMEMBERED = 1024
 """Accusers, and accused."""
@@ -53,16 +53,16 @@ class Judge:
         table: PeerTable,
         sign: Callable[[bytes], bytes],
         verify: Verify,
-        alike: Callable[[Blob, Blob, int], bool],
+        likeness: Likeness,
         clock: Callable[[], float],
         wall: Callable[[], float],
         dice: random.Random,
     ) -> None:
         self.audits = Audits()
         self.table = table
-        self.errands = Errands(Voice(links, sign, wall), dice)
+        self.errands = Errands(Voice(links, sign, wall), dice, likeness)
         self._links, self._model, self._components = links, model, components
-        self._verify, self._alike, self._clock, self._dice = verify, alike, clock, dice
+        self.verify, self._clock, self._dice = verify, clock, dice
         self._heard: dict[PeerId, float] = {}
         self._acquitted = Counter[PeerId]()
         self._cases = 0
@@ -83,7 +83,7 @@ class Judge:
     async def look_into(self, accuser: PeerId, accusation: Accuse) -> None:
         self._cases += 1
         try:
-            statement = charge(accusation, self._verify)
+            statement = charge(accusation, self.verify)
             if await self._is_wrong(accuser, accusation, statement):
                 self.convict(statement.peer)
         except ProtocolError as error:
@@ -103,10 +103,11 @@ class Judge:
         special = compressed(accusation.hidden, accusation.rows)
         witnesses = [view for view in self._witnesses(accuser, statement) if view.compresses or not special]
         for view in witnesses:
-            rows = await self._again(view, accusation, statement)
-            if rows is None or len(rows) != statement.stop:
+            redone = await self._again(view, accusation, statement)
+            alike = None if redone is None else await redone.made_alike(accusation.rows, statement.start)
+            if alike is None:
                 failed += 1
-            elif self._alike(accusation.rows, rows[statement.start :], statement.behind - statement.first):
+            elif alike:
                 self._acquit(statement.peer)
                 return False
             elif view.peer == self._links.peer:
@@ -135,9 +136,9 @@ class Judge:
         self._dice.shuffle(able)
         return sorted(able, key=lambda view: view.peer != me)
 
-    async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Blob | None:
+    async def _again(self, view: PeerView, accusation: Accuse, statement: Statement) -> Redone | None:
         """None if it does not come to an end."""
         hop = Hop(view.peer, statement.first, statement.behind, view.addrs, view.version)
         room = self._dice.randint(*USUAL_ROOM)
         told, compress = (accusation.tokens, accusation.hidden), compressed(accusation.rows)
-        return await self.errands.run(view, Work(hop, statement.revision, statement.numerics, self._components, *told, room=room, compress=compress))
+        return await self.errands.redo(view, Work(hop, statement.revision, statement.numerics, self._components, *told, room=room, compress=compress))

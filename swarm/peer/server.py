@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.core import PeerId, Span
+from swarm.errands import Likeness
 from swarm.errors import PeerLost, ProtocolError, RemoteError, contained
 from swarm.machines.election import Candidacy, height
 from swarm.machines.evidence import Verify
@@ -34,7 +35,7 @@ from swarm.peer.past import KEEP_EVERY, Past
 from swarm.ports import Directory, Guise, Links, Meters, Notes, Readings
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
-from swarm.wire import MOST_DRAFT_NAME, RENEW_EVERY, VERSION, Announcement, Blob, Message, Needed
+from swarm.wire import MOST_DRAFT_NAME, RENEW_EVERY, VERSION, Announcement, Message, Needed
 
 log = logging.getLogger(__name__)
 
@@ -135,14 +136,14 @@ class Peer:
         polite: bool = False,
         notes: Notes | None = None,
         attest: Callable[[bytes], bytes] | None = None,
-        alike: Callable[[Blob, Blob, int], bool] | None = None,
+        likeness: Likeness | None = None,
         guise: Callable[[], AbstractAsyncContextManager[Guise]] | None = None,
         drafters: Callable[[Callable[[], None]], Sequence[Drafter]] = lambda ready: (),
     ) -> None:
         """With `sign`, the peer stands for election as coordinator of its model; with `loader`, it moves to where it helps more. `improve` is called
         whenever the engine has something new to run, and may take its time. `changed` is called when the peer begins or ceases to take sessions, or holds
         something else. With `meters` it takes no more than there is memory for, and if it is `polite` it makes way for other programs; with `notes` it
-        remembers what it measured. With `attest` it signs what it made, for the clients it was made for; with `alike`, which compares such work, it
+        remembers what it measured. With `attest` it signs what it made, for the clients it was made for; with `likeness`, which compares such work, it
         looks into accusations when it coordinates, and has others' work made again, under a `guise` if it has any. `drafters` as in `HopRoom`."""
         self.state = "joining"
         self._links, self._directory, self._engine, self._about = links, directory, engine, about
@@ -163,7 +164,7 @@ class Peer:
         self._taken = asyncio.Event()
         self._take(holding)
         self._guise = guise
-        self.coordinator = None if sign is None else self._candidate(sign, think, verify, alike)
+        self.coordinator = None if sign is None else self._candidate(sign, think, verify, likeness)
         self._mover = None if loader is None else Mover(self, loader, holding.offer.components, clock=clock, think=think, dice=self._random)
         self._moving: asyncio.Task[None] | None = None
         self._improve = improve
@@ -177,18 +178,18 @@ class Peer:
             self._monitor.take(holding)
         self._taken.set()
 
-    def _judge(self, sign: Callable[[bytes], bytes], verify: Verify, alike: Callable[[Blob, Blob, int], bool]) -> Callable[[PeerTable], Judge]:
+    def _judge(self, sign: Callable[[bytes], bytes], verify: Verify, likeness: Likeness) -> Callable[[PeerTable], Judge]:
         about, components, clock, wall = self._about, self.room.offer.components, self._clock, self._wall
         dice = random.Random(self._seed + 1)
-        return lambda table: Judge(self._links, about.config_hash, components, table, sign, verify, alike, clock, wall, dice)
+        return lambda table: Judge(self._links, about.config_hash, components, table, sign, verify, likeness, clock, wall, dice)
 
-    def _inspector(self, alike: Callable[[Blob, Blob, int], bool]) -> Callable[[Judge], Inspector] | None:
+    def _inspector(self) -> Callable[[Judge], Inspector] | None:
         if not self._about.vocab:
             return None
         components, vocab, dice = self.room.offer.components, self._about.vocab, random.Random(self._seed + 2)
-        return lambda judge: Inspector(judge, components, vocab, alike, self._clock, self._wall, dice, self._guise)
+        return lambda judge: Inspector(judge, components, vocab, self._clock, self._wall, dice, self._guise)
 
-    def _candidate(self, sign: Callable[[bytes], bytes], think: Think, verify: Verify, alike: Callable[[Blob, Blob, int], bool] | None) -> Coordinator:
+    def _candidate(self, sign: Callable[[bytes], bytes], think: Think, verify: Verify, likeness: Likeness | None) -> Coordinator:
         return Coordinator(
             self._links,
             self._directory,
@@ -202,8 +203,8 @@ class Peer:
             clock=self._clock,
             wall=self._wall,
             think=think,
-            judge=None if alike is None else self._judge(sign, verify, alike),
-            inspector=None if alike is None else self._inspector(alike),
+            judge=None if likeness is None else self._judge(sign, verify, likeness),
+            inspector=None if likeness is None else self._inspector(),
         )
 
     @property

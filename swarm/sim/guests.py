@@ -42,7 +42,7 @@ class Talk:
         directory = Directory(stage.table, guest.links)
         connection = Connection(guest.links, directory, addrs, lambda data: toy.signed(guest.peer, data), toy.verify, stage.loop.create_future())
         ends, scene = self._ends if own_ends else None, stage.scene
-        client = guest.client = await Client.over(opened, connection, self._random, ends, directory.wall, scene.mixed, scene.audit, toy.alike, scene.compress)
+        client = guest.client = await Client.over(opened, connection, self._random, ends, directory.wall, scene.mixed, scene.audit, toy, scene.compress)
         try:
             while not stage.over:
                 await self._converse(client)

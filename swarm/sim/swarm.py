@@ -411,7 +411,7 @@ class Stage:
             verify=toy.verify,
             sign=lambda data: toy.signed(server.peer, data),
             attest=lambda data: toy.signed(server.peer, data),
-            alike=toy.alike,
+            likeness=toy,
             guise=lambda: self._guise(server),
             think=_at_once,
             loader=Loader(held, self.scene, self.random),

@@ -303,9 +303,14 @@ def _rows(blob: Blob | None) -> list[bytes]:
     return [] if blob is None else [bytes(blob[at : at + 1].data) for at in range(len(blob))]
 
 
-def alike(one: Blob, other: Blob, components: int) -> bool:
-    """Digests have no tolerance."""
-    return one == other
+def share(one: Blob, other: Blob, components: int) -> float:
+    """Digests have no tolerance, and what is not the same is far apart."""
+    return 0.0 if one == other else 1000.0
+
+
+def nudged(rows: Blob, numerics: str, dice: Callable[[int], bytes]) -> Blob:
+    """Nor roundings."""
+    return rows
 
 
 def verify(client: PeerId, order: bytes, signature: bytes) -> bool:

@@ -207,7 +207,8 @@ class Show(SessionMessage, frozen=True, array_like=True, tag=31):
 
 class Statement(msgspec.Struct, frozen=True, array_like=True):
     """What a hop over components [first, behind) says of a session: the marks of the rows (at hop 0: tokens) that it received for positions [0, stop), and
-    those of what it made of positions [start, stop), which the head has none of."""
+    those of what it made of positions [start, stop), which the head has none of. `drawn` are the marks of the tokens that a head has drawn, up to that for
+    position `stop`, as far back as it has drawn in one go: they come home through the first hop, which might say otherwise."""
 
     peer: PeerId
     client: PeerId
@@ -221,6 +222,7 @@ class Statement(msgspec.Struct, frozen=True, array_like=True):
     stop: Shownable
     received: Annotated[bytes, Meta(max_length=MARK * MOST_SHOWN)]
     made: Annotated[bytes, Meta(max_length=MARK * MOST_SHOWN)] = b""
+    drawn: Annotated[bytes, Meta(max_length=MARK * MOST_SHOWN)] = b""
 
 
 class Shown(SessionMessage, frozen=True, array_like=True, tag=33):

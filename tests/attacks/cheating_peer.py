@@ -1,6 +1,6 @@
 """A peer that computes something else than it says: `CHEAT=noise python -m tests.attacks.cheating_peer` and whatever swarm-serve takes. It announces to be
 fast, so that it is chosen. Kinds: zeros, noise, weights (of another model), int4 (a smaller copy), skip (a layer), tenth (noise in one round of ten), mute
-(does not account for its work).
+(does not account for its work), head (noise where tokens are drawn, and nowhere else).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cheating_run(self, start, stop, rows):
     outputs, kind = run(self, start, stop, rows), os.environ["CHEAT"]
     if kind == "zeros":
         return [torch.zeros_like(output) for output in outputs]
-    if kind == "noise" or (kind == "tenth" and random.random() < 0.1):
+    if kind == "noise" or (kind == "head" and outputs[0].shape[-1] == self.vocab) or (kind == "tenth" and random.random() < 0.1):
         return [output + 0.5 * output.std() * torch.randn_like(output) if len(output) else output for output in outputs]
     return outputs
 

@@ -18,7 +18,7 @@ from swarm.compose import Connection, OpenedModel
 from swarm.core import Span
 from swarm.machines.audits import Audits
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.likeness import ALLOWED, apart
+from swarm.model.likeness import nudged, share
 from swarm.model.span import Row, SpanModel
 from swarm.peer.engine import Engine
 from swarm.sim import toy
@@ -72,13 +72,11 @@ class Seen:
     passed: int = 0
     unclear: int = 0
 
-    def alike(self, one: Blob, other: Blob, layers: int) -> bool:
-        kind = f"{self.subject} compressed" if one.dtype == COMPRESSED else self.subject
-        base, each = ALLOWED[one.dtype]
-        share = apart(one, other) / (base + each * layers)
+    def share(self, one: Blob, other: Blob, layers: int) -> float:
+        kind, found = f"{self.subject} compressed" if one.dtype == COMPRESSED else self.subject, share(one, other, layers)
         self.compared[kind] += 1
-        self.worst[kind] = max(self.worst.get(kind, 0.0), share)
-        return share <= 1
+        self.worst[kind] = max(self.worst.get(kind, 0.0), found)
+        return found
 
     subject: str = ""
     """What peers compute just now, and in which dtype."""
@@ -103,7 +101,8 @@ def watched(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr("swarm.peer.moving.Mover.run", stay)
-    monkeypatch.setattr(toy, "alike", seen.alike)
+    monkeypatch.setattr(toy, "share", seen.share)
+    monkeypatch.setattr(toy, "nudged", nudged)
 
 
 class _Worker:
@@ -172,7 +171,7 @@ class Company(Stage):
         directory, dice = Directory(self.table, guest.links), random.Random(f"{self.seed} {guest.peer}")
         opened = OpenedModel(None, self.shape, None, toy.Text(), ())  # type: ignore[arg-type]
         connection = Connection(guest.links, directory, (), lambda data: toy.signed(guest.peer, data), toy.verify, self.loop.create_future())
-        client = await Client.over(opened, connection, dice, None, directory.wall, False, 1.0, self.seen.alike, self.scene.compress)
+        client = await Client.over(opened, connection, dice, None, directory.wall, False, 1.0, toy, self.scene.compress)
         self.clients.append(client)
         try:
             for _ in range(turns):

@@ -18,7 +18,7 @@ from swarm.machines.marks import marks, token_marks
 from swarm.machines.probe import Probe, Work
 from swarm.peer.hops import HopRoom
 from swarm.peer.offer import Offer
-from swarm.wire import MARK, Accuse, Blob, Close, Have, Open, Show, Shown, Step
+from swarm.wire import MARK, Accuse, Blob, Close, Drawn, Have, Open, Show, Shown, Step, decode_order
 
 S = b"p" * 16
 COMPONENTS = 6
@@ -107,6 +107,22 @@ def test_a_head_draws_until_it_disagrees(span):
         assert probe.over and [one.tokens[0] for one in probe.drawn] == drawn
 
 
+def test_an_answer_of_a_chain_is_as_long_as_there_is_room_for():
+    route = (Hop("b", 0, 3), Hop("c", 3, COMPONENTS))
+    probe = Probe(S, "me", Work(route[0], "r", "float32", COMPONENTS, (1, 2), room=2, behind=route[1:], wants=3))
+    (opened,) = probe.begin()
+    order = decode_order(opened.message.order)
+    assert opened.peer == "b" and order.route == route and (order.emit_from, order.until, order.limit) == (2, 4, 5)
+    (fed,) = probe.receive("b", Have(S, 1, -1, 0, 0, True))
+    assert fed.message.tokens == (1, 2)
+    assert probe.is_for_me(Drawn(S, 1, -1, 0, 2, (7,))) and not probe.is_for_me(Step(S, 1, 1, 0, 0, (1, 2))), "we may be a hop ourselves"
+    probe.receive("c", Drawn(S, 1, -1, 0, 2, (9,)))
+    probe.receive("b", Drawn(S, 1, -1, 0, 2, (7,)))
+    assert not probe.over
+    probe.receive("b", Drawn(S, 1, -1, 0, 3, (8, 6, 5)))
+    assert probe.over and [one.tokens[0] for one in probe.drawn] == [7, 8, 6], "who says more is not heard"
+
+
 def test_who_refuses_or_is_lost_ends_it():
     probe = Probe(S, "me", Work(Hop("b", 2, 4), "another revision", "float32", COMPONENTS, (1,), rows(1.0)))
     run(Peer(Span(2, 4)), probe)
@@ -192,6 +208,23 @@ def test_what_was_taken_back_is_not_stated():
     compute(hop, hop.step("a", Step(b"s" * 16, 1, 1, 0, 0, (4, 5), rows(1, 2)), 0))
     compute(hop, hop.step("a", Step(b"s" * 16, 1, 1, 1, 1, (6,), rows(9)), 0))
     assert hop.show(0, 2)[0] == marks(rows(1, 9))
+
+
+def test_a_head_states_what_it_has_drawn_until_that_is_taken_back():
+    from tests.machines.test_hop import S, opened, order
+    from tests.machines.test_hop import run as compute
+
+    head = opened(2, emit_from=2)
+    compute(head, head.step("b", Step(S, 1, 2, 0, 0, (1, 2), rows(1, 1)), 0))
+    compute(head, head.step("b", Step(S, 1, 2, 0, 2, (7,), rows(1)), 0))
+    assert head.show(3, 3)[2] == token_marks((7, 7)) and head.show(2, 2)[2] == token_marks((7,)) and head.show(1, 1)[2] == b""
+    compute(head, head.step("b", Step(S, 1, 2, 0, 3, (9, 9), rows(1, 1)), 0))
+    assert head.show(4, 4)[2] == b"", "behind a wrong guess it has drawn nothing"
+    head.open(*order(2, chain=2, starts=((1, 0), (2, 3)), emit_from=6), now=0)
+    assert head.show(3, 3)[2] == token_marks((7, 7)), "another turn changes nothing of it"
+    head.open(*order(2, chain=3, starts=((1, 0), (2, 3), (3, 2)), emit_from=6), now=0)
+    compute(head, head.step("b", Step(S, 3, 2, 0, 2, (5,), rows(1)), 0))
+    assert head.show(3, 3)[2] == b"" and head.show(2, 2)[2] == token_marks((7,))
 
 
 def test_a_statement_binds_who_made_it_and_what_came_of_it():

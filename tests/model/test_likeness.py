@@ -12,11 +12,13 @@ import torch
 
 import swarm
 from swarm.core import Span
+from swarm.machines.redone import CARRIED, MOST, can_be
 from swarm.model.blobs import from_blob, to_blob
 from swarm.model.checkpoint import Checkpoint
-from swarm.model.likeness import ALLOWED, alike, apart, numbers
+from swarm.model.likeness import ALLOWED, apart, nudged, numbers, share
 from swarm.model.span import Row, SpanModel
 from swarm.wire import COMPRESSED, Blob
+from tests.swarm.models import save_llama
 
 TEXT = b"Once upon a time there was a little girl who lived near the forest. Q: sort 7 3 9 1\nA: 1 3 7 9\nQ: what is 12 + 30?\nA: 42\n" * 3
 SPANS = (Span(0, 4), Span(1, 5), Span(4, 7), Span(5, 13), Span(1, 13))
@@ -29,6 +31,10 @@ HOPS = 80
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     return Checkpoint.open(str(swarm.demo_model()))
+
+
+def alike(one: Blob, other: Blob, layers: int) -> bool:
+    return share(one, other, layers) <= 1
 
 
 @dataclass
@@ -120,7 +126,66 @@ def test_cheats_are_far_from_honest(checkpoint, span, dtype, compress):
         "a skipped layer": skipped,
         "other weights": other,
     }
-    assert [name for name, made in cheats.items() if alike(made, right, layers)] == []
+    moved_TH = from_blob(nudged(to_blob(one.hidden[:length]), dtype, random.Random(1).randbytes), "cpu", one.model.dtype)
+    carried = share(replace(one, hidden=moved_TH).make(length), right, layers)
+    assert [name for name, made in cheats.items() if can_be(share(made, right, layers), carried) is not False] == []
+    assert CARRIED * carried < 1.2, "a trained model is calm: hardly more is allowed than usual"
+
+
+SPREADS = (0.02, 0.1, 0.2, 0.3)
+
+
+@pytest.fixture(scope="module", params=SPREADS)
+def loud(request, tmp_path_factory) -> tuple[float, Checkpoint]:
+    """Random models: the wider their weights spread, the further a rounding is carried."""
+    return request.param, Checkpoint.open(str(save_llama(tmp_path_factory.mktemp("random"), layers=8, spread=request.param)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_loud_models_honest_work_is_told_from_a_cheats_by_how_far_a_rounding_is_carried(loud, dtype):
+    """From a spread of 0.2 on, honest work in bfloat16 may be further apart than usual; in yet louder models there is some of which nothing can be told."""
+    (spread, checkpoint), span, dice, threads = loud, Span(1, 7), random.Random(1), torch.get_num_threads()
+    one, four = hop(checkpoint, span, dtype), hop(checkpoint, span, dtype, "int4")
+    other = replace(one, model=SpanModel.load(checkpoint, [Span(3, 9)], dtype=dtype), span=Span(3, 9))
+    length, layers, honest, cheats = 32, len(span), list[tuple[float, float]](), dict[str, list[tuple[float, float]]]()
+    for at in range(0, 6 * length, length):
+        told = dict(tokens=one.tokens[at : at + length], hidden=one.hidden[at : at + length])
+        right = replace(one, **told).make(length)
+        moved_TH = from_blob(nudged(to_blob(told["hidden"]), dtype, dice.randbytes), "cpu", one.model.dtype)
+        carried = share(replace(one, tokens=told["tokens"], hidden=moved_TH).make(length), right, layers)
+        try:
+            honest.append((share(replace(one, **told).make_as_served(length, dice), right, layers), carried))
+        finally:
+            torch.set_num_threads(threads)
+        for name, cheat in {"4-bit copy": four, "a skipped layer": replace(one, span=Span(1, 6)), "other weights": other}.items():
+            cheats.setdefault(name, []).append((share(replace(cheat, **told).make(length), right, layers), carried))
+    print(f"spread {spread} in {dtype}, in parts of what is usual: honest {max(honest)}, cheats { ({name: min(seen) for name, seen in cheats.items()}) }")
+    assert False not in {can_be(*seen) for seen in honest}
+    assert max(found for found, _ in honest) > 1 or (spread, dtype) != (SPREADS[-1], "bfloat16"), "nothing was shown"
+    assert max(found / max(1.0, min(CARRIED * carried, MOST)) for found, carried in honest) < 0.8 or spread > 0.2
+    assert {can_be(*seen) for found in cheats.values() for seen in found} == {False} or spread > 0.2
+    assert all(True not in {can_be(*seen) for seen in found} for found in cheats.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_nudged_rows_are_the_next_ones_up_or_down(dtype):
+    rows_TH = torch.randn(5, 33, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
+    rows_TH[0, :3] = torch.tensor([0.0, torch.finfo(rows_TH.dtype).max if dtype == "float16" else 1e7, -1.0])
+    moved_TH = from_blob(nudged(to_blob(rows_TH), dtype, random.Random(1).randbytes), "cpu", rows_TH.dtype)
+    up_TH, down_TH = (torch.nextafter(rows_TH, torch.full_like(rows_TH, there)) for there in (torch.inf, -torch.inf))
+    moves = rows_TH != 0
+    assert bool(((moved_TH == up_TH) | (moved_TH == down_TH) | (moved_TH == rows_TH))[moves].all()) and bool(torch.isfinite(moved_TH).all())
+    assert int((moved_TH != rows_TH)[moves].sum()) >= int(moves.sum()) - 1 and bool((moved_TH == 0)[~moves].all())
+    assert 0.3 < float((moved_TH > rows_TH).float().mean()) < 0.7
+
+
+@pytest.mark.parametrize(("numerics", "step"), [("float32", 2**-23), ("float16", 2**-10), ("bfloat16-int8", 2**-7)])
+def test_compressed_rows_are_nudged_as_they_are_computed_with(numerics, step):
+    told = to_blob(torch.randn(3, 40, generator=torch.Generator().manual_seed(1)), compress=True)
+    moved = nudged(told, numerics, random.Random(1).randbytes)
+    assert (moved.dtype, len(moved), moved.width) == (numerics.partition("-")[0], 3, 40)
+    far_TH = abs(numbers(moved) - numbers(told)) / (abs(numbers(told)) + 1e-12)
+    assert 0.2 * step < far_TH.mean() < far_TH.max() <= 2 * step
 
 
 def test_what_cannot_be_compared_is_not_alike():

@@ -8,17 +8,18 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from swarm.client.chat import Prompt
-from swarm.core import HopKey, Span
+from swarm.core import CLIENT, HopKey, Span
 from swarm.machines.marks import marks
 from swarm.sim import toy
 from swarm.sim.swarm import Scene, Server, Stage
 from swarm.sim.verdict import faults_of
-from swarm.wire import Blob, Show, Shown, decode_statement, encode
+from swarm.wire import Blob, Drawn, Show, Shown, decode_statement, encode
 
 SCENE = Scene(
     peers=0, clients=0, layers=4, answer=(5, 20), prompt=(5, 20), think=(0.0, 0.2), impatience=0.0, skew=0.5, repeats=0.0, loss=0.0, cache_tokens=20_000
@@ -126,6 +127,31 @@ def show_other_work(server: Server) -> None:
     room._shown = lie
 
 
+def tell_other_tokens(server: Server) -> None:
+    """As a first hop it tells clients other tokens than the head drew."""
+    send = server.links.send
+
+    def lie(peer: str, message) -> None:
+        if isinstance(message, Drawn) and message.to == CLIENT:
+            message = msgspec.structs.replace(message, tokens=tuple(token ^ 1 for token in message.tokens))
+        send(peer, message)
+
+    server.shell.room._links = SimpleNamespace(peer=server.peer, send=lie, learn=server.links.learn)
+
+
+def test_a_first_hop_that_tells_other_tokens_is_at_odds_with_heads_and_has_none_of_them_banned():
+    async def script(stage: Stage) -> None:
+        servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
+        await asyncio.sleep(30.0)
+        liar, guest = servers[0], stage.visit()
+        tell_other_tokens(liar)
+        liar.engine.speed = type(liar.engine.speed)(0.0001, 0.00001)
+        assert await until(lambda: guest.client is not None and bool(guest.client.audits.banned(stage.loop.now)), 900.0)
+        assert guest.client.audits.banned(stage.loop.now) == {liar.peer}
+
+    Bare(6, replace(SCENE, audit=1.0)).run(script)
+
+
 def test_who_shows_other_work_than_it_passed_on_is_found_out_and_not_its_neighbours():
     async def script(stage: Stage) -> None:
         servers = [stage.join(one) for one in 4 * (FRONT, BACK)]
@@ -210,7 +236,8 @@ def test_what_a_client_has_told_a_hop_to_forget_is_not_held_against_it(doubts):
     assert not doubts
 
 
-def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it():
+@pytest.mark.parametrize("met", ["in its answers", "as a referee alone"])
+def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it(met):
     """Other clients, who have seen nothing, are led past it."""
 
     async def script(stage: Stage) -> None:
@@ -220,8 +247,13 @@ def test_the_coordinator_hears_of_a_cheat_tries_for_itself_and_plans_without_it(
         cheat.engine.cheat, cheat.engine.speed = wrong, type(cheat.engine.speed)(0.0001, 0.00001)
         guest = stage.visit()
         assert await until(lambda: guest.client is not None, 10.0)
-        referees = guest.client.auditor._referees  # a cheat that is caught as one of these has signed nothing that could be shown to anybody
-        guest.client.auditor._referees = lambda *about: [view for view in referees(*about) if view.peer != cheat.peer]
+        auditor, referees = guest.client.auditor, guest.client.auditor._referees
+        if met == "in its answers":
+            auditor._referees = lambda *about: [view for view in referees(*about) if view.peer != cheat.peer]
+        else:  # nobody could judge its own work
+            auditor._referees = lambda job, suspect: (
+                [] if suspect.peer == cheat.peer else sorted(referees(job, suspect), key=lambda view: (view.peer != cheat.peer, view.peer))
+            )
         assert await until(lambda: bool(guest.client.audits.banned(stage.loop.now)), 900.0)
         (coordinator,) = stage.coordinators
         judged = coordinator.shell.coordinator

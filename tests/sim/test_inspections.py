@@ -9,10 +9,14 @@ from dataclasses import replace
 import pytest
 
 from swarm.core import Span
+from swarm.peer.heads import LONGEST as HEADS_LONGEST
+from swarm.peer.heads import SHORTEST as HEADS_SHORTEST
+from swarm.peer.heads import Heads
 from swarm.peer.inspector import LONGEST, SHORTEST
+from swarm.peer.server import Peer
 from swarm.sim.swarm import Scene, Server, Stage
 from swarm.sim.verdict import Verdict
-from tests.sim.test_cheats import SCENE, WHOLE, Bare, nobody_moves, now_and_then, until, wrong
+from tests.sim.test_cheats import SCENE, WHOLE, Bare, nobody_moves, now_and_then, tell_other_tokens, until, wrong
 
 FRONT, BACK = Span(0, 3), Span(3, 6)
 
@@ -73,6 +77,53 @@ def test_without_inspections_it_is_not_found(monkeypatch):
 
     monkeypatch.setattr("swarm.peer.inspector.Inspector.run", idle)
     assert not inspected(1, 4 * [FRONT, BACK], makes(wrong, FRONT), 900.0)[0]
+
+
+def draws_otherwise(key, rows: list[bytes]) -> list[bytes]:
+    """What it hands on is right, and as a head it draws something else."""
+    return wrong(key, rows) if key.stop == SCENE.components else rows
+
+
+@pytest.mark.parametrize("spans", [4 * [FRONT, BACK], 3 * [WHOLE] + [FRONT, BACK]], ids=["of a chain", "of a whole model"])
+def test_a_head_that_draws_otherwise_is_found(monkeypatch, spans):
+    asked: list[int] = []
+    compare = Heads._compare
+    monkeypatch.setattr(Heads, "_compare", lambda *about: (asked.append(len(about[-1].tokens) - about[-1].begins), compare(*about))[1])
+    banned, cheats, walks, verdict = inspected(1, spans, makes(draws_otherwise, spans[0] if WHOLE in spans else BACK), 1800.0)
+    assert banned == set(cheats) and walks <= 30 and not verdict.broken
+    assert all(HEADS_SHORTEST <= tokens <= HEADS_LONGEST for tokens in asked)
+
+
+def test_it_is_found_by_a_coordinator_that_has_no_other_name_and_is_a_hop_itself(monkeypatch):
+    """As in private swarms."""
+    real = Peer.__init__
+
+    def unmasked(peer, *about, **more) -> None:
+        real(peer, *about, **{**more, "guise": None})
+
+    monkeypatch.setattr(Peer, "__init__", unmasked)
+    banned, cheats, *_ = inspected(1, [FRONT, BACK, BACK, BACK, BACK], makes(draws_otherwise, BACK), 900.0)
+    assert banned == set(cheats)
+
+
+def test_and_not_where_heads_are_not_inspected(monkeypatch):
+    async def idle(heads, *about) -> None: ...
+
+    monkeypatch.setattr("swarm.peer.heads.Heads.inspect", idle)
+    assert not inspected(1, 4 * [FRONT, BACK], makes(draws_otherwise, BACK), 1800.0)[0]
+
+
+def test_a_first_hop_that_passes_on_other_tokens_convicts_no_head(often):
+    """The head signs what it drew."""
+
+    def prepare(servers: list[Server], coordinator: Server) -> list[Server]:
+        for server in servers:
+            if server.span == FRONT:
+                tell_other_tokens(server)
+        return []
+
+    banned, _, walks, _ = inspected(6, 4 * [FRONT, BACK], prepare, 600.0)
+    assert not banned and walks > 30
 
 
 def rounded(key, rows: list[bytes]) -> list[bytes]:

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 EOS = 256
 
 
-def save_llama(folder: Path, *, layers: int = 6, hidden: int = 64, positions: int = 1024, seed: int = 0) -> Path:
-    """A Llama in float32 whose greedy text does not settle into one repeated token."""
+def save_llama(folder: Path, *, layers: int = 6, hidden: int = 64, positions: int = 1024, seed: int = 0, spread: float = 0.2) -> Path:
+    """A Llama in float32 whose greedy text does not settle into one repeated token. The wider its weights `spread`, the louder is each layer than the last."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=EOS + 1,
@@ -24,7 +24,7 @@ def save_llama(folder: Path, *, layers: int = 6, hidden: int = 64, positions: in
         max_position_embeddings=positions,
         eos_token_id=EOS,
         bos_token_id=None,
-        initializer_range=0.2,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     save_tokenizer(folder)
