@@ -20,6 +20,8 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from swarm.errors import UnsupportedModel
 from swarm.model.cache import KVCache
+from swarm.model.products import FEW
+from swarm.model.prompts import NativePrompts
 
 IMPLEMENTATION = "swarm"
 
@@ -77,13 +79,13 @@ class Machine(Protocol):
 class Pack:
     """Which tokens of a row belong to which session: `caches[i]` gets `counts[i]` tokens from position `starts[i]` on. Lives for one call of a model.
 
-    `table` is what machine code knows of it, None where torch attends.
+    `table` is what machine code knows of it, None where torch attends, but for `prompts` if there is code for them.
     """
 
-    __slots__ = ("_machine", "_masks", "caches", "calls", "counts", "starts", "table")
+    __slots__ = ("_machine", "_masks", "caches", "calls", "counts", "prompts", "starts", "table")
 
-    def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int]) -> None:
-        self.caches, self.starts, self.counts = caches, starts, counts
+    def __init__(self, caches: Sequence[KVCache], starts: Sequence[int], counts: Sequence[int], prompts: NativePrompts | None = None) -> None:
+        self.caches, self.starts, self.counts, self.prompts = caches, starts, counts, prompts
         self.calls = 0
         self.table: Any = None
         self._machine: Machine | None = None
@@ -188,6 +190,8 @@ def _attend(pack: Pack, cache: KVCache, layer: int, start: int, q_QnD: torch.Ten
     scaling, window, *_ = how
     since = max(0, start + 1 - window) if window else 0
     k_KLD, v_KLE = cache.write(layer, start, k_KnD, v_KnE, since)
+    if n > FEW and pack.prompts is not None and pack.prompts.takes(q_QnD, k_KLD, v_KLE):
+        return pack.prompts(q_QnD, k_KLD, v_KLE, start, since, scaling, window or 0, how.softcap or 0.0, how.sinks_Q)
     if how.softcap is not None or how.sinks_Q is not None:
         return _by_hand(pack, q_QnD, k_KLD, v_KLE, start, since, how)
     if n == 1:

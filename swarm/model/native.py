@@ -27,13 +27,13 @@ import torch
 from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from swarm.model import int4
+from swarm.model import int4, prompts
 from swarm.model.cache import KVCache
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("cpp")
-SOURCES = ("products.cpp", "attention.cpp")
+SOURCES = ("products.cpp", "attention.cpp", "prompts.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-pthread", "-shared", "-fPIC")
 
@@ -206,6 +206,10 @@ class Native:
     def attention(self) -> NativeAttention:
         return NativeAttention(self.library)
 
+    @cached_property
+    def prompts(self) -> prompts.NativePrompts | None:
+        return prompts.NativePrompts.of(self.library)
+
 
 def compiler(find: Callable[[str], str | None] = shutil.which) -> str | None:
     """This machine's C++ compiler."""
@@ -220,11 +224,12 @@ def native_code(folder: Path, find: Callable[[str], str | None] = shutil.which) 
         return None
     try:
         native = Native(_compiled(by, folder, "native", SOURCES), by)
-        product, attention = native.product, native.attention
+        product, attention, of_prompts = native.product, native.attention, native.prompts
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         log.info("cannot compile matrix products and attention, so torch's serve: %s", _reason(error))
         return None
-    if not agrees(product) or not agrees_in_int8(product.int8) or not agrees_in_int4(product.int4) or not attends(attention):
+    attend = attends(attention) and (of_prompts is None or prompts.agrees(of_prompts))
+    if not agrees(product) or not agrees_in_int8(product.int8) or not agrees_in_int4(product.int4) or not attend:
         log.warning("matrix products and attention compiled by %s give wrong results, so torch's serve", by)
         return None
     return native

@@ -302,7 +302,7 @@ class SpanModel:
                 self._advance(rows, counts)
             return [torch.empty((0, self.hidden if rows[0].raw else self.vocab), device=self.device) for _ in rows]
         view = self._view(start, stop)
-        pack = Pack([row.cache for row in rows], [row.start for row in rows], counts)
+        pack = Pack([row.cache for row in rows], [row.start for row in rows], counts, None if self._native is None else self._native.prompts)
         captured = rows[0].cache.captured
         fits = captured is not None and not rows[0].raw and max(counts) <= FEW and view.held and pack.reserve(view.held)
         if captured is not None and fits and captured.takes(start, stop, sum(counts), rows[0].cache):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +152,11 @@ def test_without_a_compiler_that_does_there_is_none_and_the_log_says_why(tmp_pat
     assert said in caplog.text and len(caplog.records) == 1
 
 
+multiplies_pairs = pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists() or "avx512_bf16" not in Path("/proc/cpuinfo").read_text(), reason="a processor that does not multiply pairs of bfloat16"
+)
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
@@ -159,6 +165,7 @@ def test_without_a_compiler_that_does_there_is_none_and_the_log_says_why(tmp_pat
         pytest.param("attention.cpp", "score *= all.scaling;", "", id="scaling", marks=pytest.mark.slow),
         pytest.param("attention.cpp", "session.start + at + 1, since", "session.start + session.count, since", id="causality"),
         pytest.param("attention.cpp", "(session.start + at) * width", "(session.start + at) * width + 1", id="caches", marks=pytest.mark.slow),
+        pytest.param("prompts.cpp", "std::min(end, position + 1) - begin", "end - begin", id="causality of prompts", marks=multiplies_pairs),
     ],
 )
 def test_code_that_computes_something_else_is_not_used(tmp_path, caplog, monkeypatch, hasty, file, right, wrong):

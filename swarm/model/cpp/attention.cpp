@@ -16,21 +16,6 @@ namespace {
 constexpr int TOGETHER = 4;  // query heads that share what is read
 constexpr int64_t ALONE = 1 << 15;  // numbers to read below which no other thread is asked
 
-// e^x, x at most 0, to about one unit in the last place: 2^n e^r with |r| at most half of ln 2 (Cephes). What is no number stays so.
-inline Floats exponential(Floats given) {
-    const Floats least = Floats{} - 87.3f;
-    const Floats x = given > least ? given : least;
-    const Floats magic = Floats{} + 12582912.0f;  // 1.5 x 2^23: adding it rounds to whole numbers
-    const Floats n = (x * 1.44269504f + magic) - magic;
-    const Floats r = multiply_add(n, Floats{} + 2.12194440e-4f, multiply_add(n, Floats{} - 0.693359375f, x));
-    Floats sum = Floats{} + 1.9875691500e-4f;
-    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        sum = multiply_add(sum, r, Floats{} + next);
-    sum = multiply_add(sum * r, r, r) + 1.0f;
-    const Floats power = (Floats)((Ints)sum + (__builtin_convertvector(n, Ints) << 23));
-    return given == given ? power : given;
-}
-
 template <class Number>
 struct Head {
     using Stored = typename Number::Number;

@@ -38,4 +38,19 @@ struct Attention {
 // Puts the new keys and values into the slabs, and attends.
 extern "C" void attend(const Attention* all, int threads);
 
+// `count` new positions of one session from `start` on, whose keys and values are in its slabs already: those from `since` on are at hand. All in bfloat16.
+struct Prompt {
+    const void *queries, *keys, *values;  // [T, Q, D], [K, L, D], [K, L, E]
+    int64_t query_strides[2];  // of tokens and of heads
+    int64_t key_stride, value_stride;  // of heads
+    void* out;  // [T, Q, E], contiguous
+    int64_t count, start, since, query_heads, heads, key_width, value_width;
+    int64_t window;  // as above
+    float scaling, softcap;
+    const float* sinks;
+};
+
+extern "C" int attends_to_prompts();  // 0 where torch had better
+extern "C" void attend_to_prompt(const Prompt* all, int threads);
+
 }  // namespace swarm
