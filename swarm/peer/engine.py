@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from swarm.core import HopKey, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
+from swarm.model.slices import take_long_slices
 from swarm.peer.fair import Turns
 from swarm.peer.muster import Muster
 from swarm.peer.rounds import Rounds
@@ -61,7 +62,7 @@ class Engine:
         self._muster = Muster()
         self._chunks = Chunks()
         self._turns = Turns()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute", initializer=take_long_slices)
         self._rounds = Rounds(lambda: self.model, lambda: self._clock())
         """What happens on it."""
 
