@@ -52,6 +52,11 @@ def choose(model: nn.Module, clock: Callable[[], float], cores: int | None = Non
     return chosen
 
 
+def are_shared(peers: int, cores: int | None = None) -> bool:
+    """Whether so many peers on one machine, each computing on as many threads as this process, have fewer `cores` than threads."""
+    return torch.get_num_threads() * peers > (cores or psutil.cpu_count() or 1)
+
+
 def _sample(model: nn.Module) -> Sequence[nn.Linear]:
     """Some large matrices: no more than a cache cannot hold."""
     layers: list[nn.Linear] = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.model.threads import GAIN, candidates, choose
+from swarm.model.threads import GAIN, are_shared, candidates, choose
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,8 @@ def test_where_nothing_can_be_told_the_usual_number_stays(threads):
     model, clock = model_of(lambda count, rows: 1 / (GAIN * count), threads)
     assert choose(nn.Linear(8, 8), lambda: 0.0, cores=8) == 16, "too small"
     assert choose(model, lambda: clock[0], cores=16) in (15, 16) and threads[0] == 16
+
+
+@pytest.mark.parametrize(("peers", "cores", "shared"), [(1, 16, False), (2, 16, True), (3, 48, False), (3, 47, True)])
+def test_cores_are_shared_where_peers_have_more_threads_than_there_are(threads, peers, cores, shared):
+    assert are_shared(peers, cores) is shared
