@@ -33,7 +33,7 @@ GRACE = 2.5
 """How many decode steps the prompts of one round may take where streams decode, as soon as it is known how long both take: a token waits about so long at every
 hop, and so takes some 3.5 times as long as if there were no prompts."""
 
-ROUND = 2.0
+RING_GRACE = 2.0
 """How many usual steps a portion of prompts may take all the way round a ring on one machine, where a step waits for one portion: less than GRACE, since small
 portions take longer for each position than those by which it was reckoned."""
 
@@ -112,7 +112,7 @@ class Chunks:
             return BEGIN if shared else MOST
         if shared:
             known = self._steps and self._all_round
-            return min(max(int(ROUND * median(self._steps) / self._all_round), LEAST), SHARED) if known else SHARED
+            return min(max(int(RING_GRACE * median(self._steps) / self._all_round), LEAST), SHARED) if known else SHARED
         return min(max(int(GRACE * self._step / self._each), LEAST), MOST)
 
 

@@ -16,7 +16,7 @@ from swarm.machines.effects import Compute
 from swarm.peer.engine import LOOK, WORTH_GIVING_BACK, Engine
 from swarm.peer.hops import HopKey
 from swarm.peer.rounds import COPIED
-from swarm.peer.schedule import LEAST, ROUND
+from swarm.peer.schedule import LEAST, RING_GRACE
 from swarm.wire import Blob, Order
 from tests.net.virtual import run
 
@@ -584,7 +584,7 @@ def in_portions_of(count: int, engine, model) -> None:
     engine._clock, model.run = lambda: now[0], run
     in_portions(engine)
     engine._chunks.went_round(count, 0.1)
-    engine._chunks.stepped(0.1 / ROUND)
+    engine._chunks.stepped(0.1 / RING_GRACE)
 
 
 async def idle() -> None:
@@ -604,10 +604,14 @@ def test_on_one_machine_a_portion_of_a_prompt_goes_on_at_once_and_the_next_when_
         await idle()
         assert lengths(model) == [[LEAST + 4]], "it is on its way"
         engine.passed(key("a"), LEAST + 4)
+        assert engine._wake.is_set(), "who waits for that need not wait until it is late"
         assert await seen.get() == (b"b", 1, [7]), "a step comes between two portions"
         engine.submit(key("b"), job(2, 1, 7))
         assert await seen.get() == (b"a", 1, sums(LONG)[LEAST + 4 : 2 * LEAST + 8]), "whose step has come home"
         assert engine._slots[key("a")].queue[0].start == 2 * LEAST + 8
+        engine.passed(key("a"), 2 * LEAST + 8)
+        assert await seen.get() == (b"b", 2, [14])
+        assert engine._chunks._steps[-1] == pytest.approx(0.2), "from step to step: what a portion took, and a step"
 
     scenario(play)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.peer.schedule import BEGIN, DECODE, GRACE, LEAST, MOST, PACKED, RECENT, ROUND, SHARED, STEPS, Chunks, Waiting, portion, schedule
+from swarm.peer.schedule import BEGIN, DECODE, GRACE, LEAST, MOST, PACKED, RECENT, RING_GRACE, SHARED, STEPS, Chunks, Waiting, portion, schedule
 
 jobs = st.lists(
     st.builds(lambda way, count: (way, count), st.sampled_from([(0, 5), (5, 9), (0, 9)]), st.one_of(st.integers(1, DECODE), st.integers(DECODE + 1, 300))),
@@ -88,7 +88,7 @@ def ring(step: float, each: float) -> Chunks:
 
 
 def test_on_one_machine_a_token_waits_for_few_steps_whatever_a_portion_takes_at_one_hop():
-    assert ring(0.03, 0.003).size(1.0, shared=True) == ROUND * 10
+    assert ring(0.03, 0.003).size(1.0, shared=True) == RING_GRACE * 10
     assert ring(0.3, 0.003).size(1.0, shared=True) == SHARED and ring(0.003, 0.003).size(1.0, shared=True) == LEAST
 
 
@@ -97,10 +97,10 @@ def test_where_steps_have_long_been_as_far_apart_as_portions_make_them_these_gro
     chunks = ring(0.03, 0.003)
     for _ in range(STEPS // 2 - 1):
         chunks.stepped(0.1)
-    assert chunks.size(1.0, shared=True) == ROUND * 10
+    assert chunks.size(1.0, shared=True) == RING_GRACE * 10
     for _ in range(2):
         chunks.stepped(0.1)
-    assert chunks.size(1.0, shared=True) == int(ROUND * 0.1 / 0.003)
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.1 / 0.003)
 
 
 def test_what_a_portion_takes_all_the_way_round_is_reckoned_until_it_is_known():
@@ -111,8 +111,8 @@ def test_what_a_portion_takes_all_the_way_round_is_reckoned_until_it_is_known():
     assert chunks.size(1.0, shared=True) == SHARED, "nothing has gone round yet"
     chunks.stepped(0.06)
     assert chunks.goes_round(50, 0.15) == pytest.approx(0.15)
-    assert chunks.size(1.0, shared=True) == int(ROUND * 0.06 / 0.003)
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.06 / 0.003)
     chunks.went_round(50, 0.2)
     chunks.went_round(0, 9.0)
     assert chunks.goes_round(50, 0.15) == pytest.approx(0.2) and chunks.goes_round(50, 0.9) == 0.9
-    assert chunks.size(1.0, shared=True) == int(ROUND * 0.06 / 0.004)
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.06 / 0.004)
