@@ -49,12 +49,13 @@ class Muster:
     # --- what happens ---------------------------------------------------------------------------------------------------------------------------------------
 
     def left(self, keys: Collection[Hashable], now: float) -> float | None:
-        """A step of these sessions has been computed here and is on its way round. How long their tokens have been apart; None where these are the first."""
+        """A step of these sessions has been computed here and is on its way round. How long tokens are apart now, of which whoever comes back from a pause says
+        nothing; None where these are the first."""
         gaps = [now - self._before[key] for key in keys if key in self._before]
         for key in keys:
             self._left[key] = self._before[key] = now
         self._is_prompts_turn = True
-        return max(gaps, default=None)
+        return min(gaps, default=None)
 
     def back(self, key: Hashable, now: float) -> None:
         """Its next step has arrived."""

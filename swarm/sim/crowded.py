@@ -39,7 +39,7 @@ TOGETHER = 0.0001
 
 
 @dataclass(frozen=True)
-class Machine:
+class Host:
     """Seconds that the whole model takes alone on these cores, but for the counts; as measured of 362 M parameters in bfloat16 on two cores."""
 
     hops: int = 3
@@ -77,7 +77,6 @@ class Cores:
         self._left: dict[asyncio.Future[None], float] = {}
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.busy = 0.0
 
     async def work(self, seconds: float) -> None:
         self._advance()
@@ -94,7 +93,6 @@ class Cores:
         if self._left:
             gone = (self._loop.now - self._since) * self._rate
             self._left = {done: left - gone for done, left in self._left.items()}
-            self.busy += self._loop.now - self._since
         self._since = self._loop.now
 
     def _plan(self) -> None:
@@ -150,17 +148,15 @@ class Loop(VirtualLoop):
 class Worker:
     """In place of an engine's thread."""
 
-    def __init__(self, cores: Cores, machine: Machine, clock: Callable[[], float]) -> None:
-        self._cores, self._machine, self._clock = cores, machine, clock
-        self.ran: list[tuple[float, float, list[Part]]] = []
+    def __init__(self, cores: Cores, host: Host, clock: Callable[[], float]) -> None:
+        self._cores, self._host, self._clock = cores, host, clock
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         if function.__name__ != "run":
             return function(*args)
         began = self._clock()
-        await self._cores.work(self._machine.seconds(args[1]))
+        await self._cores.work(self._host.seconds(args[1]))
         done = function(*args)
-        self.ran.append((began, self._clock(), args[1]))
         return [replace(each, micros=round((self._clock() - began) * 1e6)) for each in done]
 
     def shutdown(self, **_: Any) -> None: ...
@@ -251,13 +247,12 @@ class Seen:
 class Crowded(Stage):
     """A stage with these peers, and one client whose sessions ask what they are told to."""
 
-    def __init__(self, machine: Machine, seed: int = 0) -> None:
-        layer = machine.step / machine.components
-        layers = machine.components - 2
+    def __init__(self, host: Host, seed: int = 0) -> None:
+        layer = host.step / host.components
+        layers = host.components - 2
         super().__init__(seed, Scene(peers=0, clients=0, layers=layers, layer=(layer, layer), loss=0.0, jitter=0.0, skew=0.0, cache_tokens=100_000))
-        self.machine = machine
-        self.workers: list[Worker] = []
-        self._cores = Cores(self.loop, machine.together)
+        self.host = host
+        self._cores = Cores(self.loop, host.together)
 
     def _begin(self) -> VirtualLoop:
         return Loop()  # type: ignore[abstract]
@@ -267,7 +262,7 @@ class Crowded(Stage):
         seen: list[Seen] = []
 
         async def script(stage: Stage) -> None:
-            for at in range(self.machine.hops):
+            for at in range(self.host.hops):
                 self.join(Span(EACH * at, EACH * (at + 1)))
             await asyncio.sleep(READY)
             client = await self._client("guest")
@@ -281,7 +276,19 @@ class Crowded(Stage):
         verdict = self.run(script)
         if verdict.broken:
             raise AssertionError("\n".join(verdict.broken))
+        if wrong := [one for wave in seen for one in wave.asked if one.tokens != self._answer(one.prompt, count)]:
+            raise AssertionError(f"{len(wrong)} answers are not the model's")
         return seen
+
+    def _answer(self, prompt: Sequence[int], count: int) -> list[int]:
+        states = toy.beginning(self.host.components)
+        for token in prompt:
+            states = toy.fed(states, token)
+        said: list[int] = []
+        for _ in range(count):
+            said.append(toy.said(states))
+            states = toy.fed(states, said[-1])
+        return said
 
     async def _client(self, name: PeerId) -> Client:
         guest = self.guests[name] = self._arrive(Guest, name)
@@ -300,14 +307,13 @@ class Crowded(Stage):
                 one.times.append(self.loop.now)
 
     def engine(self, layer: float) -> Any:
-        engine = Crowd(Model(not self.machine.apart), clock=self.loop.time)  # type: ignore[arg-type]
-        cores = Cores(self.loop, 1.0) if self.machine.apart else self._cores
-        self.workers.append(Worker(cores, self.machine, self.loop.time))
-        engine._thread, engine._rounds = self.workers[-1], Rounds(self.machine.components)  # type: ignore[assignment]
+        engine = Crowd(Model(not self.host.apart), clock=self.loop.time)  # type: ignore[arg-type]
+        cores = Cores(self.loop, 1.0) if self.host.apart else self._cores
+        engine._thread, engine._rounds = Worker(cores, self.host, self.loop.time), Rounds(self.host.components)  # type: ignore[assignment]
         return engine
 
     def _latency(self, one: PeerId, other: PeerId) -> float:
-        return self.machine.way
+        return self.host.way
 
     def _address(self, peer: PeerId) -> str:
         return f"/ip4/10.0.0.1/tcp/{1 + list(self.servers).index(peer)}"

@@ -119,5 +119,6 @@ def test_how_far_apart_tokens_are_is_told_of_every_step_but_the_first():
     muster = Muster()
     assert muster.left(["a"], 1.0) is None
     assert muster.left(["a", "b"], 1.5) == 0.5 and muster.left(["b"], 1.75) == 0.25
+    assert muster.left(["a", "b"], 2.0) == 0.25, "one of them has paused"
     muster.gone("b")
-    assert muster.left(["b"], 2.0) is None
+    assert muster.left(["b"], 2.5) is None

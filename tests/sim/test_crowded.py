@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from swarm.sim.crowded import Crowded, Machine, Seen
+from swarm.sim.crowded import Crowded, Host, Seen
 
 TOKENS = 64
 
@@ -30,7 +30,7 @@ def test_nobody_waits_four_steps_for_a_token_and_all_together_are_nearly_as_fast
     """On shared cores nobody waits twice as long as usual. Where each peer has its own, no hop waits for another."""
     wave = mixed(1)
     groups = [at_once(wave[at : at + size]) for size in (16, 32) for at in range(0, 32, size)]
-    *fixed, seen = Crowded(Machine(apart=apart)).ask(*groups, wave, count=TOKENS)
+    *fixed, seen = Crowded(Host(apart=apart)).ask(*groups, wave, count=TOKENS)
     best = min(fixed[0].seconds + fixed[1].seconds, fixed[2].seconds)
     assert best / seen.seconds >= 0.9
     assert seen.longest <= (4 if apart else 2) * seen.step
@@ -46,5 +46,5 @@ def rare(seen: Seen) -> float:
 def test_one_prompt_among_streams_makes_no_token_wait_four_steps():
     """Where portions are as large as where prompts never end, it is ten."""
     streams = [(0.0, [1 + at] * 20) for at in range(4)]
-    (seen,) = Crowded(Machine()).ask([*streams, (2.0, list(range(1, 500)))], count=TOKENS * 2)
+    (seen,) = Crowded(Host()).ask([*streams, (2.0, list(range(1, 500)))], count=TOKENS * 2)
     assert rare(seen) <= 4
