@@ -39,8 +39,8 @@ from swarm.model.recipes import MOST, Recipe
 from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
-from swarm.model.threads import are_shared
 from swarm.model.threads import choose as choose_threads
+from swarm.model.threads import fill
 from swarm.model.trial import NEEDED, prove, prove_captured
 
 log = logging.getLogger(__name__)
@@ -171,9 +171,10 @@ class SpanModel:
         """Compute on as many threads as is fastest from now on, and say how many. Takes less than a second."""
         return choose_threads(self._model, clock)
 
-    def shares_cores(self, peers: int) -> bool:
-        """Whether so many peers on this machine take its cores from one another, as far as we can tell: by what we compute with ourselves."""
-        return self.device.type == "cpu" and are_shared(peers)
+    @property
+    def fills_cores(self) -> bool:
+        """Whether it keeps the machine's cores busy by itself."""
+        return self.device.type == "cpu" and fill()
 
     @property
     def head(self) -> int:

@@ -91,7 +91,7 @@ class Engine:
         slot.cache.limit = order.limit
         slot.reply = order.reply
         here = on_one_machine(order.route) and order.reply == LOOP
-        slot.shared = here and self.model.shares_cores(len({hop.peer for hop in order.route}))
+        slot.shared = here and self.model.fills_cores
         slot.musters = here and key.start == 0
         slot.share = (key.stop - key.start) / order.route[-1].stop
         self._muster.gone(key)

@@ -34,7 +34,7 @@ class Slot:
     musters: bool = False
     """Whether this is the first hop of a ring on one machine, whose sessions are kept in step."""
     shared: bool = False
-    """Whether it is any hop of a ring whose hops take the same cores from one another."""
+    """Whether it is any hop of a ring whose hops take the same cores from one another: that is so where one alone keeps them busy."""
     share: float = 1.0
     """How much of the model it runs."""
     reply: str = LOOP

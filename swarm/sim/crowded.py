@@ -128,11 +128,8 @@ class Cache:
 
 
 class Model:
-    def __init__(self, shares: bool) -> None:
-        self._shares = shares
-
-    def shares_cores(self, peers: int) -> bool:
-        return self._shares
+    def __init__(self, fills_cores: bool) -> None:
+        self.fills_cores = fills_cores
 
     def new_cache(self, start: int, stop: int, limit: int | None = None) -> Cache:
         return Cache(start, stop, limit)

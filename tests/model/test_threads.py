@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.model.threads import GAIN, are_shared, candidates, choose
+from swarm.model.threads import GAIN, candidates, choose, fill
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_where_nothing_can_be_told_the_usual_number_stays(threads):
     assert choose(model, lambda: clock[0], cores=16) in (15, 16) and threads[0] == 16
 
 
-@pytest.mark.parametrize(("peers", "cores", "shared"), [(1, 16, False), (2, 16, True), (3, 48, False), (3, 47, True)])
-def test_cores_are_shared_where_peers_have_more_threads_than_there_are(threads, peers, cores, shared):
-    assert are_shared(peers, cores) is shared
+@pytest.mark.parametrize(("cores", "filled"), [(8, True), (16, True), (20, True), (24, False), (64, False)])
+def test_cores_are_kept_busy_by_about_as_many_threads(threads, cores, filled):
+    assert fill(cores) is filled

@@ -53,10 +53,7 @@ class Model:
         self.entered = threading.Event()
         self.batches = []
         self.limits = []
-        self.shares = True
-
-    def shares_cores(self, peers):
-        return self.shares and peers > 1
+        self.fills_cores = True
 
     def new_cache(self, start, stop, limit=None):
         return Cache(limit)
@@ -630,10 +627,10 @@ def test_portions_that_were_handed_on_stay_when_the_rest_of_their_job_is_cut():
     scenario(play)
 
 
-@pytest.mark.parametrize("shares", [True, False])
-def test_where_hops_have_cores_of_their_own_nothing_takes_turns(shares):
+@pytest.mark.parametrize("fills", [True, False])
+def test_where_hops_have_cores_of_their_own_nothing_takes_turns(fills):
     async def play(engine, model, seen):
-        model.shares = shares
+        model.fills_cores = fills
         engine._clock = lambda: 0.0
         for name in "ab":
             engine.open(key(name), here(name))
@@ -641,7 +638,7 @@ def test_where_hops_have_cores_of_their_own_nothing_takes_turns(shares):
         engine._muster.portion({key("b"): 30}, 30, 1.0, 2.0, 0.0)
         engine.submit(key("a"), job(1, 0, *LONG))
         await idle()
-        assert bool(model.batches) is not shares
+        assert bool(model.batches) is not fills
 
     scenario(play)
 

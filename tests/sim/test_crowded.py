@@ -44,7 +44,7 @@ def rare(seen: Seen) -> float:
 
 
 def test_one_prompt_among_streams_makes_no_token_wait_four_steps():
-    """Where portions are as large as where prompts never end, it is ten."""
+    """Where portions are as large as where prompts never end, it is eight."""
     streams = [(0.0, [1 + at] * 20) for at in range(4)]
     (seen,) = Crowded(Host()).ask([*streams, (2.0, list(range(1, 500)))], count=TOKENS * 2)
     assert rare(seen) <= 4
