@@ -9,7 +9,8 @@ import random
 
 import pytest
 
-from swarm.sim.crowded import Crowded, Host, Seen
+from swarm.sim.cores import Host
+from swarm.sim.crowded import Crowded, Seen
 
 TOKENS = 64
 
