@@ -80,7 +80,14 @@ class Prepared:
     reason: str = ""
 
 
-Effect = Send | Compute | Truncate | Forget | Rest | Deliver | Reroute | Prepared
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Positions below `length` have been computed by every hop, the last one too."""
+
+    length: int
+
+
+Effect = Send | Compute | Truncate | Forget | Rest | Deliver | Reroute | Prepared | Passed
 
 
 @dataclass(frozen=True, slots=True)

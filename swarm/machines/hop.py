@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId
+from swarm.core import CLIENT, Epoch, Hop, PeerId, SessionId, on_one_machine
 from swarm.machines.branch import Branch
 from swarm.machines.drawing import Drawing, portion, wanted
-from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Passed, Rest, Send, Truncate
 from swarm.machines.feed import Feed
 from swarm.machines.limits import SHOWN, STEP, HopLimits
 from swarm.machines.looping import Guesser, Looping
@@ -238,13 +238,14 @@ class HopSession:
         return effects + self._start()
 
     def finished(self, serial: int, rows: Blob | None, draws: Sequence[Draw], micros: int) -> list[Effect]:
-        """The engine finished a job: its output rows, or at the head the drawn tokens. The result of a voided job is dropped."""
+        """The engine finished a job: its output rows, or at the head the drawn tokens. Before the head that may be a part of it, and the rest comes later. The
+        result of a voided job is dropped."""
         before = self.computed // self.limits.ack_every
-        if (job := self._positions.finished(serial)) is None:
+        if (job := self._positions.finished(serial, None if rows is None or self.is_last else len(rows))) is None:
             return []
         effects: list[Effect] = []
         if job.count > STEP or self.computed // self.limits.ack_every > before:
-            effects.append(self._have())
+            effects += self._acknowledge()
         spent = (*job.micros, micros)
         if self.is_first:
             self._looping.took(job.start, micros, self.tokens)
@@ -260,13 +261,16 @@ class HopSession:
         if self._branch is not None and self.feeds(message.chain, message.to):
             self._branch.have(sender, message)
             return self._feed_branch(self._branch)
-        if self.is_last or sender != self._next[0] or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
+        if self.is_last or message.chain != self.epoch.chain or message.draft > self.epoch.draft:
             return []
+        passed = self._passed(sender, message)
+        if sender != self._next[0]:
+            return passed
         if message.resend and message.draft < self.epoch.draft:
             return []
         if not message.resend:
             self._feed.has(message.length)
-            return self._forward()
+            return self._forward() + passed
         self._resent += 1
         if self._resent > self.limits.resends:
             return [self._report(self.index + 1, "failed", "it asks for the same again and again")] if self._resent == self.limits.resends + 1 else []
@@ -529,6 +533,18 @@ class HopSession:
     def _have(self, *, resend: bool = False) -> Effect:
         length = self.accepted if resend else self.computed
         return self._to_prev(Have(self.session, self.epoch.chain, self.index - 1, self.epoch.draft, length, resend))
+
+    def _acknowledge(self) -> list[Effect]:
+        """How far we are, to whoever feeds us; from the last hop of a ring on one machine to the first as well, which lets the next portion of a prompt go."""
+        tells_first = self.is_last and self.index > 1 and on_one_machine(self.route)
+        first: list[Effect] = [Send(self.route[0].peer, Have(self.session, self.epoch.chain, 0, self.epoch.draft, self.computed))] if tells_first else []
+        return [self._have(), *first]
+
+    def _passed(self, sender: PeerId, message: Have) -> list[Effect]:
+        """At the first hop of such a ring, if it is the last one that says so."""
+        if not self.is_first or sender != self.route[-1].peer or message.resend or message.draft < self.epoch.draft or not on_one_machine(self.route):
+            return []
+        return [Passed(min(message.length, self.computed))]
 
     def _report(self, hop: int, reason: str, detail: str) -> Effect:
         return self._to_prev(Broken(self.session, self.epoch.chain, self.index - 1, hop, reason, detail))

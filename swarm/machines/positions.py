@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.core import digest_of, longest_after_cut, slab_size
 from swarm.machines.journal import Journal
@@ -85,11 +85,15 @@ class Positions:
         self.marks += marks(rows) if rows is not None else b""
         return self._serial
 
-    def finished(self, serial: int) -> Job | None:
-        """The oldest job, if this is its answer; None for the answer of a job that was voided."""
+    def finished(self, serial: int, count: int | None = None) -> Job | None:
+        """The oldest job, if this is its answer, or what was of it where that is for its first `count` positions alone; None for the answer of a job that was
+        voided."""
         if not self._jobs or serial != self._jobs[0].serial:
             return None
         job = self._jobs.popleft()
+        if count is not None and count < job.count:
+            self._jobs.appendleft(replace(job, start=job.start + count, count=job.count - count))
+            job = replace(job, count=count)
         self.computed += job.count
         return job
 

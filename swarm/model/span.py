@@ -40,7 +40,7 @@ from swarm.model.rotary import ReachRotary
 from swarm.model.sources import cache_folder
 from swarm.model.spread import Spread, spread
 from swarm.model.threads import choose as choose_threads
-from swarm.model.threads import widened
+from swarm.model.threads import fill, widened
 from swarm.model.trial import NEEDED, prove, prove_captured
 
 log = logging.getLogger(__name__)
@@ -170,6 +170,11 @@ class SpanModel:
     def choose_threads(self, clock: Callable[[], float] = time.perf_counter) -> int:
         """Compute on as many threads as is fastest from now on, and say how many. Takes less than a second."""
         return choose_threads(self._model, clock)
+
+    @property
+    def fills_cores(self) -> bool:
+        """Whether it keeps the machine's cores busy by itself."""
+        return self.device.type == "cpu" and fill()
 
     @property
     def head(self) -> int:

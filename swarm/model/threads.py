@@ -19,6 +19,9 @@ ROWS = (1, 64)
 
 ROUNDS = 5
 
+MOSTLY = 0.75
+"""What share of the cores keeps them busy: with one of few left to whoever listens it is no less."""
+
 GAIN = 1.1
 """How much faster than the usual number another must be to be taken: less may be noise, and peers that start together disturb one another."""
 
@@ -75,6 +78,11 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(usual)
+
+
+def fill(cores: int | None = None) -> bool:
+    """Whether the threads of this process alone keep the machine's cores busy, so that whoever computes beside it takes them from it."""
+    return torch.get_num_threads() >= MOSTLY * (cores or psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
 
 
 def _sample(model: nn.Module) -> Sequence[nn.Linear]:

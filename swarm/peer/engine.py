@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from swarm.core import HopKey, Span, on_one_machine
 from swarm.machines.effects import Compute, Draw
-from swarm.model.slices import take_long_slices
 from swarm.peer.fair import Turns
 from swarm.peer.muster import Muster
 from swarm.peer.rounds import Rounds
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
+from swarm.peer.slices import take_long_slices
 from swarm.peer.slots import Copy, Done, Part, Slot
 from swarm.wire import LOOP, Blob, Order
 
@@ -91,8 +91,9 @@ class Engine:
         slot.sampling, slot.client = order.sampling, order.client
         slot.cache.limit = order.limit
         slot.reply = order.reply
-        slot.shared = on_one_machine(order.route) and order.reply == LOOP
-        slot.musters = slot.shared and key.start == 0
+        here = on_one_machine(order.route) and order.reply == LOOP
+        slot.shared = here and self.model.fills_cores
+        slot.musters = here and key.start == 0
         slot.share = (key.stop - key.start) / order.route[-1].stop
         self._muster.gone(key)
 
@@ -103,9 +104,12 @@ class Engine:
             slot.arrived = self._arrivals
         slot.queue.append(job)
         self._muster.back(key, self._clock())
-        if len(job.tokens) <= DECODE:
-            self._muster.decodes(key)
         self._wake.set()
+
+    def passed(self, key: HopKey, length: int) -> None:
+        if (took := self._muster.passed(key, length, self._clock())) is not None:
+            self._chunks.went_round(*took)
+            self._wake.set()
 
     def truncate(self, key: HopKey, length: int) -> None:
         slot = self._slots[key]
@@ -217,9 +221,9 @@ class Engine:
         now = self._clock()
         mustered = [job for job in waiting if self._slots[job.what].musters]
         steps = {job.what for job in mustered if job.decodes}
-        prompts = {job.what for job in mustered if not job.decodes} if self._chunks.decodes(now) else set()
-        until = self._muster.wait_until(steps, now) if steps else now
-        until_prompts = self._muster.prompts_wait_until(now) if prompts else now
+        prompts = {job.what for job in mustered if not job.decodes}
+        streams, turns = self._chunks.decodes(now), any(self._slots[job.what].shared for job in mustered)
+        until, until_prompts = self._muster.starts(steps, prompts, streams, turns, now) if mustered else (now, now)
         self._patience = min((time - now for time in (until, until_prompts) if time > now), default=None)
         held = (steps if until > now else set()) | (prompts if until_prompts > now else set())
         return self._turns.fairly([job for job in waiting if job.what not in held], lambda key: self._slots[key].client)
@@ -258,8 +262,18 @@ class Engine:
             self.timed(Span(key.start, key.stop), count, seconds)
             decodes, now = len(batch[0].job.tokens) <= DECODE, self._clock()
             self._chunks.ran(decodes, count, seconds, now)
-            if not decodes and batch[0].slot.musters:
-                self._muster.chunk(batch[-1].key, seconds, batch[0].slot.share, now)
+            self._tell_muster([part for part in batch if part.slot.musters], decodes, seconds, now)
+
+    def _tell_muster(self, batch: Sequence[Part], decodes: bool, seconds: float, now: float) -> None:
+        """What of a round goes round a ring on one machine."""
+        if not batch:
+            return
+        if not decodes:
+            positions, slot = sum(part.count for part in batch), batch[0].slot
+            whole = self._chunks.goes_round(positions, seconds / slot.share)
+            self._muster.portion({part.key: part.start + part.count for part in batch}, positions, seconds, whole, now)
+        elif (gap := self._muster.left([part.key for part in batch], now)) is not None:
+            self._chunks.stepped(gap)
 
     def _report(self, done: Sequence[Done]) -> None:
         for result in done:
@@ -273,12 +287,13 @@ class Engine:
                 self.results.failed(part.key, result.error)
                 continue
             if not part.is_last:
-                if slot.next_job() is part.job:  # it may have been voided meanwhile
+                if slot.next_job() is not part.job:  # it was voided meanwhile
+                    continue
+                if not slot.musters:
                     slot.ran.append(result)
-                continue
+                    continue
+                slot.queue[0] = part.rest
             whole, slot.ran = [*slot.ran_of(part.job), result], []
-            if len(part.job.tokens) <= DECODE and slot.musters:
-                self._muster.left(part.key, self._clock())
             try:
                 self._finished(part, whole)
             except Exception as error:  # a bug met by one session must not end the engine of all

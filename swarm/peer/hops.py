@@ -16,7 +16,7 @@ import msgspec
 
 from swarm.core import CLIENT, Hop, HopKey, PeerId, SessionId, Span
 from swarm.errors import ProtocolError
-from swarm.machines.effects import Compute, Draw, Effect, Forget, Rest, Send, Truncate
+from swarm.machines.effects import Compute, Draw, Effect, Forget, Passed, Rest, Send, Truncate
 from swarm.machines.hop import HopSession
 from swarm.machines.ledger import CacheLedger
 from swarm.machines.limits import HopLimits
@@ -71,6 +71,9 @@ class HopEngine(Protocol):
     def submit(self, key: HopKey, job: Compute) -> None: ...
 
     def truncate(self, key: HopKey, length: int) -> None: ...
+
+    def passed(self, key: HopKey, length: int) -> None:
+        """Of a first hop: all others have computed its positions below `length` too."""
 
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
         """The hop, which has computed nothing yet, holds what another one over the same components holds below `length`."""
@@ -394,6 +397,8 @@ class HopRoom:
                 self._tenants.works(key.session)
             elif isinstance(effect, Truncate):
                 self._engine.truncate(key, effect.length)
+            elif isinstance(effect, Passed):
+                self._engine.passed(key, effect.length)
             elif isinstance(effect, Rest):
                 self._rest(key)
             elif isinstance(effect, Forget):

@@ -6,8 +6,10 @@ A job is grouped with others that enter and leave the model at the same componen
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,9 +33,19 @@ GRACE = 2.5
 """How many decode steps the prompts of one round may take where streams decode, as soon as it is known how long both take: a token waits about so long at every
 hop, and so takes some 3.5 times as long as if there were no prompts."""
 
-SHARED = 128
-"""Positions of prompts in one round, where streams decode, of rings on one machine: their hops take turns (muster.py), so it is not the round here that counts
-but all the way round."""
+RING_GRACE = 2.0
+"""How many usual steps a portion of prompts may take all the way round a ring on one machine, where a step waits for one portion: less than GRACE, since small
+portions take longer for each position than those by which it was reckoned."""
+
+SHARED = 88
+"""Positions of prompts in one round at most, where streams decode, of rings on one machine: there they take turns with steps (muster.py), so that a token waits
+for all of a portion's way round."""
+
+BEGIN = 256
+"""The same where nobody decodes yet, since the first token that comes home waits for what is left of its portion."""
+
+STEPS = 64
+"""Steps of a ring on one machine of which the usual one is known: where every step has long been followed by a prompt's portion, that is what it takes."""
 
 SMOOTHING = 0.2
 
@@ -58,7 +70,9 @@ class Chunks:
     many positions would make it wait for ten steps and more."""
 
     def __init__(self) -> None:
-        self._step = self._each = 0.0
+        self._step = self._each = self._all_round = 0.0
+        self._said = False
+        self._steps: deque[float] = deque(maxlen=STEPS)
         self._decoded = -RECENT
 
     def ran(self, decodes: bool, positions: int, seconds: float, now: float) -> None:
@@ -70,16 +84,35 @@ class Chunks:
             each = seconds / positions
             self._each += SMOOTHING * (each - self._each) if self._each else each
 
+    def stepped(self, gap: float) -> None:
+        """A step of a ring on one machine has come so long after the one before."""
+        self._steps.append(gap)
+
+    def goes_round(self, positions: int, seconds: float) -> float:
+        """A portion goes round such a ring, which should take so long by how much of the model is here. How long it should take by what is known."""
+        if not self._said:
+            self._all_round = seconds / positions
+        return max(seconds, self._all_round * positions)
+
+    def went_round(self, positions: int, seconds: float) -> None:
+        """It took so long. Of none nothing is learned."""
+        if not positions:
+            return
+        each = seconds / positions
+        self._all_round += SMOOTHING * (each - self._all_round) if self._said else each - self._all_round
+        self._said = True
+
     def decodes(self, now: float) -> bool:
         """Whether streams decode here."""
         return now - self._decoded <= RECENT
 
     def size(self, now: float, shared: bool = False) -> int:
-        """`shared`: a ring on one machine."""
+        """`shared`: of a ring whose hops share their cores."""
         if not self.decodes(now) or not self._each:
-            return MOST
+            return BEGIN if shared else MOST
         if shared:
-            return SHARED
+            known = self._steps and self._all_round
+            return min(max(int(RING_GRACE * median(self._steps) / self._all_round), LEAST), SHARED) if known else SHARED
         return min(max(int(GRACE * self._step / self._each), LEAST), MOST)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from swarm.core import HopKey, PeerId, Sampling
@@ -34,7 +34,7 @@ class Slot:
     musters: bool = False
     """Whether this is the first hop of a ring on one machine, whose sessions are kept in step."""
     shared: bool = False
-    """Whether it is any hop of such a ring."""
+    """Whether it is any hop of a ring whose hops take the same cores from one another: that is so where one alone keeps them busy."""
     share: float = 1.0
     """How much of the model it runs."""
     reply: str = LOOP
@@ -98,6 +98,13 @@ class Part:
     @property
     def start(self) -> int:
         return self.job.start + self.begin
+
+    @property
+    def rest(self) -> Compute:
+        """What of the job is behind this part, which has been handed on."""
+        job, rows = self.job, None if self.job.hidden is None else self.job.hidden[self.end :]
+        draw = tuple(offset - self.end for offset in job.draw if offset >= self.end)
+        return replace(job, start=job.start + self.end, tokens=job.tokens[self.end :], hidden=rows, draw=draw)
 
     @property
     def draw(self) -> tuple[int, ...]:

@@ -138,7 +138,7 @@ class Stage:
     def __init__(self, seed: int, scene: Scene = Scene(), note: Callable[[str], None] | None = None) -> None:
         """`note` gets every line of the trace."""
         self.seed, self.scene = seed, scene
-        self.loop = VirtualLoop()  # type: ignore[abstract]  # what it lacks it refuses
+        self.loop = self._begin()
         self.random = random.Random(f"{seed} script")
         self.network = Network(self.loop, random.Random(f"{seed} network"), self._latency, loss=scene.loss, jitter=scene.jitter)
         self.network.note = self.note
@@ -353,6 +353,12 @@ class Stage:
 
     # --- actors -------------------------------------------------------------------------------------------------------------------------------------------
 
+    def _begin(self) -> VirtualLoop:
+        return VirtualLoop()  # type: ignore[abstract]  # what it lacks it refuses
+
+    def _address(self, peer: PeerId) -> str:
+        return f"/sim/{peer}"
+
     def _latency(self, one: PeerId, other: PeerId) -> float:
         return 0.001 + self.scene.across / math.sqrt(2) * math.dist(self._places[one], self._places[other])
 
@@ -396,7 +402,7 @@ class Stage:
         about = About(
             self.shape.name,
             self.shape.config_hash,
-            (f"/sim/{server.peer}",),
+            (self._address(server.peer),),
             max_upload=SLOW_LINE if self.scene.compress and number % 2 == 0 else None,
             vocab=toy.VOCAB if self.scene.inspects else 0,
         )

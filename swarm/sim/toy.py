@@ -183,6 +183,8 @@ class Engine:
             queue.pop()
         queue.append(length)
 
+    def passed(self, key: HopKey, length: int) -> None: ...
+
     def begin_as(self, key: HopKey, other: HopKey, length: int) -> None:
         if any(map(len, self._slots[key].caches)) or any(len(states) < length for states in self._slots[other].caches):
             self.faults.append(f"{key.start}:{key.stop} is to begin with {length} positions that are not there")
@@ -261,11 +263,7 @@ class Engine:
             self.faults.append(f"{key.start}:{key.stop} is to run from {job.start} with {sorted(held)} positions in its cache")
             self.results.failed(key, "wrong cache")
             return
-        rows = [_embedded(token) for token in job.tokens] if key.start == 0 else _rows(job.hidden)
-        for component, states in zip(range(key.start, key.stop), slot.caches, strict=True):
-            for at, row in enumerate(rows):
-                rows[at] = _digest(states[-1] if states else _beginning(component), row)
-                states.append(rows[at])
+        rows = run(slot.caches, key.start, job.tokens, job.hidden)
         if self.cheat is not None:
             rows = self.cheat(key, rows)
         if key.stop == self.components:
@@ -275,6 +273,21 @@ class Engine:
         else:
             self.compressed += len(rows) * job.compress
             self.results.finished(key, job.serial, Blob(*(SHORT if job.compress else LONG), memoryview(b"".join(rows))), (), micros)
+
+
+def run(caches: Sequence[list[bytes]], start: int, tokens: Sequence[int], hidden: Blob | None) -> list[bytes]:
+    """The outputs of components from `start` on, whose caches grow."""
+    rows = [_embedded(token) for token in tokens] if start == 0 else _rows(hidden)
+    for component, states in enumerate(caches, start):
+        for at, row in enumerate(rows):
+            rows[at] = _digest(states[-1] if states else _beginning(component), row)
+            states.append(rows[at])
+    return rows
+
+
+def drawn(row: bytes) -> int:
+    """What the head says to its own output."""
+    return _drawn(row)
 
 
 def _feed(states: list[bytes], token: int) -> None:

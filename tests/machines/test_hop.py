@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from swarm.core import CLIENT, Hop, Sampling
-from swarm.machines.effects import Compute, Draw, Forget, Send, Truncate
+from swarm.machines.effects import Compute, Draw, Forget, Passed, Send, Truncate
 from swarm.machines.hop import HopSession
 from swarm.machines.limits import LEAST_CHUNK, HopLimits
 from swarm.wire import COMPRESSED, HIDDEN, LOGITS, Blob, Broken, Close, Drawn, Grant, Have, Keep, Open, Order, Prepare, Ready, Rows, Step, encode
@@ -653,3 +653,37 @@ def test_newcomers_are_not_fed_rows_of_another_kind_than_there_are():
         theirs = msgspec.structs.replace(theirs, compressed=components)
         effects = middle.prepare("a", Prepare(S, 1, 1, encode(theirs), b"", 2, 2), theirs, 0)
         assert bool(sent(effects, Open)) == fed and [ready.reason for ready in sent(effects, Ready)] == ([] if fed else ["unknown"])
+
+
+HERE = tuple(Hop(hop.peer, hop.start, hop.stop, (f"/ip4/10.0.0.1/tcp/{hop.stop}",)) for hop in ROUTE)
+
+
+def test_what_an_engine_has_of_a_chunk_goes_on_at_once():
+    hop = opened(0, route=HERE, emit_from=50)
+    (job,) = hop.step("client", Step(S, 1, 0, 0, 0, tuple(range(40))), 0)
+    hop.have("b", Have(S, 1, 0, 0, 0, True))
+    first, second = (sent(hop.finished(job.serial, rows(*[1.0] * count), (), 5), Step) for count in (30, 10))
+    assert [(step.start, len(step.tokens)) for step in (*first, *second)] == [(0, 30), (30, 10)] and not hop.computes
+
+
+def test_of_a_chunk_that_is_cut_half_way_what_was_handed_on_stays():
+    hop = opened(0, route=HERE, emit_from=50)
+    (job,) = hop.step("client", Step(S, 1, 0, 0, 0, tuple(range(40))), 0)
+    hop.finished(job.serial, rows(*[1.0] * 30), (), 5)
+    assert Truncate(30) in hop.open(*order(0, chain=2, starts=((1, 0), (2, 35)), route=HERE, emit_from=50), now=0)
+    assert hop.finished(job.serial, rows(*[1.0] * 10), (), 5) == [] and hop.computed == hop.accepted == 30
+
+
+@pytest.mark.parametrize("route", [HERE, ROUTE])
+def test_on_one_machine_the_last_hop_tells_the_first_what_has_been_all_the_way_round(route):
+    last = opened(2, route=route, emit_from=50)
+    (job,) = last.step("b", Step(S, 1, 2, 0, 0, tuple(range(20)), rows(*range(20))), 0)
+    told = [(effect.peer, effect.message.to) for effect in last.finished(job.serial, None, (), 5) if isinstance(effect, Send)]
+    assert told == ([("b", 1), ("a", 0)] if route is HERE else [("b", 1)])
+    first = opened(0, route=route)
+    run(first, first.step("client", Step(S, 1, 0, 0, 0, (1, 2, 3)), 0))
+    here = route is HERE
+    assert first.have("c", Have(S, 1, 0, 0, 2)) == [Passed(2)] * here and first.have("c", Have(S, 1, 0, 0, 9)) == [Passed(3)] * here, "no more than there is"
+    for sender, lie in ("c", Have(S, 2, 0, 0, 2)), ("c", Have(S, 1, 0, 1, 2)), ("c", Have(S, 1, 0, 0, 2, True)), ("d", Have(S, 1, 0, 0, 2)):
+        assert first.have(sender, lie) == []
+    assert not any(isinstance(effect, Passed) for effect in first.have("b", Have(S, 1, 0, 0, 2))), "its successor has computed it, no more"

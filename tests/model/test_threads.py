@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.model.threads import GAIN, SMALL, candidates, choose, widened
+from swarm.model.threads import GAIN, SMALL, candidates, choose, fill, widened
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,8 @@ def test_few_numbers_are_converted_by_one_thread(threads, monkeypatch, rows, cou
     x = torch.arange(rows * SMALL // 2).view(rows, -1).bfloat16()
     assert torch.equal(widened(x), x.float()) and widened(x).dtype == torch.float32
     assert seen == 2 * counts and threads == [16]
+
+
+@pytest.mark.parametrize(("cores", "filled"), [(8, True), (16, True), (20, True), (24, False), (64, False)])
+def test_cores_are_kept_busy_by_about_as_many_threads(threads, cores, filled):
+    assert fill(cores) is filled

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import weakref
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, count
 
 import msgspec
 import pytest
@@ -17,7 +16,7 @@ from swarm.machines.effects import Compute
 from swarm.peer.engine import LOOK, WORTH_GIVING_BACK, Engine
 from swarm.peer.hops import HopKey
 from swarm.peer.rounds import COPIED
-from swarm.peer.schedule import SHARED
+from swarm.peer.schedule import LEAST, RING_GRACE
 from swarm.wire import Blob, Order
 from tests.net.virtual import run
 
@@ -54,6 +53,7 @@ class Model:
         self.entered = threading.Event()
         self.batches = []
         self.limits = []
+        self.fills_cores = True
 
     def new_cache(self, start, stop, limit=None):
         return Cache(limit)
@@ -561,50 +561,96 @@ def test_portions_take_their_own_hidden_states_and_draw_where_they_should():
 HERE = ("/ip4/10.0.0.1/tcp/1",)
 
 
-@pytest.mark.parametrize("streams", [True, False])
-def test_chunks_of_prompts_of_one_machines_ring_take_turns_with_its_other_hops_where_streams_decode(streams):
-    """A hop of half the model lets as much time pass between two portions as the other half needs."""
+def here(name: str) -> Order:
+    """An order for a ring on one machine, of which we are the first half."""
+    return msgspec.structs.replace(order(name), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE)))
 
+
+def lengths(model) -> list[list[int]]:
+    return [[len(row) for row in batch] for batch in model.batches]
+
+
+def in_portions_of(count: int, engine, model) -> None:
+    """Every run takes a tenth of a second, and nothing else any: what is on its way round is not late before another has run."""
+    now, real = [0.0], model.run
+
+    def run(*what):
+        now[0] += 0.1
+        return real(*what)
+
+    engine._clock, model.run = lambda: now[0], run
+    in_portions(engine)
+    engine._chunks.went_round(count, 0.1)
+    engine._chunks.stepped(0.1 / RING_GRACE)
+
+
+async def idle() -> None:
+    """Until whatever may start has started: nothing is waited for but others of this loop, and the compute thread."""
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+
+
+def test_on_one_machine_a_portion_of_a_prompt_goes_on_at_once_and_the_next_when_it_is_all_the_way_round():
     async def play(engine, model, seen):
-        ring = msgspec.structs.replace(order("a"), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE)))
-        engine.open(key("a"), ring)
-        if streams:
-            in_portions(engine)
-        real, ran = model.run, []
-
-        def run(start, stop, rows):
-            began = engine._clock()
-            time.sleep(0.02)
-            outs = real(start, stop, rows)
-            ran.append((began, engine._clock(), len(rows[0].tokens)))
-            return outs
-
-        model.run = run
-        engine.submit(key("a"), job(1, 0, *range(200, 200 + 2 * SHARED + 20)))
-        await seen.get()
-        if not streams:
-            assert [size for *_, size in ran] == [2 * SHARED + 20]
-            return
-        assert [size for *_, size in ran] == [SHARED, SHARED, 20]
-        for (began, ended, _), (next_, *_) in pairwise(ran):
-            assert next_ - ended >= 0.9 * (ended - began)
+        for name in "ab":
+            engine.open(key(name), here(name))
+        in_portions_of(LEAST + 4, engine, model)
+        engine.submit(key("a"), job(1, 0, *LONG))
+        assert await seen.get() == (b"a", 1, sums(LONG)[: LEAST + 4])
+        engine.submit(key("b"), job(1, 0, 7))
+        await idle()
+        assert lengths(model) == [[LEAST + 4]], "it is on its way"
+        engine.passed(key("a"), LEAST + 4)
+        assert engine._wake.is_set(), "who waits for that need not wait until it is late"
+        assert await seen.get() == (b"b", 1, [7]), "a step comes between two portions"
+        engine.submit(key("b"), job(2, 1, 7))
+        assert await seen.get() == (b"a", 1, sums(LONG)[LEAST + 4 : 2 * LEAST + 8]), "whose step has come home"
+        assert engine._slots[key("a")].queue[0].start == 2 * LEAST + 8
+        engine.passed(key("a"), 2 * LEAST + 8)
+        assert await seen.get() == (b"b", 2, [14])
+        assert engine._chunks._steps[-1] == pytest.approx(0.2), "from step to step: what a portion took, and a step"
 
     scenario(play)
 
 
-def test_a_stream_is_not_kept_waiting_by_the_turns_that_prompts_take():
+def test_portions_that_were_handed_on_stay_when_the_rest_of_their_job_is_cut():
+    async def play(engine, model, seen):
+        engine.open(key("a"), here("a"))
+        in_portions_of(LEAST + 4, engine, model)
+        engine.submit(key("a"), job(1, 0, *LONG))
+        await seen.get()
+        engine.truncate(key("a"), LEAST + 4)
+        engine.passed(key("a"), LEAST + 4)
+        engine.submit(key("a"), job(2, LEAST + 4, 5))
+        assert await seen.get() == (b"a", 2, [sums(LONG)[LEAST + 3] + 5])
+
+    scenario(play)
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_where_hops_have_cores_of_their_own_nothing_takes_turns(fills):
+    async def play(engine, model, seen):
+        model.fills_cores = fills
+        engine._clock = lambda: 0.0
+        for name in "ab":
+            engine.open(key(name), here(name))
+        in_portions(engine)
+        engine._muster.portion({key("b"): 30}, 30, 1.0, 2.0, 0.0)
+        engine.submit(key("a"), job(1, 0, *LONG))
+        await idle()
+        assert bool(model.batches) is not fills
+
+    scenario(play)
+
+
+def test_who_waits_for_a_portion_that_is_late_goes_on_when_it_is():
     async def play(engine, model, seen):
         for name in "ab":
-            engine.open(key(name), msgspec.structs.replace(order(name), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
+            engine.open(key(name), here(name))
         in_portions(engine)
-        engine._muster.chunk(key("c"), 20.0, 0.5, engine._clock())
-        engine.submit(key("a"), job(1, 0, *range(200, 220)))
-        engine.submit(key("b"), job(1, 0, 7))
-        assert await seen.get() == (b"b", 1, [7])
-        assert not any(len(row) > 1 for batch in model.batches for row in batch), "its turn has not come"
-        engine.open(key("c"), msgspec.structs.replace(order("c"), route=(Hop("me", 0, 2, HERE), Hop("you", 2, 4, HERE))))
-        engine.submit(key("c"), job(1, 0, 9))
-        assert sorted([(await seen.get())[0] for _ in range(2)]) == [b"a", b"c"], "the chunk that was on its way has left the ring"
+        engine._muster.portion({key("b"): 30}, 30, 0.01, 0.02, engine._clock())
+        engine.submit(key("a"), job(1, 0, 7))
+        assert await seen.get() == (b"a", 1, [7])
 
     scenario(play)
 

@@ -40,7 +40,7 @@ class Links:
 
 class Engine:
     def __init__(self):
-        self.open_keys, self.jobs, self.copied, self.freed = set(), [], [], []
+        self.open_keys, self.jobs, self.copied, self.freed, self.round = set(), [], [], [], []
 
     def open(self, key, order):
         self.open_keys.add(key)
@@ -49,6 +49,9 @@ class Engine:
         self.jobs.append(job)
 
     def truncate(self, key, length): ...
+
+    def passed(self, key, length):
+        self.round.append((key, length))
 
     def begin_as(self, key, other, length):
         assert {key, other} <= self.open_keys

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.peer.schedule import DECODE, GRACE, LEAST, MOST, PACKED, RECENT, SHARED, Chunks, Waiting, portion, schedule
+from swarm.peer.schedule import BEGIN, DECODE, GRACE, LEAST, MOST, PACKED, RECENT, RING_GRACE, SHARED, STEPS, Chunks, Waiting, portion, schedule
 
 jobs = st.lists(
     st.builds(lambda way, count: (way, count), st.sampled_from([(0, 5), (5, 9), (0, 9)]), st.one_of(st.integers(1, DECODE), st.integers(DECODE + 1, 300))),
@@ -65,7 +66,7 @@ def test_prompts_get_large_chunks_where_nobody_decodes_and_small_ones_where_some
     chunks.ran(True, 1, 0.04, now=10.0)
     assert chunks.size(10.0) == MOST, "nobody knows yet how long a prompt takes"
     chunks.ran(False, 100, 0.1, now=10.0)
-    assert chunks.size(10.0) == GRACE * 40 and chunks.size(10.0, shared=True) == SHARED
+    assert chunks.size(10.0) == GRACE * 40
     assert chunks.size(10.0 + RECENT) == GRACE * 40 and chunks.size(10.1 + RECENT) == MOST and not chunks.decodes(10.1 + RECENT)
     for _ in range(50):
         chunks.ran(True, 8, 0.002, now=12.0)
@@ -73,3 +74,45 @@ def test_prompts_get_large_chunks_where_nobody_decodes_and_small_ones_where_some
     for _ in range(50):
         chunks.ran(True, 8, 4.0, now=12.0)
     assert chunks.size(12.0) == MOST
+
+
+def ring(step: float, each: float) -> Chunks:
+    """Of a ring on one machine whose steps take so long, and each position of a prompt."""
+    chunks = Chunks()
+    chunks.ran(False, 50, 50 * each / 3, now=1.0)
+    chunks.ran(True, 1, step / 3, now=1.0)
+    chunks.went_round(50, 50 * each)
+    for _ in range(STEPS):
+        chunks.stepped(step)
+    return chunks
+
+
+def test_on_one_machine_a_token_waits_for_few_steps_whatever_a_portion_takes_at_one_hop():
+    assert ring(0.03, 0.003).size(1.0, shared=True) == RING_GRACE * 10
+    assert ring(0.3, 0.003).size(1.0, shared=True) == SHARED and ring(0.003, 0.003).size(1.0, shared=True) == LEAST
+
+
+def test_where_steps_have_long_been_as_far_apart_as_portions_make_them_these_grow():
+    """It is the usual step that nobody waits much longer than. One prompt that comes by makes none of it."""
+    chunks = ring(0.03, 0.003)
+    for _ in range(STEPS // 2 - 1):
+        chunks.stepped(0.1)
+    assert chunks.size(1.0, shared=True) == RING_GRACE * 10
+    for _ in range(2):
+        chunks.stepped(0.1)
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.1 / 0.003)
+
+
+def test_what_a_portion_takes_all_the_way_round_is_reckoned_until_it_is_known():
+    chunks = Chunks()
+    assert chunks.size(0.0, shared=True) == BEGIN
+    chunks.ran(False, 50, 0.05, now=1.0)
+    chunks.ran(True, 1, 0.01, now=1.0)
+    assert chunks.size(1.0, shared=True) == SHARED, "nothing has gone round yet"
+    chunks.stepped(0.06)
+    assert chunks.goes_round(50, 0.15) == pytest.approx(0.15)
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.06 / 0.003)
+    chunks.went_round(50, 0.2)
+    chunks.went_round(0, 9.0)
+    assert chunks.goes_round(50, 0.15) == pytest.approx(0.2) and chunks.goes_round(50, 0.9) == 0.9
+    assert chunks.size(1.0, shared=True) == int(RING_GRACE * 0.06 / 0.004)

@@ -31,7 +31,7 @@ inline void pause() {
 #endif
 }
 
-// As in slices.py: whoever wakes and needs a core for a moment is let in at once.
+// As in swarm/peer/slices.py: whoever wakes and needs a core for a moment is let in at once.
 inline void take_long_slices() {
 #if defined(__linux__) && defined(SYS_sched_setattr)
     struct {

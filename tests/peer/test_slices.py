@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from swarm.model.native import COMPILERS, native_code
-from swarm.model.slices import LONG, _Attributes, take_long_slices
 from swarm.model.sources import cache_folder
 from swarm.peer.engine import Engine
+from swarm.peer.slices import LONG, _Attributes, take_long_slices
 
 GET_ATTRIBUTES = {"x86_64": 315, "aarch64": 275}
 

@@ -1,4 +1,4 @@
-"""Room: model. How a thread that computes shares its core with those that listen. Knows Linux' scheduler; no models.
+"""Room: peer. How a thread that computes shares its core with those that listen. Knows Linux' scheduler; no models.
 
 A thread that wakes to read a message needs a core for some microseconds, and threads that compute have all of them. How long it waits depends on whose time
 slice is shorter: with equal ones it may be a whole one of theirs, some milliseconds, in every process that the message passes.
@@ -32,7 +32,7 @@ class _Attributes(ctypes.Structure):
 
 def take_long_slices() -> None:
     """Let this thread, and those it starts, compute in long slices: whoever wakes and has had less than its share is let in at once. So it is since Linux 6.12;
-    elsewhere this changes nothing. (`cpp/team.h` does the same.)"""
+    elsewhere this changes nothing. (`swarm/model/cpp/team.h` does the same.)"""
     number = _SET_ATTRIBUTES.get(platform.machine()) if sys.platform == "linux" else None
     if number is not None:
         wanted = _Attributes(size=ctypes.sizeof(_Attributes), nice=os.getpriority(os.PRIO_PROCESS, 0), runtime=LONG)
