@@ -143,7 +143,8 @@ def loud(request, tmp_path_factory) -> tuple[float, Checkpoint]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_in_loud_models_honest_work_is_told_from_a_cheats_by_how_far_a_rounding_is_carried(loud, dtype):
-    """From a spread of 0.2 on, honest work in bfloat16 may be further apart than usual; in yet louder models there is some of which nothing can be told."""
+    """From a spread of 0.2 on, honest work in bfloat16 may be further apart than usual, where torch attends to prompts; in yet louder models there is some of
+    which nothing can be told."""
     (spread, checkpoint), span, dice, threads = loud, Span(1, 7), random.Random(1), torch.get_num_threads()
     one, four = hop(checkpoint, span, dtype), hop(checkpoint, span, dtype, "int4")
     other = replace(one, model=SpanModel.load(checkpoint, [Span(3, 9)], dtype=dtype), span=Span(3, 9))
@@ -161,7 +162,7 @@ def test_in_loud_models_honest_work_is_told_from_a_cheats_by_how_far_a_rounding_
             cheats.setdefault(name, []).append((share(replace(cheat, **told).make(length), right, layers), carried))
     print(f"spread {spread} in {dtype}, in parts of what is usual: honest {max(honest)}, cheats { ({name: min(seen) for name, seen in cheats.items()}) }")
     assert False not in {can_be(*seen) for seen in honest}
-    assert max(found for found, _ in honest) > 1 or (spread, dtype) != (SPREADS[-1], "bfloat16"), "nothing was shown"
+    assert max(carried for _, carried in honest) > 1 or (spread, dtype) != (SPREADS[-1], "bfloat16"), "nothing was shown"
     assert max(found / max(1.0, min(CARRIED * carried, MOST)) for found, carried in honest) < 0.8 or spread > 0.2
     assert {can_be(*seen) for found in cheats.values() for seen in found} == {False} or spread > 0.2
     assert all(True not in {can_be(*seen) for seen in found} for found in cheats.values())
