@@ -33,11 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ports": WORDS,
     "machines": WORDS,
     "routing": WORDS,
-    "model": WORDS,
+    "spawning": set(),
+    "model": WORDS | {"spawning"},
     "errands": WORDS | {"machines", "routing"},
     "peer": WORDS | {"ports", "machines", "routing", "model", "errands"},
     "client": WORDS | {"ports", "machines", "routing", "errands"},
-    "net": WORDS | {"ports"},
+    "net": WORDS | {"ports", "spawning"},
     "host": WORDS | {"ports", "model"},
     "compose": WORDS | {"ports", "machines", "model", "peer", "net", "host"},
     "sim": WORDS | {"ports", "machines", "routing", "peer", "client", "compose"},
@@ -269,6 +270,14 @@ def test_nothing_reads_a_format_that_runs_code():
 
 def test_the_package_does_not_import_what_stands_beside_it():
     complain([f"{found.place}: {found.module} imports {found.target}" for found in imports() if found.library in STRANGERS])
+
+
+def test_one_door_starts_processes_from_a_loop():
+    """Two loops of a program that start one at the same time are in each other's way, but for `swarm.spawning`."""
+    for module, path in modules().items():
+        named = {node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)}
+        found = sorted(named & {"create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"})
+        assert found == (["create_subprocess_exec"] if module == "swarm.spawning" else []), f"{module} uses {', '.join(found)}: call swarm.spawning.spawn"
 
 
 def test_public_names():

@@ -29,6 +29,7 @@ from torch import nn
 from swarm.core import readable
 from swarm.model.memory import COMPILING
 from swarm.model.native import FOLDER as CODE
+from swarm.spawning import spawn
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ async def compile_layers(recipe: Recipe) -> None:
     if recipe.place.exists():
         return
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await spawn(
             *(sys.executable, "-P", "-m", "swarm.model.compiling"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,

@@ -28,6 +28,7 @@ from swarm.errors import SwarmError
 from swarm.net.addresses import listen_addr
 from swarm.net.guards.calls import guard_calls
 from swarm.net.identity import Identity
+from swarm.spawning import spawn
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Daemon:
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]
         environment = os.environ | {"GOMEMLIMIT": f"{SOFT_MEMORY}MiB", "GOLOG_LOG_LEVEL": "info" if debug else "fatal", "GOLOG_LOG_FMT": "json"}
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = await spawn(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import functools
 import json
 import logging
@@ -35,6 +36,9 @@ HELLO = len(one_frame(encode(Hello(VERSION, "swarm"))))
 
 LONGEST = 60
 """Seconds after which nobody may be left."""
+
+STUCK = 50
+"""Seconds after which whoever is still there says where: of some thousands one never told that it was born, and nobody knows why."""
 
 
 class Fuse:
@@ -128,6 +132,7 @@ def main() -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+            faulthandler.dump_traceback_later(STUCK, file=sys.__stderr__)
             logging.disable()  # who is killed complains of what becomes of it
             if os.getppid() == parent:
                 asyncio.run(live(json.loads(line)))
