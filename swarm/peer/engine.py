@@ -19,7 +19,6 @@ from swarm.peer.fair import Turns
 from swarm.peer.muster import Muster
 from swarm.peer.rounds import Rounds
 from swarm.peer.schedule import DECODE, Chunks, Waiting, portion, schedule
-from swarm.peer.slices import take_long_slices
 from swarm.peer.slots import Copy, Done, Part, Slot
 from swarm.wire import LOOP, Blob, Order
 
@@ -62,7 +61,7 @@ class Engine:
         self._muster = Muster()
         self._chunks = Chunks()
         self._turns = Turns()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute", initializer=take_long_slices)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="swarm-compute")
         self._rounds = Rounds(lambda: self.model, lambda: self._clock())
         """What happens on it."""
 

@@ -9,12 +9,6 @@
 #include <mutex>
 #include <thread>
 
-#ifdef __linux__
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace swarm {
 
 // The pieces [0, pieces) of some work: `work(what, piece)` computes one.
@@ -28,20 +22,6 @@ inline void pause() {
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     asm volatile("yield");
-#endif
-}
-
-// As in swarm/peer/slices.py: whoever wakes and needs a core for a moment is let in at once.
-inline void take_long_slices() {
-#if defined(__linux__) && defined(SYS_sched_setattr)
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } wanted{sizeof wanted, 0, 0, getpriority(PRIO_PROCESS, 0), 0, 100'000'000, 0, 0};
-    syscall(SYS_sched_setattr, 0, &wanted, 0);
 #endif
 }
 
@@ -82,7 +62,6 @@ private:
     }
 
     void help(int number) {
-        take_long_slices();
         for (uint64_t last = ticket.load(std::memory_order_acquire);;) {
             const uint64_t seen = next_after(last);
             if (number < wanted.load(std::memory_order_relaxed)) take(seen >> 32);
