@@ -214,6 +214,26 @@ def test_layers_that_are_much_slower_are_left(folder, caplog, monkeypatch):
     Sessions(model, 1).step()
 
 
+def test_layers_that_seem_slower_while_others_start_beside_them_are_kept(folder, caplog, monkeypatch):
+    """Ten steps of theirs are disturbed. After three a peer would have been slow for as long as it lives."""
+    monkeypatch.setattr("swarm.model.trial.SLOWER", 1.9)
+    model = load(folder)
+    recipes = model.recipes()
+    build(recipes)
+    clock, turn = [0.0], [0]
+
+    def time() -> float:
+        turn[0] += 1
+        if turn[0] % 4 == 0:
+            clock[0] += 2.0 if turn[0] <= 40 else 0.5
+        elif turn[0] % 4 == 2:
+            clock[0] += 1.0
+        return clock[0]
+
+    assert model.use_compiled(recipes, time) == 6
+    assert 40 < turn[0] < 60, "no longer than it takes"
+
+
 def test_layers_between_which_hidden_states_are_changed_in_place_run_one_by_one(folder, caplog):
     """Nobody could tell by the tensor: it is the same one."""
 
