@@ -17,7 +17,7 @@ from typing import Protocol
 from swarm.core import Hop, PeerId, SessionId
 from swarm.machines.effects import Send
 from swarm.machines.probe import Probe, Work
-from swarm.machines.redone import can_be, drawn_alike
+from swarm.machines.redone import by_lot, can_be, drawn_alike
 from swarm.routing.table import PeerView
 from swarm.wire import ORDER_LIFETIME, Blob, Message, SessionMessage, Show, Shown
 
@@ -96,8 +96,10 @@ class Errands:
 
     @contextlib.asynccontextmanager
     async def redoing(self, view: PeerView, work: Work) -> AsyncIterator[Redone | None]:
-        """The same, while the peer still has it. Of room for an answer it is asked for what it has."""
-        work = replace(work, room=min(work.room, view.spare(len(work.tokens))))
+        """The same, while the peer still has it. Of room for an answer it is asked for what it has; and where nothing is drawn by lot, with some seed or other,
+        as clients ask."""
+        sampling = work.sampling if by_lot(work.sampling) else replace(work.sampling, seed=self.dice.getrandbits(63))
+        work = replace(work, room=min(work.room, view.spare(len(work.tokens))), sampling=sampling)
         session = self.dice.randbytes(16)
         probe, over = Probe(session, self._owner.peer, work, self._owner.wall() + ORDER_LIFETIME), asyncio.Event()
         self._probes[session] = probe, over

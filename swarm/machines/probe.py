@@ -21,6 +21,9 @@ CHUNK, WINDOW = 256, 1024
 USUAL_ROOM = 64, 512
 """Positions that an answer, which nobody will draw, asks room for: few orders ask for none."""
 
+CREDIT = 256
+"""How many tokens may be drawn before more are asked for, at most: as sessions have it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -71,7 +74,7 @@ class Probe:
         self.to = len(before)
         self.route = (*before, work.hop, *behind)
         length = len(work.tokens)
-        until = length + work.room if work.room else 0
+        until = length + min(work.room, CREDIT) if work.room else 0
         self._order = Order(
             session, 1, me, work.revision, work.numerics, ((1, 0),), work.emit_from or length, until, length + 1 + work.room, work.sampling, self.route,
             expires=expires, compressed=work.compressed,

@@ -56,7 +56,8 @@ def drawn_alike(tokens: Sequence[int], sampling: Sampling, numerics: str, drawn:
         if by_lot(sampling) or not one.logprobs:
             return False if exact else None
         top = dict(one.logprobs[0].top)
-        return can_be((one.logprobs[0].drawn - top[told]) / usual if told in top else float("inf"), _carried(drawn, moved) / usual)
+        tie = can_be((one.logprobs[0].drawn - top[told]) / usual if told in top else float("inf"), _carried(drawn, moved) / usual)
+        return None if tie and one.start < len(tokens) - 1 else tie  # what stands behind it was not drawn again: it could be anything
     return True if drawn else None
 
 

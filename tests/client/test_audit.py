@@ -15,7 +15,7 @@ from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.errands import Redone
 from swarm.machines.audits import Audits
-from swarm.machines.probe import USUAL_ROOM, Work
+from swarm.machines.probe import CREDIT, USUAL_ROOM, Work
 from swarm.machines.redone import drawn_alike
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView
@@ -104,10 +104,12 @@ def test_to_a_referee_it_is_a_session_of_somebody_with_ends_of_his_own(span):
     orders = [seen(seed, 4096) for seed in range(8)]
     for order, tokens in orders:
         assert 3 + USUAL_ROOM[0] <= order.until < order.limit <= 4 + USUAL_ROOM[1]
+        assert order.until <= 3 + CREDIT, "no session is given more at once"
         assert (tokens == (5, 6, 7)) == (span != Span(2, 4))
     if span == Span(2, 4):
         assert len({token for _, tokens in orders for token in tokens}) > 20
     assert len({order.limit for order, _ in orders}) > 4
+    assert len({order.sampling.seed for order, _ in orders}) == len(orders), "and no two have the same seed"
     assert seen(0, 40)[0].limit == 40 and seen(0, 0)[0].limit == 4
 
 

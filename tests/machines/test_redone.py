@@ -49,3 +49,11 @@ def test_a_token_that_was_nearly_as_likely_may_be_drawn_and_how_nearly_depends_o
     assert drew((MOST + 1) * near, near) is False and drew((MOST + 1) * near, 10 * near) is None
     assert drawn_alike((1, 2, 7), Sampling(), numerics, says(3, t3=-1.0), says(3, t3=-2.0)) is False, "it is not among the likeliest at all"
     assert drawn_alike((1, 2, 3), Sampling(), numerics, says(3, t3=-1.0)) is True
+
+
+@pytest.mark.parametrize("numerics", ["float32", "bfloat16"])
+def test_what_stands_behind_a_near_tie_is_not_vouched_for(numerics):
+    """It was not drawn again, so a lie may hide there; and whoever has found that lie must not be convicted by one who stopped before it."""
+    assert drawn_alike((1, 2, 9), Sampling(), numerics, says(3, t3=-1.0, t9=-1.0)) is True
+    assert drawn_alike((1, 2, 9, 5), Sampling(), numerics, says(3, t3=-1.0, t9=-1.0)) is None
+    assert drawn_alike((1, 2, 9, 5), Sampling(), numerics, says(3, t3=-1.0, t9=-9.0)) is False
