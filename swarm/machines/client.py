@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from swarm.core import Hop, PeerId, Sampling, SessionId, digest_of, printable
 from swarm.machines.effects import Deliver, Effect, Prepared, Reroute, Send
+from swarm.machines.limits import CREDIT
 from swarm.machines.routes import dismissed, newcomers
 from swarm.wire import LOOP, MOST_AHEAD, Broken, Close, Drawn, Grant, Guess, Have, Keep, Open, Order, Prefix, Prepare, Ready, Rows, SessionMessage, Step, encode
 
@@ -67,7 +68,7 @@ class ClientSession:
         revision: str,
         numerics: str,
         *,
-        credit: int = 256,
+        credit: int = CREDIT,
         reach: Callable[[int], int] = lambda goal: 1,
         expires: Callable[[], float] = lambda: 0.0,
         ahead: int = GUESSED,

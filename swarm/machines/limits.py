@@ -10,6 +10,9 @@ SHOWN = 16
 STEP = 8
 """Positions of a step of the ring at most: more, and a peer's engine would take it for a prompt. What is guessed further ahead follows in steps of its own."""
 
+CREDIT = 256
+"""Tokens that a ring may run ahead of what a client has acknowledged: a round trip's worth, with room."""
+
 LEAST_CHUNK = 32
 """Positions of a chunk at least, whatever an order says: each is a message, and a pass over the weights."""
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from swarm.core import CLIENT, Hop, PeerId, Sampling, SessionId
 from swarm.machines.effects import Send
+from swarm.machines.limits import CREDIT
 from swarm.wire import COMPRESSED, Blob, Broken, Close, Drawn, Have, Message, Open, Order, SessionMessage, Step, encode
 
 CHUNK, WINDOW = 256, 1024
@@ -20,9 +21,6 @@ CHUNK, WINDOW = 256, 1024
 
 USUAL_ROOM = 64, 512
 """Positions that an answer, which nobody will draw, asks room for: few orders ask for none."""
-
-CREDIT = 256
-"""How many tokens may be drawn before more are asked for, at most: as sessions have it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def by_lot(sampling: Sampling) -> bool:
 def drawn_alike(tokens: Sequence[int], sampling: Sampling, numerics: str, drawn: Sequence[Drawn], moved: Sequence[Drawn] = ()) -> bool | None:
     """Whether another head drew the tokens that stand there, up to the first on which they differ. There it must be a near tie: that is seen where nothing is
     drawn by lot and the other head says how likely it found both (and how likely when what went in was `moved`); elsewhere a rounded dtype leaves it open, and
-    float32 unless it happens again (`Audits.drew_otherwise`)."""
+    float32 unless it happens again (`Audits.drew_otherwise`). A tie leaves open what stands behind it, too: that was not drawn again, and could be anything."""
     exact = base_dtype(numerics) == "float32"
     usual = TIE if exact else NEAR
     for one in drawn:
@@ -57,7 +57,7 @@ def drawn_alike(tokens: Sequence[int], sampling: Sampling, numerics: str, drawn:
             return False if exact else None
         top = dict(one.logprobs[0].top)
         tie = can_be((one.logprobs[0].drawn - top[told]) / usual if told in top else float("inf"), _carried(drawn, moved) / usual)
-        return None if tie and one.start < len(tokens) - 1 else tie  # what stands behind it was not drawn again: it could be anything
+        return None if tie and one.start < len(tokens) - 1 else tie
     return True if drawn else None
 
 

@@ -99,6 +99,7 @@ class CompiledLayers:
         return self.runs and self.together and not self.tries
 
     def again(self) -> None:
+        """The step begins anew."""
         self._ran, self.whole = 0, None
         self._ahead.begin()
 

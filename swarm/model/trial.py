@@ -30,7 +30,8 @@ RACES, SLOWER = 3, 1.5
 more than the noise of peers that start together to believe the opposite."""
 
 AGAIN = 16
-"""So many times, at most, as long as they seem slower: of peers that started together, one in ten believed it after three steps, and was slower for good."""
+"""So many times, at most, as long as they seem slower: of thirty peers that started three at a time, four believed it after three steps, and were
+slower for good."""
 
 NEEDED = 2 * (FEW + RACES + 3)
 """Positions that a model must have for it."""

@@ -15,7 +15,8 @@ from swarm.client.trust import Trust
 from swarm.core import Hop, Sampling, Span
 from swarm.errands import Redone
 from swarm.machines.audits import Audits
-from swarm.machines.probe import CREDIT, USUAL_ROOM, Work
+from swarm.machines.limits import CREDIT
+from swarm.machines.probe import USUAL_ROOM, Work
 from swarm.machines.redone import drawn_alike
 from swarm.routing.peers import PeerTable
 from swarm.routing.table import PeerView

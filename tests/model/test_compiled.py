@@ -194,44 +194,43 @@ def test_layers_that_do_not_agree_stay_eager(folder, monkeypatch, caplog):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+class Race:
+    """A clock by which eager steps take 1 s, and compiled ones as long as `fast` says of the first, the second, …"""
+
+    def __init__(self, fast) -> None:
+        self._fast, self._now, self._looks = fast, 0.0, 0
+
+    @property
+    def steps(self) -> int:
+        """Of each kind."""
+        return self._looks // 4
+
+    def __call__(self) -> float:
+        self._looks += 1
+        self._now += {2: 1.0, 0: self._fast(self.steps)}.get(self._looks % 4, 0.0)
+        return self._now
+
+    def run(self, folder, monkeypatch) -> tuple[SpanModel, int]:
+        monkeypatch.setattr("swarm.model.trial.SLOWER", 1.9)
+        model = load(folder)
+        recipes = model.recipes()
+        build(recipes)
+        return model, model.use_compiled(recipes, self)
+
+
 def test_layers_that_are_much_slower_are_left(folder, caplog, monkeypatch):
-    monkeypatch.setattr("swarm.model.trial.SLOWER", 1.9)
-    model = load(folder)
-    recipes = model.recipes()
-    build(recipes)
-    clock, turn = [0.0], [0]
-
-    def time() -> float:
-        """Steps take 1 s and 2 s in turns."""
-        turn[0] += 1
-        clock[0] += (0, 1, 0, 2)[turn[0] % 4 - 1] if turn[0] % 2 == 0 else 0
-        return clock[0]
-
     with caplog.at_level(logging.INFO):
-        assert model.use_compiled(recipes, time) == 0
-    assert "stay eager" in caplog.text
+        model, count = Race(lambda step: 2.0).run(folder, monkeypatch)
+    assert count == 0 and "stay eager" in caplog.text
     assert not any("forward" in vars(layer) for layer in model._layers().values())
     Sessions(model, 1).step()
 
 
-def test_layers_that_seem_slower_while_others_start_beside_them_are_kept(folder, caplog, monkeypatch):
+def test_layers_that_seem_slower_while_others_start_beside_them_are_kept(folder, monkeypatch):
     """Ten steps of theirs are disturbed. After three a peer would have been slow for as long as it lives."""
-    monkeypatch.setattr("swarm.model.trial.SLOWER", 1.9)
-    model = load(folder)
-    recipes = model.recipes()
-    build(recipes)
-    clock, turn = [0.0], [0]
-
-    def time() -> float:
-        turn[0] += 1
-        if turn[0] % 4 == 0:
-            clock[0] += 2.0 if turn[0] <= 40 else 0.5
-        elif turn[0] % 4 == 2:
-            clock[0] += 1.0
-        return clock[0]
-
-    assert model.use_compiled(recipes, time) == 6
-    assert 40 < turn[0] < 60, "no longer than it takes"
+    race = Race(lambda step: 2.0 if step <= 10 else 0.5)
+    assert race.run(folder, monkeypatch)[1] == 6
+    assert race.steps == 12, "no longer than it takes"
 
 
 def test_layers_between_which_hidden_states_are_changed_in_place_run_one_by_one(folder, caplog):

@@ -177,6 +177,14 @@ struct Prompts {
         }
     }
 
+    // softcap * tanh(scores / softcap), tanh x being (1 - e^-2x) / (1 + e^-2x) for x that are not negative.
+    Floats capped(Floats scores) const {
+        const Floats x = scores / all.softcap;
+        const Floats power = exponential((x < 0 ? x : -x) * 2);
+        const Floats bent = (1 - power) / (1 + power) * all.softcap;
+        return x < 0 ? -bent : bent;
+    }
+
     // Scores of a row with the keys [low, high) of a block become weights, as far as is known: when a higher score is found, earlier sums are made less.
     void weigh(Room& room, int64_t row, int64_t low, int64_t high) const {
         float* scores = &room.scores[row * KEYS];
@@ -188,8 +196,7 @@ struct Prompts {
         Floats most = Floats{} - INFINITY;
         for (int64_t at = 0; at < KEYS; at += LANES) {
             Floats some = read<Floats>(scores + at) * all.scaling;
-            if (all.softcap)
-                for (int lane = 0; lane < LANES; lane++) some[lane] = std::tanh(some[lane] / all.softcap) * all.softcap;
+            if (all.softcap) some = capped(some);
             if (at < low || at + LANES > high)
                 for (int lane = 0; lane < LANES; lane++)
                     if (at + lane < low || at + lane >= high) some[lane] = -INFINITY;
